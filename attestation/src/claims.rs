@@ -1,0 +1,215 @@
+//! Claims: what verified evidence says about a host. Only [`crate::evidence::verify`] and the technologies' own
+//! verifiers make them; they serialize for policies, logs and people, and never deserialize.
+
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use serde::{Serialize, Serializer};
+
+use crate::anchor::{AmdProduct, Assurance};
+use crate::digest::Sha256Digest;
+use crate::time::UnixMillis;
+
+/// Bytes that serialize as lower-case hex.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HexBytes(pub Vec<u8>);
+
+impl Serialize for HexBytes {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&hex::encode(&self.0))
+    }
+}
+
+impl core::fmt::Display for HexBytes {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(&hex::encode(&self.0))
+    }
+}
+
+/// Evidence of one technology: there and verified, or not there. Absence is a value that policies must name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "evidence", content = "claims")]
+pub enum Presented<T> {
+    /// The bundle holds no such evidence.
+    NotPresented,
+    /// The bundle holds it, and every check passed.
+    Verified(T),
+}
+
+/// What is known of a host after every signature, chain and binding in its bundle held.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Claims {
+    /// The weakest class among the anchors that the bundle's evidence leads to.
+    pub assurance: Assurance,
+    /// The TPM that quoted and that holds the credential key.
+    pub tpm: TpmClaims,
+    /// SHA-256 of the credential key's `SubjectPublicKeyInfo`, certified by the TPM's AK.
+    pub credential_key: Sha256Digest,
+    /// The confidential VM the host runs in, if it is one.
+    pub snp: Presented<SnpClaims>,
+}
+
+/// One PCR bank: the values of the quoted PCRs by index.
+pub type PcrBank = BTreeMap<u8, HexBytes>;
+
+/// What a TPM 2.0 quote under an enrolled AK says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct TpmClaims {
+    /// What the anchor of the EK certificate is worth.
+    pub assurance: Assurance,
+    /// Name of the AK (TPM 2.0 Part 1, 16): nameAlg || H(TPMT_PUBLIC).
+    pub ak_name: HexBytes,
+    /// SHA-256 of the EK's `SubjectPublicKeyInfo`: the identity of the TPM.
+    pub ek: Sha256Digest,
+    /// Quoted PCR values by bank (`sha256`, `sha384`). Each was hashed into the signed pcrDigest.
+    pub pcrs: BTreeMap<PcrHash, PcrBank>,
+    /// TPMS_ATTEST.firmwareVersion.
+    pub firmware_version: u64,
+    /// TPMS_CLOCK_INFO of the quote.
+    pub clock: ClockInfo,
+}
+
+/// TPMS_CLOCK_INFO (TPM 2.0 Part 2, 10.11.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct ClockInfo {
+    /// Milliseconds the TPM was powered.
+    pub clock: u64,
+    /// Power cycles since TPM2_Clear.
+    pub reset_count: u32,
+    /// Suspends and hibernations since the last reset.
+    pub restart_count: u32,
+    /// Whether no higher `clock` was ever reported: `NO` after an unorderly shutdown.
+    pub safe: bool,
+}
+
+/// Hash of a PCR bank. SHA-1 banks are readable but never trusted, so claims cannot name one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PcrHash {
+    /// SHA-256.
+    Sha256,
+    /// SHA-384.
+    Sha384,
+    /// SHA-512.
+    Sha512,
+}
+
+impl PcrHash {
+    /// Bytes in a value of this bank.
+    #[must_use]
+    pub const fn size(self) -> usize {
+        match self {
+            Self::Sha256 => 32,
+            Self::Sha384 => 48,
+            Self::Sha512 => 64,
+        }
+    }
+
+    /// The bank's name as people and tpm2-tools write it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Sha256 => "sha256",
+            Self::Sha384 => "sha384",
+            Self::Sha512 => "sha512",
+        }
+    }
+}
+
+/// Key that signed an SNP report (KEY_INFO.SIGNING_KEY).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SnpSigningKey {
+    /// Versioned Chip Endorsement Key: names one chip.
+    Vcek,
+    /// Versioned Loaded Endorsement Key: names a cloud provider, not a chip.
+    Vlek,
+}
+
+/// TCB_VERSION (SNP ABI, section 2.2), component by component; never compared as one integer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct SnpTcb {
+    /// Firmware mailbox controller; Turin and later only.
+    pub fmc: Option<u8>,
+    /// Bootloader SPL.
+    pub bootloader: u8,
+    /// PSP operating system SPL.
+    pub tee: u8,
+    /// SNP firmware SPL.
+    pub snp: u8,
+    /// Microcode SPL.
+    pub microcode: u8,
+}
+
+/// Whether a revocation list was there to check against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "state")]
+pub enum Revocation {
+    /// No list was presented. Nothing is known; a policy must name this to admit it.
+    NotPresented,
+    /// A current list signed by the root names none of the chain's certificates.
+    NotRevoked {
+        /// `nextUpdate` of the list.
+        next_update: UnixMillis,
+    },
+}
+
+/// What an SEV-SNP attestation report says (SNP ABI, table ATTESTATION_REPORT). Field names are the specification's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SnpClaims {
+    /// What the ARK is worth.
+    pub assurance: Assurance,
+    /// Product line: of the chain, and of the report where its version carries CPUID.
+    pub product: AmdProduct,
+    /// VERSION of the report: 2 to 5.
+    pub version: u32,
+    /// Which key signed.
+    pub signing_key: SnpSigningKey,
+    /// GUEST_SVN.
+    pub guest_svn: u32,
+    /// POLICY, raw.
+    pub policy: HexBytes,
+    /// Decoded POLICY bits by name: `smt`, `single_socket`, `cxl_allow`, `mem_aes_256_xts`, `rapl_dis`,
+    /// `ciphertext_hiding`, `page_swap_disable`. DEBUG and MIGRATE_MA reject before there are claims.
+    pub policy_bits: BTreeMap<&'static str, bool>,
+    /// Minimum ABI version of POLICY, `major.minor`.
+    pub policy_abi: String,
+    /// FAMILY_ID.
+    pub family_id: HexBytes,
+    /// IMAGE_ID.
+    pub image_id: HexBytes,
+    /// VMPL that asked for the report.
+    pub vmpl: u32,
+    /// PLATFORM_INFO bits by name: `smt_en`, `tsme_en`, `ecc_en`, `rapl_dis`, `ciphertext_hiding_dram_en`,
+    /// `alias_check_complete`, `tio_en`.
+    pub platform_info: BTreeMap<&'static str, bool>,
+    /// MEASUREMENT: launch digest, SHA-384.
+    pub measurement: HexBytes,
+    /// HOST_DATA.
+    pub host_data: HexBytes,
+    /// ID_KEY_DIGEST.
+    pub id_key_digest: HexBytes,
+    /// AUTHOR_KEY_DIGEST; all zero when AUTHOR_KEY_EN is clear.
+    pub author_key_digest: HexBytes,
+    /// REPORT_DATA.
+    pub report_data: HexBytes,
+    /// REPORT_ID.
+    pub report_id: HexBytes,
+    /// CHIP_ID under a VCEK. A VLEK does not name the chip.
+    pub chip_id: Presented<HexBytes>,
+    /// CURRENT_TCB.
+    pub current_tcb: SnpTcb,
+    /// REPORTED_TCB: equal to the signing key's certificate.
+    pub reported_tcb: SnpTcb,
+    /// COMMITTED_TCB: the floor below which the firmware can never be rolled back.
+    pub committed_tcb: SnpTcb,
+    /// LAUNCH_TCB: the TCB when the guest was started or imported.
+    pub launch_tcb: SnpTcb,
+    /// Mitigation vectors of report version 5: `launch`, `current`.
+    pub mitigation_vectors: BTreeMap<&'static str, u64>,
+    /// Whether the chain was checked against a revocation list.
+    pub revocation: Revocation,
+    /// Earliest `notAfter` of the chain, and of the revocation list where one was presented.
+    pub valid_until: UnixMillis,
+}

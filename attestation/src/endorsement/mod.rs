@@ -1,0 +1,1 @@
+//! What vendors signed about hardware.

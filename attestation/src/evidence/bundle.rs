@@ -1,0 +1,206 @@
+//! The bundle: all evidence of one host for one challenge and one credential key, as a CMW collection (RFC 9999)
+//! in JSON. Records carry the hardware's own bytes; nothing is re-encoded on the way.
+
+use alloc::collections::BTreeMap;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::{Deserialize, Serialize};
+
+use crate::rejection::{Rejection, reasons};
+
+reasons! {
+    /// Why a bundle cannot be read.
+    BundleReason {
+        /// A record this bundle cannot do without is absent.
+        Missing = "bundle.record.missing",
+            "a record that every bundle carries is not there",
+            "collect the record on the host and send it; see the expected name";
+        /// Unknown records are refused: what is not judged must not be carried.
+        Unknown = "bundle.record.unknown",
+            "the bundle carries a record this broker does not know",
+            "send only the records this version of the protocol names";
+        /// A known name with another media type.
+        MediaType = "bundle.record.media_type",
+            "a record carries another media type than its name demands",
+            "use the media type named as expected";
+        /// Base64url without padding, canonical.
+        Encoding = "bundle.record.encoding",
+            "a record is not canonical base64url without padding",
+            "encode with the URL-safe alphabet and no padding (RFC 4648, section 5)";
+        /// Sizes are bounded before anything is parsed.
+        TooLarge = "bundle.record.too_large",
+            "a record is larger than its kind can be",
+            "send the hardware's own structure without padding or wrapping";
+        /// The collection's type names the protocol version.
+        Collection = "bundle.collection.type",
+            "the collection is of another type than this broker reads",
+            "use an agent of the broker's protocol version";
+    }
+}
+
+/// `__cmwc_t` of our collections.
+pub const COLLECTION_TYPE: &str = "tag:countersign.dev,2026:evidence/v1";
+
+/// Names, media types and size limits of the records. A limit is the largest structure the specification allows there,
+/// rounded up.
+const RECORDS: [(&str, &str, usize); 5] = [
+    (TPM_QUOTE, "application/vnd.countersign.tpm2-quote", 4096),
+    (TPM_PCRS, "application/vnd.countersign.tpm2-pcr-values", 4096),
+    (TPM_CERTIFY, "application/vnd.countersign.tpm2-certify", 4096),
+    (SNP_REPORT, "application/vnd.countersign.sev-snp-report", 1184),
+    (SNP_VEK, "application/pkix-cert", 4096),
+];
+
+/// TPM2B_ATTEST of TPM2_Quote, then TPMT_SIGNATURE.
+pub const TPM_QUOTE: &str = "tpm2.quote";
+/// The quoted PCR values as TPM2B_DIGESTs, in the order of the requested selection: banks as listed, PCRs ascending.
+pub const TPM_PCRS: &str = "tpm2.pcrs";
+/// TPM2B_ATTEST of TPM2_Certify over the credential key, then TPMT_SIGNATURE, then the key's TPM2B_PUBLIC.
+pub const TPM_CERTIFY: &str = "tpm2.certify";
+/// ATTESTATION_REPORT, 1184 bytes.
+pub const SNP_REPORT: &str = "snp.report";
+/// The VCEK or VLEK certificate that belongs to the report, DER.
+pub const SNP_VEK: &str = "snp.vek";
+
+/// A CMW collection on the wire: `__cmwc_t` and records `name: [media type, base64url value]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Collection {
+    /// The collection's type.
+    #[serde(rename = "__cmwc_t")]
+    pub collection_type: String,
+    /// The records by name.
+    #[serde(flatten)]
+    pub records: BTreeMap<String, (String, String)>,
+}
+
+/// An SNP report with the certificate of the key that signed it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnpEvidence {
+    /// ATTESTATION_REPORT as the firmware wrote it.
+    pub report: Vec<u8>,
+    /// VCEK or VLEK certificate, DER.
+    pub vek: Vec<u8>,
+}
+
+/// A decoded bundle: the hardware's bytes, not yet verified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bundle {
+    /// See [`TPM_QUOTE`].
+    pub tpm_quote: Vec<u8>,
+    /// See [`TPM_PCRS`].
+    pub tpm_pcrs: Vec<u8>,
+    /// See [`TPM_CERTIFY`].
+    pub tpm_certify: Vec<u8>,
+    /// The SNP report, on hosts that are confidential VMs.
+    pub snp: Option<SnpEvidence>,
+}
+
+impl Bundle {
+    /// Decodes a collection.
+    ///
+    /// # Errors
+    /// A [`BundleReason`] for unknown, missing, oversized or badly encoded records.
+    pub fn decode(collection: &Collection) -> Result<Self, Rejection> {
+        if collection.collection_type != COLLECTION_TYPE {
+            return Err(BundleReason::Collection.because(COLLECTION_TYPE, &collection.collection_type));
+        }
+        let mut decoded = BTreeMap::new();
+        for (name, (media_type, value)) in &collection.records {
+            let Some((known, expected_type, size_max)) = RECORDS.iter().find(|(known, _, _)| known == name) else {
+                return Err(BundleReason::Unknown.because("tpm2.*, snp.report or snp.vek", name));
+            };
+            if media_type != expected_type {
+                return Err(BundleReason::MediaType.because(expected_type, media_type));
+            }
+            decoded.insert(*known, decode_record(known, value, *size_max)?);
+        }
+        let mut take = |name: &str| decoded.remove(name);
+        let report = take(SNP_REPORT);
+        let vek = take(SNP_VEK);
+        let snp = match (report, vek) {
+            (None, None) => None,
+            (Some(report), Some(vek)) => Some(SnpEvidence { report, vek }),
+            (None, Some(_)) => return Err(BundleReason::Missing.because(SNP_REPORT, "snp.vek alone")),
+            (Some(_), None) => return Err(BundleReason::Missing.because(SNP_VEK, "snp.report alone")),
+        };
+        let mut required = |name: &str| take(name).ok_or_else(|| BundleReason::Missing.because(name, "no such record"));
+        Ok(Self {
+            tpm_quote: required(TPM_QUOTE)?,
+            tpm_pcrs: required(TPM_PCRS)?,
+            tpm_certify: required(TPM_CERTIFY)?,
+            snp,
+        })
+    }
+
+    /// The collection that decodes to this bundle.
+    #[must_use]
+    pub fn encode(&self) -> Collection {
+        let snp = self.snp.iter().flat_map(|snp| [(SNP_REPORT, &snp.report), (SNP_VEK, &snp.vek)]);
+        let tpm = [(TPM_QUOTE, &self.tpm_quote), (TPM_PCRS, &self.tpm_pcrs), (TPM_CERTIFY, &self.tpm_certify)];
+        let records = tpm.into_iter().chain(snp).filter_map(|(name, value)| {
+            let (_, media_type, _) = RECORDS.iter().find(|(known, _, _)| *known == name)?;
+            Some((name.to_string(), ((*media_type).to_string(), URL_SAFE_NO_PAD.encode(value))))
+        });
+        Collection { collection_type: COLLECTION_TYPE.to_string(), records: records.collect() }
+    }
+}
+
+fn decode_record(name: &str, value: &str, size_max: usize) -> Result<Vec<u8>, Rejection> {
+    // Four characters carry three bytes: refuse before decoding.
+    if size_max.div_ceil(3).saturating_mul(4) < value.len() {
+        return Err(BundleReason::TooLarge.because(size_max, value.len()));
+    }
+    let bytes =
+        URL_SAFE_NO_PAD.decode(value).map_err(|error| BundleReason::Encoding.because(name, error.to_string()))?;
+    if size_max < bytes.len() {
+        return Err(BundleReason::TooLarge.because(size_max, bytes.len()));
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::string::ToString;
+    use alloc::vec;
+
+    use super::{Bundle, SnpEvidence, TPM_QUOTE};
+
+    fn bundle() -> Bundle {
+        let snp = Some(SnpEvidence { report: vec![4; 1184], vek: vec![5; 3] });
+        Bundle { tpm_quote: vec![1], tpm_pcrs: vec![2], tpm_certify: vec![3], snp }
+    }
+
+    #[test]
+    fn decode_inverts_encode() {
+        assert_eq!(Bundle::decode(&bundle().encode()), Ok(bundle()));
+        assert_eq!(Bundle::decode(&Bundle { snp: None, ..bundle() }.encode()), Ok(Bundle { snp: None, ..bundle() }));
+    }
+
+    #[test]
+    fn every_departure_has_its_code() {
+        let code = |change: &dyn Fn(&mut super::Collection)| {
+            let mut collection = bundle().encode();
+            change(&mut collection);
+            Bundle::decode(&collection).map_err(|rejection| rejection.code())
+        };
+        let set = |name: &'static str, media_type: &'static str, value: &'static str| {
+            move |collection: &mut super::Collection| {
+                collection.records.insert(name.to_string(), (media_type.to_string(), value.to_string()));
+            }
+        };
+        let quote = "application/vnd.countersign.tpm2-quote";
+        assert_eq!(code(&|c| c.collection_type.push('2')), Err("bundle.collection.type"));
+        assert_eq!(code(&set("gpu.report", quote, "AA")), Err("bundle.record.unknown"));
+        assert_eq!(code(&set(TPM_QUOTE, "text/plain", "AA")), Err("bundle.record.media_type"));
+        assert_eq!(code(&set(TPM_QUOTE, quote, "AA==")), Err("bundle.record.encoding"));
+        assert_eq!(code(&set(TPM_QUOTE, quote, "AB")), Err("bundle.record.encoding")); // trailing bits set
+        assert_eq!(code(&|c| drop(c.records.remove(TPM_QUOTE))), Err("bundle.record.missing"));
+        assert_eq!(code(&|c| drop(c.records.remove("snp.vek"))), Err("bundle.record.missing"));
+        assert_eq!(code(&|c| drop(c.records.remove("snp.report"))), Err("bundle.record.missing"));
+        let large = Bundle { tpm_quote: vec![0; 4097], ..bundle() };
+        assert_eq!(Bundle::decode(&large.encode()).map_err(|r| r.code()), Err("bundle.record.too_large"));
+    }
+}

@@ -1,0 +1,251 @@
+//! The messages between a host and the broker (HTTP/JSON over TLS 1.3, `/v1`). Unknown members are refused.
+
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::claims::PcrHash;
+use crate::digest::Sha256Digest;
+use crate::evidence::bundle::Collection;
+use crate::time::UnixMillis;
+
+/// Bytes that travel as base64url without padding.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Base64Bytes(pub Vec<u8>);
+
+impl Serialize for Base64Bytes {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&URL_SAFE_NO_PAD.encode(&self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Base64Bytes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        URL_SAFE_NO_PAD
+            .decode(&text)
+            .map(Self)
+            .map_err(|_| serde::de::Error::custom("expected base64url without padding (RFC 4648, section 5)"))
+    }
+}
+
+/// A host's name in its trust domain: 1 to 63 characters of `a-z`, `0-9`, `-` and `.`, starting and ending with a letter
+/// or digit, so that it is a SPIFFE path segment and never `.` or `..`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct HostId(String);
+
+impl HostId {
+    /// The id that `text` spells, if it is one.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let alphanumeric = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+        let bytes = text.as_bytes();
+        let well_formed = (1..=63).contains(&bytes.len())
+            && bytes.iter().all(|byte| alphanumeric(byte) || matches!(byte, b'-' | b'.'))
+            && bytes.first().is_some_and(alphanumeric)
+            && bytes.last().is_some_and(alphanumeric)
+            && !text.contains("..");
+        well_formed.then(|| Self(text.to_string()))
+    }
+
+    /// The id as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for HostId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for HostId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Self::parse(&text).ok_or_else(|| {
+            serde::de::Error::custom("expected a host id: 1 to 63 of a-z, 0-9, '-' and '.', ends alphanumeric")
+        })
+    }
+}
+
+/// `POST /v1/enrollments`: a host names its TPM and AK. Anyone may ask; only the TPM that holds both the EK and the AK
+/// can answer the challenge, and only a host an operator registered with this EK is enrolled.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EnrollmentRequest {
+    /// The id an operator registered.
+    pub host: HostId,
+    /// EK certificate, DER.
+    pub ek_certificate: Base64Bytes,
+    /// EK public area, TPMT_PUBLIC; its key is the certificate's.
+    pub ek_public: Base64Bytes,
+    /// AK public area, TPMT_PUBLIC.
+    pub ak_public: Base64Bytes,
+    /// P-256 `SubjectPublicKeyInfo` (DER) of the key the agent will authenticate its TLS channel with.
+    pub channel_key: Base64Bytes,
+}
+
+/// Answer to [`EnrollmentRequest`]: TPM2_MakeCredential for this EK and AK.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EnrollmentChallenge {
+    /// Id of the enrolment, for the activation's path.
+    pub enrollment: String,
+    /// TPMS_ID_OBJECT: integrity HMAC (TPM2B) and encrypted credential, without the outer TPM2B size.
+    pub credential_blob: Base64Bytes,
+    /// Encrypted seed, without the outer TPM2B size.
+    pub encrypted_secret: Base64Bytes,
+    /// When the enrolment is void.
+    pub expires_at: UnixMillis,
+}
+
+/// `POST /v1/enrollments/{id}/activation`: proof that the TPM activated the credential. One attempt; a wrong proof
+/// voids the enrolment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ActivationRequest {
+    /// [`activation_proof`] under the activated secret.
+    pub proof: Base64Bytes,
+}
+
+/// HMAC-SHA-256 under the activated `secret` over
+/// `"countersign/v1/activation" || 0x00 || SHA-256(channel key SPKI) || enrollment id`: the secret itself never travels
+/// back, and the channel key is bound to the TPM that opened it.
+#[must_use]
+pub fn activation_proof(secret: &[u8], enrollment: &str, channel_key_spki: &[u8]) -> [u8; 32] {
+    let mut message = b"countersign/v1/activation\0".to_vec();
+    message.extend_from_slice(&Sha256Digest::of(&[channel_key_spki]).0);
+    message.extend_from_slice(enrollment.as_bytes());
+    let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, secret);
+    let tag = aws_lc_rs::hmac::sign(&key, &message);
+    let mut proof = [0; 32];
+    proof.copy_from_slice(tag.as_ref());
+    proof
+}
+
+/// Answer to [`ActivationRequest`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ActivationResponse {
+    /// The enrolled host.
+    pub host: HostId,
+    /// Client certificate for the host routes, PEM; it authenticates the channel and grants no trust.
+    pub channel_certificate: String,
+}
+
+/// One bank of a PCR selection. PCR indexes are ascending and distinct.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PcrSelection {
+    /// The bank.
+    pub bank: PcrHash,
+    /// PCR indexes, 0 to 23, ascending.
+    pub pcrs: Vec<u8>,
+}
+
+/// Answer to `POST /v1/challenges` (empty body; the channel names the host).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Challenge {
+    /// Opaque, authenticated by the broker, bound to the host, redeemed once.
+    pub challenge: String,
+    /// The nonce the binder is made with, 32 bytes.
+    pub nonce: Base64Bytes,
+    /// The challenge is void from this moment.
+    pub expires_at: UnixMillis,
+    /// The selection to quote: exactly this, banks in this order.
+    pub pcr_selection: Vec<PcrSelection>,
+}
+
+/// `POST /v1/attestations`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AttestationRequest {
+    /// [`Challenge::challenge`], unchanged.
+    pub challenge: String,
+    /// P-256 `SubjectPublicKeyInfo` (DER) of the credential key.
+    pub credential_key: Base64Bytes,
+    /// The bundle.
+    pub evidence: Collection,
+}
+
+/// Answer to a granted [`AttestationRequest`]. A denial is a problem document with status 403.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AttestationResponse {
+    /// Hash of the decision's leaf in the lineage log: the decision id.
+    pub decision: Sha256Digest,
+    /// Index of that leaf.
+    pub log_index: u64,
+    /// How long the host is trusted without another proof.
+    pub lease_until: UnixMillis,
+    /// When the agent should attest again, at the latest.
+    pub attest_again_in_ms: u64,
+    /// A new credential, when the credential key is new; `null` when a live credential for this key goes on.
+    pub credential: Option<IssuedCredential>,
+}
+
+/// An execution credential: an X.509-SVID and an EAR with the same decision id and key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IssuedCredential {
+    /// X.509-SVID, then its intermediates, PEM.
+    pub certificate_chain: String,
+    /// EAR as a JWT (ES256), holder-of-key by `cnf.jkt`.
+    pub ear: String,
+    /// SPIFFE bundle roots, PEM.
+    pub trust_bundle: String,
+    /// Serial number, hex.
+    pub serial: String,
+    /// The credential is not valid from this moment.
+    pub not_after: UnixMillis,
+    /// When to renew: attest with a new credential key.
+    pub renew_at: UnixMillis,
+}
+
+/// A problem document (RFC 9457) with our stable reason code.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// `urn:countersign:reason:` and the code.
+    #[serde(rename = "type")]
+    pub problem_type: String,
+    /// One sentence.
+    pub title: String,
+    /// HTTP status.
+    pub status: u16,
+    /// The stable reason code.
+    pub code: String,
+    /// What would have been accepted. Left out where the host must not learn it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected: Option<String>,
+    /// What was found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub found: Option<String>,
+    /// What to do about it.
+    pub remedy: String,
+    /// The decision's id where one was recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decision: Option<Sha256Digest>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::HostId;
+
+    #[test]
+    fn host_ids_are_path_segments() {
+        for good in ["a", "gpu-17", "rack4.gpu-17", "0"] {
+            assert!(HostId::parse(good).is_some(), "{good}");
+        }
+        for bad in ["", ".", "..", "a..b", "-a", "a-", "A", "a/b", "a%2fb", "é", &"a".repeat(64)] {
+            assert!(HostId::parse(bad).is_none(), "{bad}");
+        }
+    }
+}

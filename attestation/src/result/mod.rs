@@ -1,0 +1,9 @@
+//! Results.
+use crate::rejection::reasons;
+reasons! {
+    /// Why.
+    ResultReason {
+        /// x
+        Malformed = "result.malformed", "the token cannot be read", "x";
+    }
+}
