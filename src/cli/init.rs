@@ -1,0 +1,164 @@
+//! `countersign init` and `countersign operator`: what exists before, and beside, a running broker.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use countersign_attestation::UnixMillis;
+use countersign_attestation::digest::Sha256Digest;
+use countersign_attestation::protocol::HostId;
+use rcgen::{KeyPair, PublicKeyData as _};
+
+use crate::clock::Clock;
+use crate::collateral::{install_shipped_anchors, read_certificates};
+use crate::config::{Config, DataDir, create_private_dir, list_dir, write_new};
+use crate::credentials::channel::{self, Holder};
+use crate::keys::Keys;
+use crate::lineage::LogKey;
+
+/// Creates a broker's data directory: settings, keys, pinned roots, policies, and the first operator's credential.
+#[derive(Debug, clap::Args)]
+pub struct InitArgs {
+    /// The new data directory.
+    #[arg(long, env = "COUNTERSIGN_DATA_DIR", default_value = "countersign-data")]
+    pub data_dir: PathBuf,
+    /// SPIFFE trust domain.
+    #[arg(long)]
+    pub trust_domain: String,
+    /// Address of the HTTPS listener.
+    #[arg(long, default_value = "127.0.0.1:8443")]
+    pub listen: SocketAddr,
+    /// Further DNS names or addresses for the broker's certificate.
+    #[arg(long)]
+    pub server_name: Vec<String>,
+    /// Pins a TPM vendor root (PEM or DER) as class hardware; further certificates in the file are intermediates.
+    #[arg(long)]
+    pub tpm_anchor: Vec<PathBuf>,
+    /// Pins the root of software TPMs as class simulated, and installs the policy that admits the class by name.
+    #[arg(long)]
+    pub simulated_tpm_anchor: Vec<PathBuf>,
+}
+
+/// Runs `countersign init`.
+///
+/// # Errors
+/// An existing data directory, or files that cannot be read or written.
+pub fn init(args: &InitArgs) -> anyhow::Result<()> {
+    let data = DataDir::at(&args.data_dir);
+    if data.config().exists() {
+        bail!("{} exists; `init` makes new data directories only", data.config().display());
+    }
+    let now = Clock::system().now();
+    let mut config = Config::for_domain(&args.trust_domain, args.listen);
+    config.server_names.extend(args.server_name.iter().cloned());
+    create_private_dir(data.path())?;
+    Keys::create(&data, &config.trust_domain, now)?;
+    let log_key = LogKey::generate(&data.keys().join("log.key"), &log_origin(&config.trust_domain))?;
+    write_new(&data.public().join("log.vkey"), log_key.vkey().as_bytes())?;
+    install_shipped_anchors(&data)?;
+    for (class, files) in [("hardware", &args.tpm_anchor), ("simulated", &args.simulated_tpm_anchor)] {
+        for file in files {
+            pin_tpm_anchor(&data, class, file)?;
+        }
+    }
+    crate::references::install_policies(&data, !args.simulated_tpm_anchor.is_empty())?;
+    // Written last but one: its presence says that everything before it is there.
+    write_new(&data.config(), toml::to_string(&config)?.as_bytes())?;
+    Config::load(&data.config())?;
+    add_operator(&data, "admin", &data.path().join("operator"), now)
+}
+
+/// The log's origin line (C2SP tlog-checkpoint): the trust domain and our name.
+#[must_use]
+pub fn log_origin(trust_domain: &str) -> String {
+    format!("{trust_domain}/countersign/log")
+}
+
+fn pin_tpm_anchor(data: &DataDir, class: &str, file: &Path) -> anyhow::Result<()> {
+    let mut certificates = read_certificates(file)?.into_iter();
+    let root = certificates.next().with_context(|| format!("{}: no certificate", file.display()))?;
+    let dir = data.anchors().join("tpm").join(class).join(Sha256Digest::of(&[&root]).to_hex());
+    create_private_dir(&dir)?;
+    write_new(&dir.join("root.der"), &root)?;
+    for (index, certificate) in certificates.enumerate() {
+        write_new(&dir.join(format!("intermediate-{index}.der")), &certificate)?;
+    }
+    Ok(())
+}
+
+/// `countersign operator`.
+#[derive(Debug, clap::Subcommand)]
+pub enum OperatorCommand {
+    /// Issues an operator credential and puts the operator on the broker's list.
+    Add {
+        /// The operator's name: letters, digits, '-' and '.'.
+        name: String,
+        /// Data directory of the broker.
+        #[arg(long, env = "COUNTERSIGN_DATA_DIR", default_value = "countersign-data")]
+        data_dir: PathBuf,
+        /// New folder for certificate.pem, key.pem and control-ca.pem.
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// Takes an operator off the list; the credential opens nothing from then on, also on open connections.
+    Remove {
+        /// The operator's name.
+        name: String,
+        /// Data directory of the broker.
+        #[arg(long, env = "COUNTERSIGN_DATA_DIR", default_value = "countersign-data")]
+        data_dir: PathBuf,
+    },
+    /// Lists the operators.
+    List {
+        /// Data directory of the broker.
+        #[arg(long, env = "COUNTERSIGN_DATA_DIR", default_value = "countersign-data")]
+        data_dir: PathBuf,
+    },
+}
+
+/// Runs `countersign operator`.
+///
+/// # Errors
+/// Names in use or unknown, and files that cannot be read or written.
+pub fn operator(command: &OperatorCommand) -> anyhow::Result<()> {
+    match command {
+        OperatorCommand::Add { name, data_dir, out } => {
+            add_operator(&DataDir::at(data_dir), name, out, Clock::system().now())
+        }
+        OperatorCommand::Remove { name, data_dir } => {
+            let path = channel::operator_file(&DataDir::at(data_dir), &operator_name(name)?);
+            std::fs::remove_file(&path).with_context(|| format!("{} is not on the list", name))
+        }
+        OperatorCommand::List { data_dir } => {
+            for path in list_dir(&DataDir::at(data_dir).operators())? {
+                println!("{}", path.file_name().unwrap_or_default().to_string_lossy());
+            }
+            Ok(())
+        }
+    }
+}
+
+fn add_operator(data: &DataDir, name: &str, out: &Path, now: UnixMillis) -> anyhow::Result<()> {
+    let config = Config::load(&data.config())?;
+    let listed = channel::operator_file(data, &operator_name(name)?);
+    if listed.exists() {
+        bail!("operator {name} is on the list already; remove it first");
+    }
+    let keys = Keys::load(data)?;
+    let key = KeyPair::generate()?;
+    let spki = key.subject_public_key_info();
+    let holder = Holder::Operator(operator_name(name)?);
+    let certificate = channel::issue(&keys, &config.trust_domain, &holder, &spki, now)?;
+    create_private_dir(out)?;
+    write_new(&out.join("key.pem"), zeroize::Zeroizing::new(key.serialize_pem()).as_bytes())?;
+    write_new(&out.join("certificate.pem"), certificate.pem.as_bytes())?;
+    write_new(&out.join("control-ca.pem"), keys.control.root_pem().as_bytes())?;
+    // The list entry is last: until it is there the certificate opens nothing.
+    create_private_dir(&data.operators())?;
+    write_new(&listed, Sha256Digest::of(&[&spki]).to_hex().as_bytes())?;
+    Ok(())
+}
+
+fn operator_name(name: &str) -> anyhow::Result<HostId> {
+    HostId::parse(name).context("an operator's name: 1 to 63 of a-z, 0-9, '-' and '.'")
+}

@@ -1,0 +1,205 @@
+//! Endorsements and anchors as the operator keeps them on disk: pinned roots under `anchors/`, revocation lists under
+//! `collateral/`. Read at start-up; nothing is ever fetched from an address that evidence names.
+
+use std::fs;
+use std::path::Path;
+
+use countersign_attestation::anchor::{AmdAnchor, AmdProduct, Assurance, TpmAnchor, TrustAnchors};
+use countersign_attestation::claims::HexBytes;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
+use serde::Serialize;
+
+use crate::config::{ConfigError, DataDir, list_dir, read_bounded};
+
+/// AMD's CRLs are under 2 KiB and vendor certificates under 4 KiB; a megabyte leaves room for a list that has grown.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+const PRODUCTS: [(AmdProduct, &str); 3] =
+    [(AmdProduct::Milan, "milan"), (AmdProduct::Genoa, "genoa"), (AmdProduct::Turin, "turin")];
+
+/// The vendor roots this binary ships, as they lie in `firmware-refs/anchors`.
+#[derive(Debug, rust_embed::Embed)]
+#[folder = "firmware-refs/anchors"]
+struct Shipped;
+
+/// Everything the verifier is given besides evidence.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Collateral {
+    /// Pinned roots.
+    pub anchors: TrustAnchors,
+    /// Revocation lists, DER.
+    pub crls: Vec<Vec<u8>>,
+}
+
+/// Writes the shipped roots into a data directory, where an operator may remove some and add others.
+///
+/// # Errors
+/// [`ConfigError`] when a file cannot be written.
+pub fn install_shipped_anchors(data: &DataDir) -> Result<(), ConfigError> {
+    for name in Shipped::iter() {
+        let Some(file) = Shipped::get(&name) else { continue };
+        let path = data.anchors().join(name.as_ref());
+        if let Some(parent) = path.parent() {
+            crate::config::create_private_dir(parent)?;
+        }
+        fs::write(&path, &file.data).map_err(ConfigError::file(&path))?;
+    }
+    Ok(())
+}
+
+/// Reads anchors and collateral.
+///
+/// Layout: `anchors/amd/<product>/{ark,ask,asvk}.der` with class hardware, `anchors/amd-simulated/<product>/…` with
+/// class simulated; `anchors/tpm/<class>/<name>/root.{pem,der}` with further certificates beside it;
+/// `collateral/amd/*.crl`.
+///
+/// # Errors
+/// [`ConfigError`] when a file is unreadable or no anchor at all is pinned: an empty set would only ever deny.
+pub fn load(data: &DataDir) -> Result<Collateral, ConfigError> {
+    let mut anchors = TrustAnchors::default();
+    for (folder, assurance) in [("amd", Assurance::Hardware), ("amd-simulated", Assurance::Simulated)] {
+        for (product, name) in PRODUCTS {
+            let dir = data.anchors().join(folder).join(name);
+            if let Some((root, intermediates)) = read_anchor(&dir, "ark")? {
+                anchors.amd.push(AmdAnchor { product, assurance, ark: root, intermediates });
+            }
+        }
+    }
+    for (folder, assurance) in [("hardware", Assurance::Hardware), ("simulated", Assurance::Simulated)] {
+        for dir in list_dir(&data.anchors().join("tpm").join(folder))? {
+            if let Some((root, intermediates)) = read_anchor(&dir, "root")? {
+                let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                anchors.tpm.push(TpmAnchor { name, assurance, root, intermediates });
+            }
+        }
+    }
+    if anchors == TrustAnchors::default() {
+        return Err(ConfigError::content(&data.anchors(), "at least one pinned root", "none"));
+    }
+    let crls = list_dir(&data.collateral().join("amd"))?
+        .iter()
+        .map(|path| read_bounded(path, FILE_BYTES_MAX))
+        .collect::<Result<_, _>>()?;
+    Ok(Collateral { anchors, crls })
+}
+
+/// The root named `root_stem` and every other certificate of a folder; `None` when the folder is not there.
+fn read_anchor(dir: &Path, root_stem: &str) -> Result<Option<(Vec<u8>, Vec<Vec<u8>>)>, ConfigError> {
+    let mut root = None;
+    let mut intermediates = Vec::new();
+    let files = list_dir(dir)?;
+    for path in &files {
+        let extension = path.extension().unwrap_or_default();
+        if extension != "der" && extension != "pem" {
+            continue;
+        }
+        for certificate in read_certificates(path)? {
+            if path.file_stem().is_some_and(|stem| stem == root_stem) && root.is_none() {
+                root = Some(certificate);
+            } else {
+                intermediates.push(certificate);
+            }
+        }
+    }
+    match root {
+        Some(root) => Ok(Some((root, intermediates))),
+        None if files.is_empty() => Ok(None),
+        None => Err(ConfigError::content(dir, format!("{root_stem}.der or {root_stem}.pem"), "no root certificate")),
+    }
+}
+
+/// The certificates of a DER or PEM file.
+///
+/// # Errors
+/// [`ConfigError`] when the file is unreadable or holds none.
+pub fn read_certificates(path: &Path) -> Result<Vec<Vec<u8>>, ConfigError> {
+    let bytes = read_bounded(path, FILE_BYTES_MAX)?;
+    if !bytes.starts_with(b"-----") {
+        return Ok(vec![bytes]);
+    }
+    let certificates: Result<Vec<_>, _> =
+        CertificateDer::pem_slice_iter(&bytes).map(|item| item.map(|certificate| certificate.to_vec())).collect();
+    match certificates {
+        Ok(certificates) if !certificates.is_empty() => Ok(certificates),
+        Ok(_) => Err(ConfigError::content(path, "a PEM certificate", "none")),
+        Err(error) => Err(ConfigError::content(path, "PEM certificates", error)),
+    }
+}
+
+/// Anchors and lists as they are archived with a decision: what the verifier was given, bit for bit.
+#[derive(Serialize)]
+struct Archived {
+    amd: Vec<(AmdProduct, Assurance, HexBytes, Vec<HexBytes>)>,
+    tpm: Vec<(String, Assurance, HexBytes, Vec<HexBytes>)>,
+    crls: Vec<HexBytes>,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ArchivedText {
+    amd: Vec<(AmdProduct, Assurance, String, Vec<String>)>,
+    tpm: Vec<(String, Assurance, String, Vec<String>)>,
+    crls: Vec<String>,
+}
+
+impl Collateral {
+    /// The bytes that are archived.
+    #[must_use]
+    pub fn to_archive(&self) -> Vec<u8> {
+        let hex = |bytes: &Vec<u8>| HexBytes(bytes.clone());
+        let all = |list: &Vec<Vec<u8>>| list.iter().map(hex).collect();
+        let amd = self.anchors.amd.iter().map(|a| (a.product, a.assurance, hex(&a.ark), all(&a.intermediates)));
+        let tpm = self.anchors.tpm.iter().map(|t| (t.name.clone(), t.assurance, hex(&t.root), all(&t.intermediates)));
+        let archived = Archived { amd: amd.collect(), tpm: tpm.collect(), crls: all(&self.crls) };
+        // Strings, numbers and lists always serialize.
+        serde_json::to_vec(&archived).unwrap_or_default()
+    }
+
+    /// The collateral that [`Collateral::to_archive`] wrote; `None` when the bytes are not that.
+    #[must_use]
+    pub fn from_archive(bytes: &[u8]) -> Option<Self> {
+        let text: ArchivedText = serde_json::from_slice(bytes).ok()?;
+        let all = |list: Vec<String>| list.iter().map(hex::decode).collect::<Result<Vec<_>, _>>().ok();
+        let mut collateral = Self { crls: all(text.crls)?, ..Self::default() };
+        for (product, assurance, ark, intermediates) in text.amd {
+            let (ark, intermediates) = (hex::decode(ark).ok()?, all(intermediates)?);
+            collateral.anchors.amd.push(AmdAnchor { product, assurance, ark, intermediates });
+        }
+        for (name, assurance, root, intermediates) in text.tpm {
+            let (root, intermediates) = (hex::decode(root).ok()?, all(intermediates)?);
+            collateral.anchors.tpm.push(TpmAnchor { name, assurance, root, intermediates });
+        }
+        Some(collateral)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use countersign_attestation::anchor::Assurance;
+
+    use super::{Collateral, install_shipped_anchors, load};
+    use crate::config::DataDir;
+
+    #[test]
+    fn shipped_anchors_load_as_hardware_and_survive_the_archive() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = DataDir::at(dir.path());
+        install_shipped_anchors(&data).unwrap();
+        let collateral = load(&data).unwrap();
+        assert_eq!(collateral.anchors.amd.len(), 3);
+        assert!(collateral.anchors.amd.iter().all(|anchor| anchor.assurance == Assurance::Hardware));
+        assert!(collateral.anchors.amd.iter().all(|anchor| anchor.intermediates.len() == 2));
+        assert_eq!(Collateral::from_archive(&collateral.to_archive()), Some(collateral));
+    }
+
+    #[test]
+    fn no_anchor_or_a_folder_without_its_root_refuses_to_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = DataDir::at(dir.path());
+        assert!(load(&data).is_err());
+        install_shipped_anchors(&data).unwrap();
+        std::fs::remove_file(data.anchors().join("amd/milan/ark.der")).unwrap();
+        assert!(load(&data).unwrap_err().to_string().contains("ark"));
+    }
+}

@@ -1,0 +1,345 @@
+//! The broker's private keys: two certificate authorities and the key that signs tokens.
+//!
+//! The *workload* authority signs execution credentials and nothing else; relying parties trust its root. The *control*
+//! authority signs the broker's own certificate and the channel certificates of operators and hosts; it opens routes
+//! and vouches for no workload. They never share a key.
+
+use std::path::{Path, PathBuf};
+
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use countersign_attestation::UnixMillis;
+use countersign_attestation::digest::Sha256Digest;
+use rcgen::{
+    BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber, SubjectPublicKeyInfo,
+};
+use serde::Serialize;
+use zeroize::Zeroizing;
+
+use crate::config::{ConfigError, DataDir, create_private_dir, read_bounded, write_new};
+
+/// A key could not be made or used. Nothing was signed.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// A key or certificate file.
+    #[error(transparent)]
+    File(#[from] ConfigError),
+    /// Key material or a certificate is not usable.
+    #[error("{doing}: {reason}")]
+    Unusable {
+        /// What was attempted.
+        doing: &'static str,
+        /// Why it failed.
+        reason: String,
+    },
+}
+
+fn unusable<E: ToString>(doing: &'static str) -> impl Fn(E) -> KeyError {
+    move |error| KeyError::Unusable { doing, reason: error.to_string() }
+}
+
+/// Ten years: roots are replaced by re-initialising, and relying parties pin them.
+const ROOT_LIFE_MS: u64 = 3650 * 86_400_000;
+/// Certificates start a little early, for verifiers whose clocks are behind.
+const BACKDATE_MS: u64 = 10_000;
+
+/// A certificate authority: an ECDSA P-256 key with its self-signed root.
+pub struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    root_pem: String,
+    root_der: Vec<u8>,
+}
+
+impl std::fmt::Debug for Authority {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Authority").field("root", &Sha256Digest::of(&[&self.root_der])).finish_non_exhaustive()
+    }
+}
+
+/// What a certificate is for.
+#[derive(Clone, Debug)]
+pub struct LeafProfile {
+    /// SPIFFE id, for clients and workloads.
+    pub uri: Option<String>,
+    /// DNS names and addresses, for the broker itself.
+    pub names: Vec<String>,
+    /// `clientAuth`, `serverAuth`.
+    pub usages: Vec<ExtendedKeyUsagePurpose>,
+    /// Non-critical extensions: object identifier and DER content.
+    pub extensions: Vec<(Vec<u64>, Vec<u8>)>,
+    /// Serial number.
+    pub serial: Vec<u8>,
+    /// Not valid from this moment.
+    pub not_after: UnixMillis,
+}
+
+/// A signed certificate.
+#[derive(Clone, Debug)]
+pub struct Leaf {
+    /// PEM.
+    pub pem: String,
+    /// DER.
+    pub der: Vec<u8>,
+}
+
+impl Authority {
+    /// Makes a key and root, and writes `<name>.key.pem` (0600) and `public/<name>.pem`.
+    fn create(data: &DataDir, name: &str, subject: &str, now: UnixMillis) -> Result<(), KeyError> {
+        let key = KeyPair::generate().map_err(unusable("make a CA key"))?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::OrganizationName, "Countersign");
+        params.distinguished_name.push(DnType::CommonName, subject);
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.not_before = moment(UnixMillis(now.0.saturating_sub(BACKDATE_MS)))?;
+        params.not_after = moment(now.plus(ROOT_LIFE_MS))?;
+        params.serial_number = Some(SerialNumber::from_slice(&random::<16>()?));
+        let root = params.self_signed(&key).map_err(unusable("sign a CA root"))?;
+        let key_pem = Zeroizing::new(key.serialize_pem());
+        write_new(&private_path(data, name), key_pem.as_bytes())?;
+        write_new(&root_path(data, name), root.pem().as_bytes())?;
+        Ok(())
+    }
+
+    fn load(data: &DataDir, name: &str) -> Result<Self, KeyError> {
+        let key = KeyPair::from_pem(&read_key(&private_path(data, name))?).map_err(unusable("read a CA key"))?;
+        let path = root_path(data, name);
+        let root_pem = String::from_utf8(read_bounded(&path, 16_384)?).map_err(unusable("read a CA root"))?;
+        let root_der = crate::keys::certificate_der(&root_pem).map_err(unusable("read a CA root"))?;
+        let issuer = Issuer::from_ca_cert_pem(&root_pem, key).map_err(unusable("read a CA root"))?;
+        Ok(Self { issuer, root_pem, root_der })
+    }
+
+    /// The root certificate, PEM.
+    #[must_use]
+    pub fn root_pem(&self) -> &str {
+        &self.root_pem
+    }
+
+    /// The root certificate, DER.
+    #[must_use]
+    pub fn root_der(&self) -> &[u8] {
+        &self.root_der
+    }
+
+    /// Signs a certificate for the key in `spki` (DER `SubjectPublicKeyInfo`).
+    ///
+    /// # Errors
+    /// [`KeyError`] when the key is not one certificates can carry.
+    pub fn sign(&self, spki: &[u8], profile: LeafProfile, now: UnixMillis) -> Result<Leaf, KeyError> {
+        let key = SubjectPublicKeyInfo::from_der(spki).map_err(unusable("read a public key"))?;
+        let mut params = CertificateParams::new(profile.names).map_err(unusable("name a certificate"))?;
+        params.distinguished_name = DistinguishedName::new();
+        if let Some(uri) = profile.uri {
+            let uri = uri.try_into().map_err(unusable("name a certificate"))?;
+            params.subject_alt_names.push(SanType::URI(uri));
+        }
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = profile.usages;
+        let custom = |(oid, content): (Vec<u64>, Vec<u8>)| CustomExtension::from_oid_content(&oid, content);
+        params.custom_extensions = profile.extensions.into_iter().map(custom).collect();
+        params.use_authority_key_identifier_extension = true;
+        params.serial_number = Some(SerialNumber::from_slice(&profile.serial));
+        params.not_before = moment(UnixMillis(now.0.saturating_sub(BACKDATE_MS)))?;
+        params.not_after = moment(profile.not_after)?;
+        let certificate = params.signed_by(&key, &self.issuer).map_err(unusable("sign a certificate"))?;
+        Ok(Leaf { pem: certificate.pem(), der: certificate.der().to_vec() })
+    }
+}
+
+/// The ECDSA P-256 key that signs pulses, status lists and attestation results as JWS (ES256).
+pub struct TokenKey {
+    pair: EcdsaKeyPair,
+    random: SystemRandom,
+    kid: String,
+    x: String,
+    y: String,
+}
+
+impl std::fmt::Debug for TokenKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TokenKey").field("kid", &self.kid).finish_non_exhaustive()
+    }
+}
+
+/// A public JSON Web Key (RFC 7517).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Jwk {
+    kty: &'static str,
+    crv: &'static str,
+    x: String,
+    y: String,
+    kid: String,
+    alg: &'static str,
+    #[serde(rename = "use")]
+    usage: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    x5c: Option<Vec<String>>,
+}
+
+#[derive(Serialize)]
+struct JwsHeader<'a> {
+    alg: &'static str,
+    kid: &'a str,
+    typ: &'a str,
+}
+
+impl TokenKey {
+    fn load(data: &DataDir) -> Result<Self, KeyError> {
+        let pem = read_key(&private_path(data, "token"))?;
+        let key = KeyPair::from_pem(&pem).map_err(unusable("read the token key"))?;
+        let pkcs8 = Zeroizing::new(key.serialize_der());
+        let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &pkcs8)
+            .map_err(unusable("read the token key"))?;
+        let (x, y) = coordinates(pair.public_key().as_ref()).ok_or_else(|| unusable("read the token key")("not P-256"))?;
+        // RFC 7638: members in lexicographic order, no white space.
+        let thumbprint = format!(r#"{{"crv":"P-256","kty":"EC","x":"{x}","y":"{y}"}}"#);
+        let kid = URL_SAFE_NO_PAD.encode(Sha256Digest::of(&[thumbprint.as_bytes()]).0);
+        Ok(Self { pair, random: SystemRandom::new(), kid, x, y })
+    }
+
+    /// Signs `payload` as a compact JWS of type `typ`.
+    ///
+    /// # Errors
+    /// [`KeyError`] when the engine fails; nothing was signed.
+    pub fn sign(&self, typ: &str, payload: &impl Serialize) -> Result<String, KeyError> {
+        let json = |value: Result<Vec<u8>, serde_json::Error>| value.map_err(unusable("encode a token"));
+        let header = json(serde_json::to_vec(&JwsHeader { alg: "ES256", kid: &self.kid, typ }))?;
+        let payload = json(serde_json::to_vec(payload))?;
+        let mut token = String::with_capacity(256 + payload.len().saturating_mul(2));
+        URL_SAFE_NO_PAD.encode_string(header, &mut token);
+        token.push('.');
+        URL_SAFE_NO_PAD.encode_string(payload, &mut token);
+        let signature = self.pair.sign(&self.random, token.as_bytes()).map_err(unusable("sign a token"))?;
+        token.push('.');
+        URL_SAFE_NO_PAD.encode_string(signature.as_ref(), &mut token);
+        Ok(token)
+    }
+
+    /// The public key, for `usage` (`sig` for plain JWT libraries, `jwt-svid` for SPIFFE bundles).
+    #[must_use]
+    pub fn jwk(&self, usage: &'static str) -> Jwk {
+        let (x, y, kid) = (self.x.clone(), self.y.clone(), self.kid.clone());
+        Jwk { kty: "EC", crv: "P-256", x, y, kid, alg: "ES256", usage, x5c: None }
+    }
+}
+
+/// All keys of a broker.
+#[derive(Debug)]
+pub struct Keys {
+    /// Signs execution credentials.
+    pub workload: Authority,
+    /// Signs the broker's own, operators' and hosts' channel certificates.
+    pub control: Authority,
+    /// Signs tokens.
+    pub token: TokenKey,
+}
+
+impl Keys {
+    /// Makes all keys of a new data directory.
+    ///
+    /// # Errors
+    /// [`KeyError`] when a file exists already or cannot be written.
+    pub fn create(data: &DataDir, trust_domain: &str, now: UnixMillis) -> Result<(), KeyError> {
+        create_private_dir(&data.keys())?;
+        create_private_dir(&data.public())?;
+        Authority::create(data, "workload-ca", &format!("{trust_domain} workloads"), now)?;
+        Authority::create(data, "control-ca", &format!("{trust_domain} control"), now)?;
+        let token = KeyPair::generate().map_err(unusable("make the token key"))?;
+        write_new(&private_path(data, "token"), Zeroizing::new(token.serialize_pem()).as_bytes())?;
+        let jwks = JwkSet { keys: vec![TokenKey::load(data)?.jwk("sig")] };
+        let jwks = serde_json::to_vec(&jwks).map_err(unusable("encode the token key"))?;
+        write_new(&data.public().join("jwks.json"), &jwks)?;
+        Ok(())
+    }
+
+    /// Loads the keys of a data directory.
+    ///
+    /// # Errors
+    /// [`KeyError`] when one is missing or damaged.
+    pub fn load(data: &DataDir) -> Result<Self, KeyError> {
+        Ok(Self {
+            workload: Authority::load(data, "workload-ca")?,
+            control: Authority::load(data, "control-ca")?,
+            token: TokenKey::load(data)?,
+        })
+    }
+
+    /// The SPIFFE bundle: X.509 roots and token keys of the trust domain.
+    #[must_use]
+    pub fn spiffe_bundle(&self) -> JwkSet {
+        let standard = base64::engine::general_purpose::STANDARD;
+        let authority = &self.workload;
+        let raw = authority.issuer.key().public_key_raw();
+        let (x, y) = coordinates(raw).unwrap_or_default();
+        let root = Jwk {
+            kty: "EC",
+            crv: "P-256",
+            x,
+            y,
+            kid: Sha256Digest::of(&[&authority.root_der]).to_hex(),
+            alg: "ES256",
+            usage: "x509-svid",
+            x5c: Some(vec![standard.encode(&authority.root_der)]),
+        };
+        JwkSet { keys: vec![root, self.token.jwk("jwt-svid")] }
+    }
+}
+
+/// A JWK set (RFC 7517, section 5).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct JwkSet {
+    /// The keys.
+    pub keys: Vec<Jwk>,
+}
+
+/// `N` bytes from the operating system.
+///
+/// # Errors
+/// [`KeyError`] when it has none; nothing that needs them may go on.
+pub fn random<const N: usize>() -> Result<[u8; N], KeyError> {
+    let mut bytes = [0; N];
+    aws_lc_rs::rand::fill(&mut bytes).map_err(unusable("draw random bytes"))?;
+    Ok(bytes)
+}
+
+/// The DER of the first certificate of a PEM text.
+///
+/// # Errors
+/// What is wrong with the text.
+pub fn certificate_der(pem: &str) -> Result<Vec<u8>, String> {
+    use rustls_pki_types::pem::PemObject as _;
+    rustls_pki_types::CertificateDer::from_pem_slice(pem.as_bytes())
+        .map(|certificate| certificate.to_vec())
+        .map_err(|error| error.to_string())
+}
+
+fn coordinates(point: &[u8]) -> Option<(String, String)> {
+    let coordinates = point.strip_prefix(&[4]).filter(|rest| rest.len() == 64)?;
+    let (x, y) = coordinates.split_at_checked(32)?;
+    Some((URL_SAFE_NO_PAD.encode(x), URL_SAFE_NO_PAD.encode(y)))
+}
+
+fn moment(at: UnixMillis) -> Result<time::OffsetDateTime, KeyError> {
+    let seconds = i64::try_from(at.seconds()).map_err(unusable("write a time"))?;
+    time::OffsetDateTime::from_unix_timestamp(seconds).map_err(unusable("write a time"))
+}
+
+fn read_key(path: &Path) -> Result<Zeroizing<String>, KeyError> {
+    let bytes = Zeroizing::new(read_bounded(path, 16_384)?);
+    let text = std::str::from_utf8(&bytes).map_err(unusable("read a key"))?;
+    Ok(Zeroizing::new(text.to_owned()))
+}
+
+fn private_path(data: &DataDir, name: &str) -> PathBuf {
+    data.keys().join(format!("{name}.key.pem"))
+}
+
+fn root_path(data: &DataDir, name: &str) -> PathBuf {
+    data.public().join(format!("{name}.pem"))
+}

@@ -1,0 +1,227 @@
+//! Why the broker refuses a request, as problem documents (RFC 9457). The codes are API and never renamed.
+
+use countersign_attestation::digest::Sha256Digest;
+use countersign_attestation::protocol;
+use countersign_attestation::rejection::Rejection;
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $variant:ident = $status:literal, $code:literal, $sentence:literal, $remedy:literal;)+) => {
+        /// Why a request is refused before, or instead of, an appraisal.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Refusal { $($(#[$doc])* #[doc = concat!("Code `", $code, "`: ", $sentence, ".")] $variant,)+ }
+
+        impl Refusal {
+            /// Every refusal there is.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+            /// The stable code.
+            #[must_use]
+            pub const fn code(self) -> &'static str { match self { $(Self::$variant => $code,)+ } }
+            const fn status(self) -> u16 { match self { $(Self::$variant => $status,)+ } }
+            const fn sentence(self) -> &'static str { match self { $(Self::$variant => $sentence,)+ } }
+            const fn remedy(self) -> &'static str { match self { $(Self::$variant => $remedy,)+ } }
+        }
+    };
+}
+
+reasons! {
+    /// The port speaks TLS only.
+    PlainHttp = 400, "transport.plain_http", "this port speaks HTTPS only", "use https:// and the broker's control CA";
+    /// Deny by default: what is not a route is nothing.
+    UnknownRoute = 404, "route.unknown", "there is no such route", "see /openapi.json";
+    /// A route with another method.
+    Method = 405, "route.method", "the route does not take this method", "see /openapi.json";
+    /// Operator and host routes need a client certificate.
+    Unauthenticated = 401, "channel.unauthenticated", "the route needs a client certificate",
+        "present the certificate that `countersign operator add` or enrolment issued";
+    /// A valid certificate of the wrong kind, or of someone who was removed.
+    Forbidden = 403, "channel.forbidden", "the client certificate does not open this route",
+        "use a credential of the audience the route is for; ask an operator whether yours was removed";
+    /// Bodies are JSON with exactly the documented members.
+    Malformed = 400, "request.malformed", "the request body is not what the route reads", "see /openapi.json";
+    /// Bodies are JSON.
+    MediaType = 415, "request.media_type", "the request body is not JSON", "send content-type: application/json";
+    /// Bodies are bounded before they are read.
+    TooLarge = 413, "request.too_large", "the request body is too large", "send the documented members only";
+    /// Requests end within a bound.
+    Timeout = 408, "request.timeout", "the request was not complete in time", "try again";
+    /// Hosts are registered by an operator before they enrol.
+    HostUnknown = 404, "host.unknown", "no such host is registered",
+        "register it: countersign hosts add ID --ek-sha256 DIGEST";
+    /// Registering twice is not an update.
+    HostExists = 409, "host.exists", "a host with this id is already registered",
+        "remove it first if it is another machine";
+    /// Only a revoked host can be re-admitted.
+    HostNotRevoked = 409, "host.not_revoked", "the host is not revoked", "nothing to do";
+    /// Revocation needs something to revoke.
+    HostNotEnrolled = 409, "host.not_enrolled", "the host is registered but never enrolled",
+        "run `countersign-agent enroll` on it";
+    /// An identity is immutable.
+    AlreadyEnrolled = 409, "enrollment.host.already_enrolled", "the host is enrolled already",
+        "an operator removes and registers the host again before it can enrol with another TPM or AK";
+    /// The EK an operator registered is the one that enrols.
+    EkMismatch = 403, "enrollment.ek.not_registered", "the EK is not the one registered for this host",
+        "compare `countersign-agent identity` with the registered digest";
+    /// Pending enrolments are bounded and expire.
+    EnrollmentUnknown = 404, "enrollment.unknown", "there is no such pending enrolment",
+        "start over: an enrolment expires after a minute and allows one attempt";
+    /// One attempt; the enrolment is void.
+    ActivationFailed = 403, "enrollment.activation.failed", "the credential was not activated by this TPM",
+        "start over; the EK and AK must live in the same TPM";
+    /// Pending enrolments are bounded.
+    Busy = 503, "broker.busy", "too much is pending", "try again in a minute";
+    /// Challenges are authenticated by the broker that made them.
+    ChallengeInvalid = 403, "challenge.invalid", "the challenge is not one of this broker's",
+        "request a fresh challenge; a broker's restart voids the old ones";
+    /// A challenge is for one host.
+    ChallengeOtherHost = 403, "challenge.other_host", "the challenge was made for another host",
+        "request a challenge over the host's own channel";
+    /// Thirty seconds.
+    ChallengeExpired = 403, "challenge.expired", "the challenge has expired", "request a fresh challenge";
+    /// Once.
+    ChallengeReplayed = 403, "challenge.replayed", "the challenge was redeemed before", "request a fresh challenge";
+    /// A revoked host stays revoked until an operator says otherwise.
+    HostRevoked = 403, "trust.revoked", "the host's trust was revoked",
+        "mend the cause, then an operator runs `countersign hosts readmit ID`";
+    /// The host's state changed while its evidence was judged.
+    Superseded = 409, "trust.superseded", "the host's state changed meanwhile", "attest again";
+    /// Credential keys are not used again.
+    KeyReused = 403, "credential.key.reused", "the credential key was replaced by a newer one before",
+        "make a new credential key for each renewal";
+    /// P-256 only.
+    KeyUnusable = 400, "credential.key.unusable", "the key is not a P-256 SubjectPublicKeyInfo",
+        "send the DER SubjectPublicKeyInfo of an ECDSA P-256 key";
+    /// Manifests are parsed strictly.
+    ReferenceMalformed = 400, "reference.malformed", "the reference manifest is not acceptable",
+        "see expected and found";
+    /// Registering twice is not an update.
+    ReferenceExists = 409, "reference.exists", "a reference manifest with this id is registered",
+        "withdraw it, or use another id";
+    /// No such manifest.
+    ReferenceUnknown = 404, "reference.unknown", "no such reference manifest is registered",
+        "see `countersign refs list`";
+    /// No such status list.
+    StatusListUnknown = 404, "status_list.unknown", "there is no such status list", "take the numbers in the pulse";
+    /// No such log entry.
+    EntryUnknown = 404, "lineage.entry.unknown", "there is no such entry", "the checkpoint says how many there are";
+    /// The log cannot be written: nothing is issued.
+    LineageFailed = 503, "lineage.unavailable", "the decision could not be recorded, so nothing was issued",
+        "the broker's disk failed; an operator looks at /readyz and the broker's log";
+    /// The store cannot be written: nothing is issued.
+    StoreFailed = 503, "store.unavailable", "the change could not be made durable, so nothing was changed",
+        "the broker's disk failed; an operator looks at /readyz and the broker's log";
+    /// A defect of ours; the request was denied.
+    Internal = 500, "broker.internal", "the broker failed and denied the request",
+        "report it with the broker's log of this moment";
+    /// Not ready: no pulse was signed lately.
+    NotReady = 503, "broker.not_ready", "the broker signs no pulses", "an operator looks at the broker's log";
+}
+
+impl Refusal {
+    /// The refusal with what was expected and found.
+    #[must_use]
+    pub fn because(self, expected: impl std::fmt::Display, found: impl std::fmt::Display) -> Problem {
+        Problem(Box::new(protocol::Problem {
+            problem_type: format!("urn:countersign:reason:{}", self.code()),
+            title: self.sentence().to_owned(),
+            status: self.status(),
+            code: self.code().to_owned(),
+            expected: Some(expected.to_string()),
+            found: Some(found.to_string()),
+            remedy: self.remedy().to_owned(),
+            decision: None,
+        }))
+    }
+
+    /// The refusal alone, where there is nothing to compare.
+    #[must_use]
+    pub fn plain(self) -> Problem {
+        let Problem(mut problem) = self.because("", "");
+        problem.expected = None;
+        problem.found = None;
+        Problem(problem)
+    }
+}
+
+/// A refused request: a problem document with its status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem(pub Box<protocol::Problem>);
+
+impl Problem {
+    /// A denial that was recorded as `decision`.
+    #[must_use]
+    pub fn denied(finding: Finding<'_>, decision: Option<Sha256Digest>) -> Self {
+        Self(Box::new(protocol::Problem {
+            problem_type: format!("urn:countersign:reason:{}", finding.code),
+            title: finding.sentence.to_owned(),
+            status: 403,
+            code: finding.code.to_owned(),
+            expected: finding.expected,
+            found: finding.found,
+            remedy: finding.remedy.to_owned(),
+            decision,
+        }))
+    }
+
+    /// The stable code.
+    #[must_use]
+    pub fn code(&self) -> &str {
+        &self.0.code
+    }
+}
+
+/// One reason of a denial, with what its audience may learn.
+#[derive(Clone, Debug)]
+pub struct Finding<'a> {
+    /// The stable code.
+    pub code: &'a str,
+    /// What is wrong.
+    pub sentence: &'a str,
+    /// What would have been accepted, where the audience may know.
+    pub expected: Option<String>,
+    /// What was found.
+    pub found: Option<String>,
+    /// What to do.
+    pub remedy: &'a str,
+}
+
+impl From<Rejection> for Problem {
+    fn from(rejection: Rejection) -> Self {
+        let reason = rejection.reason();
+        Self::denied(
+            Finding {
+                code: reason.code(),
+                sentence: reason.sentence(),
+                expected: Some(rejection.expected().to_owned()),
+                found: Some(rejection.found().to_owned()),
+                remedy: reason.remedy(),
+            },
+            None,
+        )
+    }
+}
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let problem = &self.0;
+        write!(f, "{}: {}", problem.code, problem.title)?;
+        if let (Some(expected), Some(found)) = (&problem.expected, &problem.found) {
+            write!(f, "; expected {expected}, found {found}")?;
+        }
+        write!(f, "; {}", problem.remedy)
+    }
+}
+
+impl std::error::Error for Problem {}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::Refusal;
+
+    #[test]
+    fn codes_are_unique() {
+        let codes: BTreeSet<_> = Refusal::ALL.iter().map(|refusal| refusal.code()).collect();
+        assert_eq!(codes.len(), Refusal::ALL.len());
+    }
+}

@@ -1,0 +1,182 @@
+//! The embedded store: one redb file. It keeps bytes under keys and knows no domain rule; whoever calls it encodes.
+//!
+//! Every commit is one fsynced transaction. [`Store::confirm`] is a commit too, and its start is the *basis* of
+//! everything signed after it: a write that is known durable cannot outlive a partition the way a read can.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use countersign_attestation::UnixMillis;
+use redb::{Database, Durability, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+
+use crate::clock::Clock;
+
+/// What the store keeps, by kind of record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Table {
+    /// Registered hosts and their enrolments, by host id.
+    Hosts,
+    /// Trust records, by host id.
+    Trust,
+    /// Reference manifests, by manifest id.
+    References,
+    /// Single values: epoch, tree head, applied index.
+    Meta,
+}
+
+impl Table {
+    const ALL: [Self; 4] = [Self::Hosts, Self::Trust, Self::References, Self::Meta];
+
+    const fn definition(self) -> TableDefinition<'static, &'static [u8], &'static [u8]> {
+        TableDefinition::new(match self {
+            Self::Hosts => "hosts",
+            Self::Trust => "trust",
+            Self::References => "references",
+            Self::Meta => "meta",
+        })
+    }
+}
+
+/// One change of a commit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Write {
+    /// Sets a key.
+    Put(Table, Vec<u8>, Vec<u8>),
+    /// Removes a key; absent keys are no error.
+    Delete(Table, Vec<u8>),
+}
+
+impl Write {
+    /// Sets `key` to `value`.
+    pub fn put(table: Table, key: impl AsRef<[u8]>, value: Vec<u8>) -> Self {
+        Self::Put(table, key.as_ref().to_vec(), value)
+    }
+}
+
+/// The start of a commit that is durable. Only the store makes one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Basis(UnixMillis);
+
+impl Basis {
+    /// When the commit started.
+    #[must_use]
+    pub const fn at(self) -> UnixMillis {
+        self.0
+    }
+}
+
+/// The store failed. After a failed commit nothing of it is visible and the caller must not act on it.
+#[derive(Debug, thiserror::Error)]
+#[error("the store failed to {doing}: {source}")]
+pub struct StoreError {
+    doing: &'static str,
+    #[source]
+    source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+/// The embedded store. Clones share one database.
+#[derive(Clone)]
+pub struct Store {
+    database: Arc<Database>,
+    clock: Clock,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    /// Opens the database file, creating it if it is not there. One process at a time can hold it.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the file is held by another process, damaged, or cannot be written.
+    pub fn open(path: &Path, clock: Clock) -> Result<Self, StoreError> {
+        let database = Database::create(path).map_err(failed("open"))?;
+        let store = Self { database: Arc::new(database), clock };
+        let transaction = store.database.begin_write().map_err(failed("open"))?;
+        for table in Table::ALL {
+            transaction.open_table(table.definition()).map_err(failed("open"))?;
+        }
+        transaction.commit().map_err(failed("open"))?;
+        Ok(store)
+    }
+
+    /// The value of a key.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database cannot be read.
+    pub fn get(&self, table: Table, key: impl AsRef<[u8]>) -> Result<Option<Vec<u8>>, StoreError> {
+        let transaction = self.database.begin_read().map_err(failed("read"))?;
+        let rows = transaction.open_table(table.definition()).map_err(failed("read"))?;
+        let value = rows.get(key.as_ref()).map_err(failed("read"))?;
+        Ok(value.map(|value| value.value().to_vec()))
+    }
+
+    /// Every key and value of a table, in key order.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database cannot be read.
+    pub fn scan(&self, table: Table) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+        let transaction = self.database.begin_read().map_err(failed("read"))?;
+        let rows = transaction.open_table(table.definition()).map_err(failed("read"))?;
+        let mut found = Vec::new();
+        for row in rows.iter().map_err(failed("read"))? {
+            let (key, value) = row.map_err(failed("read"))?;
+            found.push((key.value().to_vec(), value.value().to_vec()));
+        }
+        Ok(found)
+    }
+
+    /// Makes all of `writes` durable together, or none.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the transaction did not become durable.
+    pub fn commit(&self, writes: &[Write]) -> Result<Basis, StoreError> {
+        let basis = Basis(self.clock.now());
+        let mut transaction = self.database.begin_write().map_err(failed("commit"))?;
+        transaction.set_durability(Durability::Immediate).map_err(failed("commit"))?;
+        for write in writes {
+            let table = match write {
+                Write::Put(table, ..) | Write::Delete(table, _) => *table,
+            };
+            let mut rows = transaction.open_table(table.definition()).map_err(failed("commit"))?;
+            match write {
+                Write::Put(_, key, value) => drop(rows.insert(&key[..], &value[..]).map_err(failed("commit"))?),
+                Write::Delete(_, key) => drop(rows.remove(&key[..]).map_err(failed("commit"))?),
+            }
+        }
+        transaction.commit().map_err(failed("commit"))?;
+        Ok(basis)
+    }
+}
+
+fn failed<E: std::error::Error + Send + Sync + 'static>(doing: &'static str) -> impl Fn(E) -> StoreError {
+    move |source| StoreError { doing, source: Box::new(source) }
+}
+
+#[cfg(test)]
+mod tests {
+    use countersign_attestation::UnixMillis;
+
+    use super::{Store, Table, Write};
+    use crate::clock::Clock;
+
+    #[test]
+    fn commits_survive_reopening_and_the_basis_is_their_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store.redb");
+        let clock = Clock::manual(UnixMillis(77));
+        let store = Store::open(&path, clock.clone()).unwrap();
+        let basis = store.commit(&[Write::put(Table::Meta, "a", b"1".to_vec())]).unwrap();
+        assert_eq!(basis.at(), UnixMillis(77));
+        assert!(Store::open(&path, clock.clone()).is_err(), "one process at a time");
+        drop(store);
+        let store = Store::open(&path, clock).unwrap();
+        assert_eq!(store.get(Table::Meta, "a").unwrap(), Some(b"1".to_vec()));
+        store.commit(&[Write::Delete(Table::Meta, b"a".to_vec()), Write::put(Table::Meta, "b", vec![])]).unwrap();
+        assert_eq!(store.scan(Table::Meta).unwrap(), [(b"b".to_vec(), vec![])]);
+        assert_eq!(store.scan(Table::Hosts).unwrap(), []);
+    }
+}

@@ -1,0 +1,203 @@
+//! Hosts as operators registered them and as they enrolled: an identity is one immutable record.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard};
+
+use countersign_attestation::UnixMillis;
+use countersign_attestation::anchor::Assurance;
+use countersign_attestation::digest::Sha256Digest;
+use countersign_attestation::protocol::{Base64Bytes, HostId};
+use serde::{Deserialize, Serialize};
+
+use crate::problem::{Problem, Refusal};
+use crate::store::{Store, StoreError, Table, Write};
+
+/// A registered host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Host {
+    /// Its id in the trust domain.
+    pub id: HostId,
+    /// SHA-256 of the `SubjectPublicKeyInfo` of the EK an operator expects there.
+    pub ek_sha256: Sha256Digest,
+    /// Facts an operator states about the host, for policies.
+    pub labels: BTreeMap<String, String>,
+    /// When it was registered.
+    pub registered_at: UnixMillis,
+    /// By which operator.
+    pub registered_by: String,
+    /// How it enrolled, once it has.
+    pub enrolled: Option<Enrolled>,
+}
+
+/// What a host proved at enrolment. Never changed: another TPM or AK is another registration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Enrolled {
+    /// The AK, TPMT_PUBLIC.
+    pub ak_public: Base64Bytes,
+    /// What the EK certificate's anchor is worth.
+    pub assurance: Assurance,
+    /// SHA-256 of the `SubjectPublicKeyInfo` of the key the host's channel certificate carries.
+    pub channel_key: Sha256Digest,
+    /// When.
+    pub at: UnixMillis,
+}
+
+/// All registered hosts. What is returned was durable first.
+#[derive(Debug)]
+pub struct Hosts {
+    store: Store,
+    hosts: Mutex<BTreeMap<HostId, Host>>,
+}
+
+impl Hosts {
+    /// Reads every host record.
+    ///
+    /// # Errors
+    /// [`StoreError`], or a record that does not decode: a broker that has forgotten a host must not start.
+    pub fn load(store: Store) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
+        let mut hosts = BTreeMap::new();
+        for (_, value) in store.scan(Table::Hosts)? {
+            let host: Host = serde_json::from_slice(&value)?;
+            hosts.insert(host.id.clone(), host);
+        }
+        Ok(Self { store, hosts: Mutex::new(hosts) })
+    }
+
+    /// One host.
+    ///
+    /// # Errors
+    /// [`Refusal::HostUnknown`].
+    pub fn find(&self, id: &HostId) -> Result<Host, Problem> {
+        self.lock()?.get(id).cloned().ok_or_else(|| Refusal::HostUnknown.because("a registered host", id))
+    }
+
+    /// All hosts in the order of their ids.
+    ///
+    /// # Errors
+    /// [`Refusal::Internal`].
+    pub fn list(&self) -> Result<Vec<Host>, Problem> {
+        Ok(self.lock()?.values().cloned().collect())
+    }
+
+    /// Adds a host.
+    ///
+    /// # Errors
+    /// [`Refusal::HostExists`], [`Refusal::StoreFailed`].
+    pub fn register(&self, host: Host) -> Result<(), Problem> {
+        let mut hosts = self.lock()?;
+        if hosts.contains_key(&host.id) {
+            return Err(Refusal::HostExists.because("an unused id", &host.id));
+        }
+        self.write(&host)?;
+        hosts.insert(host.id.clone(), host);
+        Ok(())
+    }
+
+    /// Attaches an enrolment to a host that has none: compare-and-swap, so that of two concurrent enrolments one wins.
+    ///
+    /// # Errors
+    /// [`Refusal::HostUnknown`], [`Refusal::AlreadyEnrolled`], [`Refusal::StoreFailed`].
+    pub fn enroll(&self, id: &HostId, enrolled: Enrolled) -> Result<(), Problem> {
+        let mut hosts = self.lock()?;
+        let host = hosts.get_mut(id).ok_or_else(|| Refusal::HostUnknown.because("a registered host", id))?;
+        if host.enrolled.is_some() {
+            return Err(Refusal::AlreadyEnrolled.plain());
+        }
+        let enrolled = Host { enrolled: Some(enrolled), ..host.clone() };
+        self.write(&enrolled)?;
+        *host = enrolled;
+        Ok(())
+    }
+
+    /// Removes a host.
+    ///
+    /// # Errors
+    /// [`Refusal::HostUnknown`], [`Refusal::StoreFailed`].
+    pub fn remove(&self, id: &HostId) -> Result<(), Problem> {
+        let mut hosts = self.lock()?;
+        if !hosts.contains_key(id) {
+            return Err(Refusal::HostUnknown.because("a registered host", id));
+        }
+        self.commit(&[Write::Delete(Table::Hosts, id.as_str().into())])?;
+        hosts.remove(id);
+        Ok(())
+    }
+
+    fn write(&self, host: &Host) -> Result<(), Problem> {
+        let value = serde_json::to_vec(host).map_err(|_| Refusal::Internal.plain())?;
+        self.commit(&[Write::put(Table::Hosts, host.id.as_str(), value)])
+    }
+
+    fn commit(&self, writes: &[Write]) -> Result<(), Problem> {
+        self.store.commit(writes).map(drop).map_err(|error: StoreError| {
+            tracing::error!(%error, "host record not written");
+            Refusal::StoreFailed.plain()
+        })
+    }
+
+    fn lock(&self) -> Result<MutexGuard<'_, BTreeMap<HostId, Host>>, Problem> {
+        // Poisoned: a panic while a host was changed. Nothing can be said about hosts any more.
+        self.hosts.lock().map_err(|_| Refusal::Internal.plain())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use countersign_attestation::UnixMillis;
+    use countersign_attestation::anchor::Assurance;
+    use countersign_attestation::digest::Sha256Digest;
+    use countersign_attestation::protocol::{Base64Bytes, HostId};
+
+    use super::{Enrolled, Host, Hosts};
+    use crate::clock::Clock;
+    use crate::store::Store;
+
+    fn host(id: &str) -> Host {
+        Host {
+            id: HostId::parse(id).unwrap(),
+            ek_sha256: Sha256Digest([1; 32]),
+            labels: [].into(),
+            registered_at: UnixMillis(1),
+            registered_by: "admin".into(),
+            enrolled: None,
+        }
+    }
+
+    fn enrolled(ak: u8) -> Enrolled {
+        Enrolled {
+            ak_public: Base64Bytes(vec![ak]),
+            assurance: Assurance::Simulated,
+            channel_key: Sha256Digest([ak; 32]),
+            at: UnixMillis(2),
+        }
+    }
+
+    #[test]
+    fn a8_a10_an_identity_is_immutable_and_of_two_concurrent_enrolments_one_wins() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || Store::open(&dir.path().join("store"), Clock::manual(UnixMillis(0))).unwrap();
+        let hosts = Arc::new(Hosts::load(open()).unwrap());
+        hosts.register(host("a")).unwrap();
+        assert_eq!(hosts.register(host("a")).unwrap_err().code(), "host.exists");
+        let attempts: Vec<_> = (0..8)
+            .map(|ak| {
+                let hosts = Arc::clone(&hosts);
+                std::thread::spawn(move || hosts.enroll(&HostId::parse("a").unwrap(), enrolled(ak)).is_ok().then_some(ak))
+            })
+            .collect();
+        let winners: Vec<u8> = attempts.into_iter().filter_map(|attempt| attempt.join().unwrap()).collect();
+        assert_eq!(winners.len(), 1);
+        let kept = hosts.find(&HostId::parse("a").unwrap()).unwrap();
+        assert_eq!(kept.enrolled, Some(enrolled(winners[0])));
+        drop(hosts);
+        let reopened = Hosts::load(open()).unwrap();
+        assert_eq!(reopened.list().unwrap(), [kept]);
+        assert_eq!(reopened.enroll(&HostId::parse("b").unwrap(), enrolled(0)).unwrap_err().code(), "host.unknown");
+        reopened.remove(&HostId::parse("a").unwrap()).unwrap();
+        assert_eq!(reopened.find(&HostId::parse("a").unwrap()).unwrap_err().code(), "host.unknown");
+    }
+}
