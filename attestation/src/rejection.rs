@@ -84,6 +84,8 @@ rooms! {
     Tpm(crate::evidence::tpm::TpmReason),
     Snp(crate::evidence::snp::SnpReason),
     Result(crate::result::ResultReason),
+    Pulse(crate::pulse::PulseReason),
+    StatusList(crate::status_list::StatusListReason),
     Lineage(crate::lineage::LineageReason),
 }
 

@@ -1,9 +1,106 @@
-//! Results.
+//! The reading side of what the broker signs for relying parties: the compact JWS all of it travels in ([`jws`]), the
+//! attestation result ([`ear`]) and the X.509-SVID ([`svid`]).
+
+pub mod ear;
+pub mod jws;
+pub mod svid;
+
 use crate::rejection::reasons;
+
 reasons! {
-    /// Why.
+    /// Why a token or a credential of the broker is rejected.
     ResultReason {
-        /// x
-        Malformed = "result.malformed", "the token cannot be read", "x";
+        /// Bounded before anything is decoded.
+        TooLarge = "result.token.too_large",
+            "the token is larger than its kind can be",
+            "present the token as the broker signed it";
+        /// RFC 7515, 3.1: three canonical base64url parts.
+        Form = "result.token.form",
+            "the token is not a compact JWS",
+            "present the token as the broker signed it: three base64url parts without padding, joined by dots";
+        /// Exactly `alg`, `kid` and `typ`.
+        Header = "result.token.header",
+            "the header is not the three members alg, kid and typ",
+            "present a token of the broker; header members that carry or fetch keys are never read";
+        /// ES256 and nothing else (RFC 8725, 3.1).
+        Algorithm = "result.token.algorithm",
+            "the token names another algorithm than the one in use",
+            "present a token signed with ES256";
+        /// RFC 8725, 3.11: explicit typing.
+        Type = "result.token.type",
+            "the token is of another kind than expected here",
+            "present the kind of token named as expected";
+        /// The pinned set does not hold the key.
+        UnknownKey = "result.token.unknown_key",
+            "no pinned key has the token's key id",
+            "give the verifier the broker's current JWKS, or present a token of the pinned broker";
+        /// RFC 7518, 3.4.
+        Signature = "result.token.signature",
+            "the signature does not verify",
+            "present the token unchanged, under the broker that signed it";
+        /// Unknown, missing, duplicate and mistyped claims are all refused.
+        Payload = "result.token.payload",
+            "the claims are not those of this kind of token",
+            "present a token of the protocol version in use; every claim named in its definition is required";
+        /// A key set that cannot be read whole is not read in part.
+        Keys = "result.keys.malformed",
+            "the key set cannot be read",
+            "give a JWKS of P-256 public keys with kty, crv, x, y, kid, use=sig and alg=ES256, each kid once";
+        /// draft-ietf-rats-ear-04, 3.1.
+        EarProfile = "result.ear.profile",
+            "the attestation result follows another profile",
+            "present an EAR with the profile named as expected";
+        /// RFC 7519, 4.1.1.
+        EarIssuer = "result.ear.issuer",
+            "the attestation result is of another issuer",
+            "present an EAR of the trust domain this verifier serves";
+        /// RFC 7519, 4.1.4: no grace.
+        EarExpired = "result.ear.expired",
+            "the attestation result has expired",
+            "attest again and present the new result";
+        /// RFC 7519, 4.1.6.
+        EarNotYetIssued = "result.ear.not_yet_issued",
+            "the attestation result was issued in the future",
+            "synchronise the clocks of broker and verifier";
+        /// RFC 7800: a result is worth nothing without its key.
+        EarHolder = "result.ear.holder",
+            "the attestation result is bound to another key",
+            "prove possession of the credential key that the result was issued for";
+        /// AR4SI, 2.3: a status is the worst tier of its vector.
+        EarStatus = "result.ear.status",
+            "a status contradicts its trustworthiness vector",
+            "issue the result again: each status is the worst tier of its vector, and at least one submodule is there";
+        /// RFC 5280, 4.1.2.5.
+        SvidExpired = "result.svid.expired",
+            "the credential has expired",
+            "attest again; a credential is renewed before it ends";
+        /// RFC 5280, 4.1.2.5.
+        SvidNotYetValid = "result.svid.not_yet_valid",
+            "the credential is not valid yet",
+            "synchronise the clocks of broker and verifier";
+        /// No root of the bundle leads to the leaf.
+        SvidChain = "result.svid.chain",
+            "the credential does not chain to a root of the trust bundle",
+            "present a credential of this trust domain with its intermediates, or load the domain's current bundle";
+        /// SPIFFE X.509-SVID, 2 and 5.2: one URI SAN.
+        SvidId = "result.svid.spiffe_id",
+            "the credential does not carry exactly one SPIFFE id of a host",
+            "present an X.509-SVID with the one URI SAN spiffe://<trust domain>/host/<host id>";
+        /// SPIFFE-ID, 2.1.
+        SvidTrustDomain = "result.svid.trust_domain",
+            "the credential is of another trust domain",
+            "present a credential of the trust domain this verifier serves";
+        /// SPIFFE X.509-SVID, 4 and appendix A.
+        SvidProfile = "result.svid.profile",
+            "the certificate is not an X.509-SVID for workloads",
+            "issue the leaf with CA false, keyUsage digitalSignature without certificate signing, and clientAuth and serverAuth";
+        /// The extension that ties the certificate to its decision.
+        SvidExtensionMissing = "result.svid.extension.missing",
+            "the certificate does not carry the credential extension exactly once",
+            "present an execution credential of the broker; any other certificate of the same CA is not one";
+        /// DER, complete and exact.
+        SvidExtensionMalformed = "result.svid.extension.malformed",
+            "the credential extension cannot be read",
+            "present an execution credential of the protocol version in use";
     }
 }
