@@ -109,7 +109,7 @@ impl Config {
             let expected = "0 < pulse_period_ms < pulse_validity_ms < lease_ms < credential_ttl_ms";
             return Err((expected, format!("{ascending:?}")));
         }
-        if countersign_attestation::pulse::VALIDITY_MS_MAX < self.pulse_validity_ms {
+        if countersign_attestation::pulse::Y_MAX_MS < self.pulse_validity_ms {
             return Err(("pulse_validity_ms: at most what gates accept", self.pulse_validity_ms.to_string()));
         }
         if self.attest_interval_ms == 0 || self.lease_ms <= self.attest_interval_ms {

@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
 use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use countersign_attestation::UnixMillis;
 use countersign_attestation::digest::Sha256Digest;
+use countersign_attestation::result::jws::{self, Jwk, JwkSet, Kind};
 use rcgen::{
     BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber, SubjectPublicKeyInfo,
@@ -156,37 +156,13 @@ impl Authority {
 pub struct TokenKey {
     pair: EcdsaKeyPair,
     random: SystemRandom,
-    kid: String,
-    x: String,
-    y: String,
+    jwk: Jwk,
 }
 
 impl std::fmt::Debug for TokenKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("TokenKey").field("kid", &self.kid).finish_non_exhaustive()
+        f.debug_struct("TokenKey").field("kid", &self.jwk.kid()).finish_non_exhaustive()
     }
-}
-
-/// A public JSON Web Key (RFC 7517).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Jwk {
-    kty: &'static str,
-    crv: &'static str,
-    x: String,
-    y: String,
-    kid: String,
-    alg: &'static str,
-    #[serde(rename = "use")]
-    usage: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    x5c: Option<Vec<String>>,
-}
-
-#[derive(Serialize)]
-struct JwsHeader<'a> {
-    alg: &'static str,
-    kid: &'a str,
-    typ: &'a str,
 }
 
 impl TokenKey {
@@ -196,36 +172,26 @@ impl TokenKey {
         let pkcs8 = Zeroizing::new(key.serialize_der());
         let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &pkcs8)
             .map_err(unusable("read the token key"))?;
-        let (x, y) = coordinates(pair.public_key().as_ref()).ok_or_else(|| unusable("read the token key")("not P-256"))?;
-        // RFC 7638: members in lexicographic order, no white space.
-        let thumbprint = format!(r#"{{"crv":"P-256","kty":"EC","x":"{x}","y":"{y}"}}"#);
-        let kid = URL_SAFE_NO_PAD.encode(Sha256Digest::of(&[thumbprint.as_bytes()]).0);
-        Ok(Self { pair, random: SystemRandom::new(), kid, x, y })
+        let jwk = Jwk::from_point(pair.public_key().as_ref())
+            .ok_or_else(|| unusable("read the token key")("it is not a P-256 key"))?;
+        Ok(Self { pair, random: SystemRandom::new(), jwk })
     }
 
-    /// Signs `payload` as a compact JWS of type `typ`.
+    /// Signs `payload` as a compact JWS of `kind`.
     ///
     /// # Errors
     /// [`KeyError`] when the engine fails; nothing was signed.
-    pub fn sign(&self, typ: &str, payload: &impl Serialize) -> Result<String, KeyError> {
-        let json = |value: Result<Vec<u8>, serde_json::Error>| value.map_err(unusable("encode a token"));
-        let header = json(serde_json::to_vec(&JwsHeader { alg: "ES256", kid: &self.kid, typ }))?;
-        let payload = json(serde_json::to_vec(payload))?;
-        let mut token = String::with_capacity(256 + payload.len().saturating_mul(2));
-        URL_SAFE_NO_PAD.encode_string(header, &mut token);
-        token.push('.');
-        URL_SAFE_NO_PAD.encode_string(payload, &mut token);
-        let signature = self.pair.sign(&self.random, token.as_bytes()).map_err(unusable("sign a token"))?;
-        token.push('.');
-        URL_SAFE_NO_PAD.encode_string(signature.as_ref(), &mut token);
-        Ok(token)
+    pub fn sign(&self, kind: Kind, payload: &[u8]) -> Result<String, KeyError> {
+        let input = jws::signing_input(kind, self.jwk.kid(), payload);
+        let signature = self.pair.sign(&self.random, input.as_bytes()).map_err(unusable("sign a token"))?;
+        let signature = signature.as_ref().try_into().map_err(unusable("sign a token"))?;
+        Ok(jws::compact(&input, signature))
     }
 
-    /// The public key, for `usage` (`sig` for plain JWT libraries, `jwt-svid` for SPIFFE bundles).
+    /// The public key set, for JWT libraries and gates (`use: sig`).
     #[must_use]
-    pub fn jwk(&self, usage: &'static str) -> Jwk {
-        let (x, y, kid) = (self.x.clone(), self.y.clone(), self.kid.clone());
-        Jwk { kty: "EC", crv: "P-256", x, y, kid, alg: "ES256", usage, x5c: None }
+    pub fn jwks(&self) -> JwkSet {
+        JwkSet::new([self.jwk.clone()])
     }
 }
 
@@ -252,9 +218,8 @@ impl Keys {
         Authority::create(data, "control-ca", &format!("{trust_domain} control"), now)?;
         let token = KeyPair::generate().map_err(unusable("make the token key"))?;
         write_new(&private_path(data, "token"), Zeroizing::new(token.serialize_pem()).as_bytes())?;
-        let jwks = JwkSet { keys: vec![TokenKey::load(data)?.jwk("sig")] };
-        let jwks = serde_json::to_vec(&jwks).map_err(unusable("encode the token key"))?;
-        write_new(&data.public().join("jwks.json"), &jwks)?;
+        let jwks = TokenKey::load(data)?.jwks().to_json();
+        write_new(&data.public().join("jwks.json"), jwks.as_bytes())?;
         Ok(())
     }
 
@@ -270,32 +235,57 @@ impl Keys {
         })
     }
 
-    /// The SPIFFE bundle: X.509 roots and token keys of the trust domain.
-    #[must_use]
-    pub fn spiffe_bundle(&self) -> JwkSet {
-        let standard = base64::engine::general_purpose::STANDARD;
-        let authority = &self.workload;
-        let raw = authority.issuer.key().public_key_raw();
-        let (x, y) = coordinates(raw).unwrap_or_default();
-        let root = Jwk {
-            kty: "EC",
-            crv: "P-256",
-            x,
-            y,
-            kid: Sha256Digest::of(&[&authority.root_der]).to_hex(),
-            alg: "ES256",
+    /// The SPIFFE bundle (SPIFFE Trust Domain and Bundle, 4): X.509 roots and token keys of the trust domain.
+    ///
+    /// # Errors
+    /// [`KeyError`] when a key cannot be written as a JWK.
+    pub fn spiffe_bundle(&self) -> Result<String, KeyError> {
+        let root = Jwk::from_point(self.workload.issuer.key().public_key_raw())
+            .ok_or_else(|| unusable("write the bundle")("the workload CA is not a P-256 key"))?;
+        let x509 = SpiffeKey {
+            key: jwk_members(&JwkSet::new([root]))?,
             usage: "x509-svid",
-            x5c: Some(vec![standard.encode(&authority.root_der)]),
+            x5c: Some([base64::engine::general_purpose::STANDARD.encode(&self.workload.root_der)]),
         };
-        JwkSet { keys: vec![root, self.token.jwk("jwt-svid")] }
+        let jwt = SpiffeKey { key: jwk_members(&self.token.jwks())?, usage: "jwt-svid", x5c: None };
+        serde_json::to_string(&SpiffeBundle { keys: [x509, jwt] }).map_err(unusable("write the bundle"))
     }
 }
 
-/// A JWK set (RFC 7517, section 5).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct JwkSet {
-    /// The keys.
-    pub keys: Vec<Jwk>,
+/// The key members of a JWK, as [`JwkSet::to_json`] writes them.
+#[derive(serde::Deserialize, Serialize)]
+struct JwkMembers {
+    kty: String,
+    crv: String,
+    x: String,
+    y: String,
+    kid: String,
+}
+
+/// SPIFFE names its own uses, which plain JWT libraries refuse: hence a document of its own.
+#[derive(Serialize)]
+struct SpiffeKey {
+    #[serde(flatten)]
+    key: JwkMembers,
+    #[serde(rename = "use")]
+    usage: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    x5c: Option<[String; 1]>,
+}
+
+#[derive(Serialize)]
+struct SpiffeBundle {
+    keys: [SpiffeKey; 2],
+}
+
+#[derive(serde::Deserialize)]
+struct JwksMembers {
+    keys: [JwkMembers; 1],
+}
+
+fn jwk_members(keys: &JwkSet) -> Result<JwkMembers, KeyError> {
+    let JwksMembers { keys: [key] } = serde_json::from_str(&keys.to_json()).map_err(unusable("write a JWK"))?;
+    Ok(key)
 }
 
 /// `N` bytes from the operating system.
@@ -317,12 +307,6 @@ pub fn certificate_der(pem: &str) -> Result<Vec<u8>, String> {
     rustls_pki_types::CertificateDer::from_pem_slice(pem.as_bytes())
         .map(|certificate| certificate.to_vec())
         .map_err(|error| error.to_string())
-}
-
-fn coordinates(point: &[u8]) -> Option<(String, String)> {
-    let coordinates = point.strip_prefix(&[4]).filter(|rest| rest.len() == 64)?;
-    let (x, y) = coordinates.split_at_checked(32)?;
-    Some((URL_SAFE_NO_PAD.encode(x), URL_SAFE_NO_PAD.encode(y)))
 }
 
 fn moment(at: UnixMillis) -> Result<time::OffsetDateTime, KeyError> {

@@ -17,7 +17,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
-use x509_parser::extensions::{GeneralName, ParsedExtension};
+use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::problem::Refusal;
@@ -158,10 +158,8 @@ async fn refuse_plain_http(mut stream: TcpStream) -> io::Result<()> {
 fn peer_of(certificates: Option<&[CertificateDer<'_>]>) -> Result<Peer, String> {
     let Some(leaf) = certificates.and_then(<[_]>::first) else { return Ok(Peer::Anonymous) };
     let (_, certificate) = X509Certificate::from_der(leaf).map_err(|error| error.to_string())?;
-    let mut uris = certificate.extensions().iter().flat_map(|extension| match extension.parsed_extension() {
-        ParsedExtension::SubjectAlternativeName(names) => names.general_names.as_slice(),
-        _ => &[],
-    });
+    let names = certificate.subject_alternative_name().map_err(|error| error.to_string())?;
+    let mut uris = names.iter().flat_map(|names| &names.value.general_names);
     match (uris.next(), uris.next()) {
         (Some(GeneralName::URI(uri)), None) => {
             Ok(Peer::Certified { uri: (*uri).to_owned(), key: Sha256Digest::of(&[certificate.public_key().raw]) })

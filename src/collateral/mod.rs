@@ -84,8 +84,11 @@ pub fn load(data: &DataDir) -> Result<Collateral, ConfigError> {
     Ok(Collateral { anchors, crls })
 }
 
+/// A root certificate and what lies beside it, DER.
+type RootAndIntermediates = (Vec<u8>, Vec<Vec<u8>>);
+
 /// The root named `root_stem` and every other certificate of a folder; `None` when the folder is not there.
-fn read_anchor(dir: &Path, root_stem: &str) -> Result<Option<(Vec<u8>, Vec<Vec<u8>>)>, ConfigError> {
+fn read_anchor(dir: &Path, root_stem: &str) -> Result<Option<RootAndIntermediates>, ConfigError> {
     let mut root = None;
     let mut intermediates = Vec::new();
     let files = list_dir(dir)?;

@@ -53,6 +53,9 @@ impl Write {
     }
 }
 
+/// A key and its value.
+pub type Row = (Vec<u8>, Vec<u8>);
+
 /// The start of a commit that is durable. Only the store makes one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Basis(UnixMillis);
@@ -118,7 +121,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`] when the database cannot be read.
-    pub fn scan(&self, table: Table) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+    pub fn scan(&self, table: Table) -> Result<Vec<Row>, StoreError> {
         let transaction = self.database.begin_read().map_err(failed("read"))?;
         let rows = transaction.open_table(table.definition()).map_err(failed("read"))?;
         let mut found = Vec::new();

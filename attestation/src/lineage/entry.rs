@@ -1,0 +1,623 @@
+//! Entries of the lineage log: one for each decision and each transition, in deterministic CBOR (RFC 8949, 4.2.1).
+//!
+//! An entry is a map from small integers to values; members that say nothing are left out, so a renewal that changes
+//! nothing takes about a hundred bytes. Its leaf hash is the decision id that credentials carry.
+
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::fmt;
+
+use minicbor::{Decode, Encode};
+
+use crate::digest::Sha256Digest;
+use crate::lineage::LineageReason;
+use crate::protocol::HostId;
+use crate::rejection::Rejection;
+use crate::time::UnixMillis;
+
+/// The version of this encoding.
+pub const VERSION: u8 = 1;
+/// An entry bundle counts bytes in 16 bits (C2SP tlog-tiles); ours stay far below.
+pub const BYTES_MAX: usize = 8192;
+/// More reasons than there are checks in one appraisal explain nothing.
+const REASONS_MAX: usize = 32;
+const TEXT_BYTES_MAX: usize = 128;
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
+#[cbor(index_only)]
+pub enum Event {
+    /// A broker process took up its work.
+    #[n(0)]
+    BrokerStarted,
+    /// An operator registered a host.
+    #[n(1)]
+    HostRegistered,
+    /// A host proved its TPM and AK.
+    #[n(2)]
+    Enrolled,
+    /// An appraisal that was granted: a full record with its inputs.
+    #[n(3)]
+    Granted,
+    /// An appraisal that was granted and changed nothing.
+    #[n(4)]
+    Renewed,
+    /// An appraisal, or a verification before it, that was denied and took no trust away.
+    #[n(5)]
+    Denied,
+    /// A lease ended.
+    #[n(6)]
+    Lapsed,
+    /// Trust was taken away.
+    #[n(7)]
+    Revoked,
+    /// An operator let a revoked host prove itself again.
+    #[n(8)]
+    Readmitted,
+    /// An operator registered a reference manifest.
+    #[n(9)]
+    ReferenceRegistered,
+    /// An operator withdrew a reference manifest.
+    #[n(10)]
+    ReferenceWithdrawn,
+    /// A policy set came into force.
+    #[n(11)]
+    PolicyActivated,
+}
+
+impl Event {
+    /// The event's name in logs and tables.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::BrokerStarted => "broker_started",
+            Self::HostRegistered => "host_registered",
+            Self::Enrolled => "enrolled",
+            Self::Granted => "granted",
+            Self::Renewed => "renewed",
+            Self::Denied => "denied",
+            Self::Lapsed => "lapsed",
+            Self::Revoked => "revoked",
+            Self::Readmitted => "readmitted",
+            Self::ReferenceRegistered => "reference_registered",
+            Self::ReferenceWithdrawn => "reference_withdrawn",
+            Self::PolicyActivated => "policy_activated",
+        }
+    }
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The credential that a grant issues.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CredentialRecord {
+    /// Serial number of the X.509-SVID, at most 20 bytes.
+    pub serial: Vec<u8>,
+    /// SHA-256 of the credential key's `SubjectPublicKeyInfo`.
+    pub key: Sha256Digest,
+    /// Index in the status lists.
+    pub status_index: u64,
+    /// Not valid from this moment.
+    pub not_after: UnixMillis,
+}
+
+/// The trust record a host's entry was made on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostRevision {
+    /// The host.
+    pub host: HostId,
+    /// Its generation.
+    pub generation: u64,
+    /// Its revision: a transition holds only on the revision it names.
+    pub revision: u64,
+    /// Index of the host's newest entry.
+    pub parent: u64,
+}
+
+/// What a decision was made from and came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DecisionRecord {
+    /// Archived inputs, for replay.
+    pub inputs: Option<Sha256Digest>,
+    /// The claims, where verification got that far.
+    pub claims: Option<Sha256Digest>,
+    /// Canonical bytes of the decision.
+    pub decision: Sha256Digest,
+    /// Why it was denied; empty when it was granted.
+    pub reasons: Vec<String>,
+}
+
+/// One entry. Made by the constructors of its events, or decoded with the same demands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    wire: Wire,
+    host: Option<HostId>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+struct Wire {
+    #[n(0)]
+    version: u8,
+    #[n(1)]
+    at: u64,
+    #[n(2)]
+    event: Event,
+    #[n(3)]
+    host: Option<String>,
+    #[n(4)]
+    generation: Option<u64>,
+    #[n(5)]
+    revision: Option<u64>,
+    #[n(6)]
+    lease_until: Option<u64>,
+    #[n(7)]
+    reasons: Option<Vec<String>>,
+    #[cbor(n(8), with = "minicbor::bytes")]
+    inputs: Option<[u8; 32]>,
+    #[cbor(n(9), with = "minicbor::bytes")]
+    claims: Option<[u8; 32]>,
+    #[n(10)]
+    credential: Option<WireCredential>,
+    #[n(11)]
+    parent: Option<u64>,
+    #[n(12)]
+    actor: Option<String>,
+    #[cbor(n(13), with = "minicbor::bytes")]
+    subject: Option<[u8; 32]>,
+    #[n(14)]
+    code_version: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+struct WireCredential {
+    #[cbor(n(0), with = "minicbor::bytes")]
+    serial: Vec<u8>,
+    #[cbor(n(1), with = "minicbor::bytes")]
+    key: [u8; 32],
+    #[n(2)]
+    status_index: u64,
+    #[n(3)]
+    not_after: u64,
+}
+
+impl Entry {
+    fn new(at: UnixMillis, event: Event) -> Self {
+        let wire = Wire {
+            version: VERSION,
+            at: at.0,
+            event,
+            host: None,
+            generation: None,
+            revision: None,
+            lease_until: None,
+            reasons: None,
+            inputs: None,
+            claims: None,
+            credential: None,
+            parent: None,
+            actor: None,
+            subject: None,
+            code_version: None,
+        };
+        Self { wire, host: None }
+    }
+
+    fn of_host(mut self, on: HostRevision) -> Self {
+        self.wire.host = Some(on.host.to_string());
+        self.wire.generation = Some(on.generation);
+        self.wire.revision = Some(on.revision);
+        self.wire.parent = Some(on.parent);
+        self.host = Some(on.host);
+        self
+    }
+
+    fn of_decision(mut self, decision: DecisionRecord) -> Self {
+        self.wire.inputs = decision.inputs.map(|digest| digest.0);
+        self.wire.claims = decision.claims.map(|digest| digest.0);
+        self.wire.subject = Some(decision.decision.0);
+        self.wire.reasons = (!decision.reasons.is_empty()).then_some(decision.reasons);
+        self
+    }
+
+    /// A broker process took up its work with this version of the code.
+    #[must_use]
+    pub fn broker_started(at: UnixMillis, code_version: &str) -> Self {
+        let mut entry = Self::new(at, Event::BrokerStarted);
+        entry.wire.code_version = Some(code_version.to_string());
+        entry
+    }
+
+    /// An operator registered a host; `subject` is the digest of its record.
+    #[must_use]
+    pub fn host_registered(at: UnixMillis, host: HostId, actor: &str, subject: Sha256Digest) -> Self {
+        let mut entry = Self::new(at, Event::HostRegistered);
+        entry.wire.host = Some(host.to_string());
+        entry.wire.actor = Some(actor.to_string());
+        entry.wire.subject = Some(subject.0);
+        entry.host = Some(host);
+        entry
+    }
+
+    /// A host proved its TPM and AK; `subject` is the digest of its record.
+    #[must_use]
+    pub fn enrolled(at: UnixMillis, on: HostRevision, subject: Sha256Digest) -> Self {
+        let mut entry = Self::new(at, Event::Enrolled).of_host(on);
+        entry.wire.subject = Some(subject.0);
+        entry
+    }
+
+    /// A granted appraisal with its inputs, and with the credential it issues if the key is new.
+    #[must_use]
+    pub fn granted(
+        at: UnixMillis,
+        on: HostRevision,
+        decision: DecisionRecord,
+        lease_until: UnixMillis,
+        credential: Option<CredentialRecord>,
+    ) -> Self {
+        Self::new(at, Event::Granted).of_host(on).of_decision(decision).lease(lease_until, credential)
+    }
+
+    /// A granted appraisal whose claims are those of the last full record: no inputs are kept.
+    #[must_use]
+    pub fn renewed(
+        at: UnixMillis,
+        on: HostRevision,
+        lease_until: UnixMillis,
+        credential: Option<CredentialRecord>,
+    ) -> Self {
+        Self::new(at, Event::Renewed).of_host(on).lease(lease_until, credential)
+    }
+
+    /// A denied decision that takes no trust away.
+    #[must_use]
+    pub fn denied(at: UnixMillis, on: HostRevision, decision: DecisionRecord) -> Self {
+        Self::new(at, Event::Denied).of_host(on).of_decision(decision)
+    }
+
+    /// A lease ended.
+    #[must_use]
+    pub fn lapsed(at: UnixMillis, on: HostRevision) -> Self {
+        let mut entry = Self::new(at, Event::Lapsed).of_host(on);
+        entry.wire.reasons = Some(alloc::vec!["trust.lapsed".to_string()]);
+        entry
+    }
+
+    /// A denied decision that takes the host's trust away.
+    #[must_use]
+    pub fn revoked_by_decision(at: UnixMillis, on: HostRevision, decision: DecisionRecord) -> Self {
+        Self::new(at, Event::Revoked).of_host(on).of_decision(decision)
+    }
+
+    /// An operator took the host's trust away.
+    #[must_use]
+    pub fn revoked_by_operator(at: UnixMillis, on: HostRevision, actor: &str, reason: &str) -> Self {
+        let mut entry = Self::new(at, Event::Revoked).of_host(on);
+        entry.wire.actor = Some(actor.to_string());
+        entry.wire.reasons = Some(alloc::vec![reason.to_string()]);
+        entry
+    }
+
+    /// An operator lets a revoked host prove itself again.
+    #[must_use]
+    pub fn readmitted(at: UnixMillis, on: HostRevision, actor: &str) -> Self {
+        let mut entry = Self::new(at, Event::Readmitted).of_host(on);
+        entry.wire.actor = Some(actor.to_string());
+        entry
+    }
+
+    /// An operator registered a reference manifest; `subject` is its digest.
+    #[must_use]
+    pub fn reference_registered(at: UnixMillis, actor: &str, subject: Sha256Digest) -> Self {
+        Self::governed(at, Event::ReferenceRegistered, actor, subject)
+    }
+
+    /// An operator withdrew a reference manifest.
+    #[must_use]
+    pub fn reference_withdrawn(at: UnixMillis, actor: &str, subject: Sha256Digest) -> Self {
+        Self::governed(at, Event::ReferenceWithdrawn, actor, subject)
+    }
+
+    /// A policy set came into force; the actor is who started the broker with it.
+    #[must_use]
+    pub fn policy_activated(at: UnixMillis, actor: &str, subject: Sha256Digest) -> Self {
+        Self::governed(at, Event::PolicyActivated, actor, subject)
+    }
+
+    fn governed(at: UnixMillis, event: Event, actor: &str, subject: Sha256Digest) -> Self {
+        let mut entry = Self::new(at, event);
+        entry.wire.actor = Some(actor.to_string());
+        entry.wire.subject = Some(subject.0);
+        entry
+    }
+
+    fn lease(mut self, until: UnixMillis, credential: Option<CredentialRecord>) -> Self {
+        self.wire.lease_until = Some(until.0);
+        self.wire.credential = credential.map(|credential| WireCredential {
+            serial: credential.serial,
+            key: credential.key.0,
+            status_index: credential.status_index,
+            not_after: credential.not_after.0,
+        });
+        self
+    }
+
+    /// The deterministic encoding.
+    ///
+    /// # Errors
+    /// [`LineageReason::EntryMembers`] when a text, a list or the whole is over its limit.
+    pub fn encode(&self) -> Result<Vec<u8>, Rejection> {
+        self.check()?;
+        // Writing to memory does not fail.
+        let bytes = minicbor::to_vec(&self.wire)
+            .map_err(|error| LineageReason::EntryMembers.because("an encodable entry", error.to_string()))?;
+        if BYTES_MAX < bytes.len() {
+            return Err(LineageReason::EntryMembers.because(BYTES_MAX, bytes.len()));
+        }
+        Ok(bytes)
+    }
+
+    /// Reads an entry, with exactly one encoding for each.
+    ///
+    /// # Errors
+    /// A `lineage.entry` reason.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Rejection> {
+        if BYTES_MAX < bytes.len() {
+            return Err(LineageReason::EntryEncoding.because(BYTES_MAX, bytes.len()));
+        }
+        let wire: Wire = minicbor::decode(bytes)
+            .map_err(|error| LineageReason::EntryEncoding.because("deterministic CBOR", error.to_string()))?;
+        let host = match &wire.host {
+            None => None,
+            Some(text) => {
+                let refused = || LineageReason::EntryMembers.because("a host id", text);
+                Some(HostId::parse(text).ok_or_else(refused)?)
+            }
+        };
+        let entry = Self { wire, host };
+        entry.check()?;
+        // Unknown members, another order, longer integers, trailing bytes: all differ from what we would write.
+        let canonical = minicbor::to_vec(&entry.wire).unwrap_or_default();
+        if canonical != bytes {
+            return Err(LineageReason::EntryEncoding.because("the one encoding of this entry", "another one"));
+        }
+        Ok(entry)
+    }
+
+    /// Each event's own members, no others, and each within its limit.
+    fn check(&self) -> Result<(), Rejection> {
+        let wire = &self.wire;
+        let refused = |expected: &str| Err(LineageReason::EntryMembers.because(expected, wire.event.name()));
+        if wire.version != VERSION {
+            return Err(LineageReason::EntryVersion.because(VERSION, wire.version));
+        }
+        let on_host = wire.host.is_some() && wire.generation.is_some() && wire.revision.is_some();
+        let on_host = on_host && wire.parent.is_some();
+        let by_actor = wire.actor.is_some();
+        let because = wire.reasons.as_ref().is_some_and(|reasons| !reasons.is_empty());
+        let whole = match wire.event {
+            Event::BrokerStarted => wire.code_version.is_some(),
+            Event::HostRegistered => wire.host.is_some() && by_actor && wire.subject.is_some(),
+            Event::Enrolled => on_host && wire.subject.is_some(),
+            Event::Granted => on_host && wire.lease_until.is_some() && wire.inputs.is_some() && wire.subject.is_some(),
+            Event::Renewed => on_host && wire.lease_until.is_some() && wire.inputs.is_none(),
+            Event::Denied => on_host && because && wire.subject.is_some(),
+            Event::Lapsed | Event::Revoked => on_host && because,
+            Event::Readmitted => on_host && by_actor,
+            Event::ReferenceRegistered | Event::ReferenceWithdrawn | Event::PolicyActivated => {
+                by_actor && wire.subject.is_some()
+            }
+        };
+        if !whole {
+            return refused("the members of this event");
+        }
+        let grants = matches!(wire.event, Event::Granted | Event::Renewed);
+        if !grants && (wire.lease_until.is_some() || wire.credential.is_some()) {
+            return refused("a lease or credential only in a grant");
+        }
+        if grants && because {
+            return refused("no reasons in a grant");
+        }
+        let short = |text: &String| text.len() <= TEXT_BYTES_MAX;
+        let texts = wire.reasons.iter().flatten().chain(&wire.actor).chain(&wire.code_version).all(short);
+        if !texts || wire.reasons.as_ref().is_some_and(|reasons| REASONS_MAX < reasons.len()) {
+            return refused("short texts and few reasons");
+        }
+        if wire.credential.as_ref().is_some_and(|credential| !(1..=20).contains(&credential.serial.len())) {
+            return refused("a serial number of 1 to 20 bytes");
+        }
+        Ok(())
+    }
+
+    /// What happened.
+    #[must_use]
+    pub const fn event(&self) -> Event {
+        self.wire.event
+    }
+
+    /// When.
+    #[must_use]
+    pub const fn at(&self) -> UnixMillis {
+        UnixMillis(self.wire.at)
+    }
+
+    /// To which host.
+    #[must_use]
+    pub const fn host(&self) -> Option<&HostId> {
+        self.host.as_ref()
+    }
+
+    /// The host's generation.
+    #[must_use]
+    pub const fn generation(&self) -> Option<u64> {
+        self.wire.generation
+    }
+
+    /// The host's revision that this was made on.
+    #[must_use]
+    pub const fn revision(&self) -> Option<u64> {
+        self.wire.revision
+    }
+
+    /// End of the lease.
+    #[must_use]
+    pub fn lease_until(&self) -> Option<UnixMillis> {
+        self.wire.lease_until.map(UnixMillis)
+    }
+
+    /// Why, as codes.
+    #[must_use]
+    pub fn reasons(&self) -> &[String] {
+        self.wire.reasons.as_deref().unwrap_or_default()
+    }
+
+    /// Digest of the archived inputs.
+    #[must_use]
+    pub fn inputs(&self) -> Option<Sha256Digest> {
+        self.wire.inputs.map(Sha256Digest)
+    }
+
+    /// Digest of the claims.
+    #[must_use]
+    pub fn claims(&self) -> Option<Sha256Digest> {
+        self.wire.claims.map(Sha256Digest)
+    }
+
+    /// The credential that was issued.
+    #[must_use]
+    pub fn credential(&self) -> Option<CredentialRecord> {
+        self.wire.credential.as_ref().map(|credential| CredentialRecord {
+            serial: credential.serial.clone(),
+            key: Sha256Digest(credential.key),
+            status_index: credential.status_index,
+            not_after: UnixMillis(credential.not_after),
+        })
+    }
+
+    /// Index of the host's entry before this one.
+    #[must_use]
+    pub const fn parent(&self) -> Option<u64> {
+        self.wire.parent
+    }
+
+    /// The operator who did it.
+    #[must_use]
+    pub fn actor(&self) -> Option<&str> {
+        self.wire.actor.as_deref()
+    }
+
+    /// Digest of what the entry is about: a decision, a record, a manifest, a policy set.
+    #[must_use]
+    pub fn subject(&self) -> Option<Sha256Digest> {
+        self.wire.subject.map(Sha256Digest)
+    }
+
+    /// The version of the code that was started.
+    #[must_use]
+    pub fn code_version(&self) -> Option<&str> {
+        self.wire.code_version.as_deref()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::string::ToString;
+    use alloc::vec;
+
+    use super::{CredentialRecord, DecisionRecord, Entry, HostRevision};
+    use crate::digest::Sha256Digest;
+    use crate::protocol::HostId;
+    use crate::time::UnixMillis;
+
+    const AT: UnixMillis = UnixMillis(1_795_408_496_007);
+
+    fn on() -> HostRevision {
+        HostRevision { host: HostId::parse("gpu-17").unwrap(), generation: 2, revision: 9, parent: 1_000_000 }
+    }
+
+    fn decision(reasons: &[&str]) -> DecisionRecord {
+        DecisionRecord {
+            inputs: Some(Sha256Digest([1; 32])),
+            claims: Some(Sha256Digest([2; 32])),
+            decision: Sha256Digest([3; 32]),
+            reasons: reasons.iter().map(|reason| (*reason).to_string()).collect(),
+        }
+    }
+
+    fn credential() -> CredentialRecord {
+        CredentialRecord { serial: vec![7; 16], key: Sha256Digest([4; 32]), status_index: 5, not_after: AT.plus(1) }
+    }
+
+    fn every_event() -> vec::Vec<Entry> {
+        let digest = Sha256Digest([8; 32]);
+        let host = on().host;
+        vec![
+            Entry::broker_started(AT, "0.1.0"),
+            Entry::host_registered(AT, host, "admin", digest),
+            Entry::enrolled(AT, on(), digest),
+            Entry::granted(AT, on(), decision(&[]), AT.plus(45_000), Some(credential())),
+            Entry::renewed(AT, on(), AT.plus(45_000), None),
+            Entry::denied(AT, on(), decision(&["tpm.quote.magic"])),
+            Entry::lapsed(AT, on()),
+            Entry::revoked_by_decision(AT, on(), decision(&["reference.pcr_mismatch"])),
+            Entry::revoked_by_operator(AT, on(), "admin", "operator.revoked"),
+            Entry::readmitted(AT, on(), "admin"),
+            Entry::reference_registered(AT, "admin", digest),
+            Entry::reference_withdrawn(AT, "admin", digest),
+            Entry::policy_activated(AT, "admin", digest),
+        ]
+    }
+
+    #[test]
+    fn decode_inverts_encode_for_every_event() {
+        for entry in every_event() {
+            assert_eq!(Entry::decode(&entry.encode().unwrap()), Ok(entry));
+        }
+    }
+
+    #[test]
+    fn an_unchanged_renewal_is_small() {
+        let size = Entry::renewed(AT, on(), AT.plus(45_000), None).encode().unwrap().len();
+        assert!(size <= 100, "{size} bytes");
+    }
+
+    #[test]
+    fn one_entry_has_one_encoding() {
+        for entry in every_event() {
+            let bytes = entry.encode().unwrap();
+            let trailing = [&bytes[..], &[0]].concat();
+            assert_eq!(Entry::decode(&trailing).unwrap_err().code(), "lineage.entry.encoding");
+            for cut in 0..bytes.len() {
+                assert!(Entry::decode(&bytes[..cut]).is_err(), "{:?} cut at {cut}", entry.event());
+            }
+            // One more pair in the map: an unknown member.
+            let mut unknown = bytes.clone();
+            assert!(unknown[0] < 0xb7, "a short map");
+            unknown[0] += 1;
+            unknown.extend_from_slice(&[0x18, 99, 1]);
+            assert_eq!(Entry::decode(&unknown).unwrap_err().code(), "lineage.entry.encoding");
+        }
+    }
+
+    #[test]
+    fn members_are_those_of_the_event() {
+        let code = |entry: Entry| entry.encode().map(drop).map_err(|rejection| rejection.code());
+        let members = Err("lineage.entry.members");
+        assert_eq!(code(Entry::denied(AT, on(), decision(&[]))), members, "a denial says why");
+        assert_eq!(code(Entry::granted(AT, on(), decision(&["x"]), AT, None)), members, "a grant has no reasons");
+        let without = DecisionRecord { inputs: None, ..decision(&[]) };
+        assert_eq!(code(Entry::granted(AT, on(), without, AT, None)), members, "a grant can be replayed");
+        assert_eq!(code(Entry::broker_started(AT, &"x".repeat(129))), members);
+        let long = CredentialRecord { serial: vec![1; 21], ..credential() };
+        assert_eq!(code(Entry::renewed(AT, on(), AT, Some(long))), members);
+        let mut wrong = Entry::broker_started(AT, "1");
+        wrong.wire.version = 2;
+        assert_eq!(code(wrong), Err("lineage.entry.version"));
+    }
+}

@@ -1,0 +1,179 @@
+//! Who is trusted now: the state that the lineage log amounts to, leases for what was just recorded, and the pulse.
+
+pub mod hosts;
+pub mod pulse;
+pub mod state;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use countersign_attestation::UnixMillis;
+use countersign_attestation::lineage::entry::Entry;
+use countersign_attestation::protocol::HostId;
+use countersign_attestation::status_list::StatusList;
+
+use crate::lineage::Recorded;
+use crate::problem::{Problem, Refusal};
+use crate::store::{Store, Table, Write};
+use state::{HostTrust, Standing, TrustState};
+
+const APPLIED: &str = "trust/applied";
+const NEXT_INDEX: &str = "trust/next_index";
+
+/// How long a host is trusted after the decision that was just recorded. Only [`Trust::grant`] makes one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    host: HostId,
+    generation: u64,
+    until: UnixMillis,
+}
+
+impl Lease {
+    /// The host.
+    #[must_use]
+    pub const fn host(&self) -> &HostId {
+        &self.host
+    }
+
+    /// The host's generation.
+    #[must_use]
+    pub const fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// End of the lease.
+    #[must_use]
+    pub const fn until(&self) -> UnixMillis {
+        self.until
+    }
+}
+
+/// Trust could not be restored; the broker must not start.
+#[derive(Debug, thiserror::Error)]
+#[error("trust cannot be restored: {0}")]
+pub struct RestoreError(String);
+
+/// The trust of all hosts. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Trust {
+    state: Arc<Mutex<TrustState>>,
+}
+
+/// What a pulse says, taken at one moment: everything applied before is in it.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// The status lists.
+    pub lists: Vec<StatusList>,
+    /// Records and counters that changed since the last snapshot, to be committed.
+    pub writes: Vec<Write>,
+}
+
+impl Trust {
+    /// Restores the last snapshot and folds the entries that `log` holds after it.
+    ///
+    /// # Errors
+    /// [`RestoreError`] when a record does not decode or an entry is missing.
+    pub fn restore(
+        store: &Store,
+        mut log: impl FnMut(u64) -> Result<Option<Entry>, String>,
+    ) -> Result<Self, RestoreError> {
+        let counter = |key: &str| -> Result<u64, RestoreError> {
+            let value = store.get(Table::Meta, key).map_err(|error| RestoreError(error.to_string()))?;
+            let Some(value) = value else { return Ok(0) };
+            let value = value.try_into().map_err(|_| RestoreError(format!("{key} is no number")))?;
+            Ok(u64::from_be_bytes(value))
+        };
+        let mut hosts = BTreeMap::new();
+        for (key, value) in store.scan(Table::Trust).map_err(|error| RestoreError(error.to_string()))? {
+            let id = std::str::from_utf8(&key).ok().and_then(HostId::parse);
+            let id = id.ok_or_else(|| RestoreError("a record's key is no host id".to_owned()))?;
+            let host: HostTrust =
+                serde_json::from_slice(&value).map_err(|error| RestoreError(format!("record of {id}: {error}")))?;
+            hosts.insert(id, host);
+        }
+        let mut state = TrustState::restore(hosts, counter(NEXT_INDEX)?, counter(APPLIED)?);
+        while let Some(entry) = log(state.applied()).map_err(RestoreError)? {
+            state.apply(state.applied(), &entry);
+        }
+        Ok(Self { state: Arc::new(Mutex::new(state)) })
+    }
+
+    /// Applies an entry that has just become durable. Called by the log in the order of its entries, before anyone who
+    /// waits for the entry goes on.
+    ///
+    /// # Panics
+    /// When a panic left the state half changed: the log then stops, and with it everything that needs to be recorded.
+    #[expect(clippy::expect_used, reason = "see Panics; going on with an unknown trust state would fail open")]
+    pub fn apply(&self, index: u64, entry: &Entry) {
+        self.state.lock().expect("trust state is whole").apply(index, entry);
+    }
+
+    /// One host's record.
+    ///
+    /// # Errors
+    /// [`Refusal::Internal`] after a panic in the state.
+    pub fn host(&self, id: &HostId) -> Result<Option<HostTrust>, Problem> {
+        Ok(self.lock()?.host(id).cloned())
+    }
+
+    /// All records.
+    ///
+    /// # Errors
+    /// [`Refusal::Internal`] after a panic in the state.
+    pub fn hosts(&self) -> Result<BTreeMap<HostId, HostTrust>, Problem> {
+        Ok(self.lock()?.hosts().clone())
+    }
+
+    /// A fresh status index.
+    ///
+    /// # Errors
+    /// [`Refusal::Internal`] after a panic in the state.
+    pub fn reserve_index(&self) -> Result<u64, Problem> {
+        Ok(self.lock()?.reserve_index())
+    }
+
+    /// Hosts whose lease has ended, with their records.
+    ///
+    /// # Errors
+    /// [`Refusal::Internal`] after a panic in the state.
+    pub fn due(&self, now: UnixMillis) -> Result<Vec<(HostId, HostTrust)>, Problem> {
+        let state = self.lock()?;
+        let due = state.due(now).into_iter();
+        Ok(due.filter_map(|id| state.host(&id).cloned().map(|host| (id, host))).collect())
+    }
+
+    /// The lease that a recorded grant amounts to: compare-and-swap, since a grant that was made on an older revision
+    /// of the host than the one it met in the log changed nothing and yields nothing.
+    ///
+    /// # Errors
+    /// [`Refusal::Superseded`].
+    pub fn grant(&self, recorded: &Recorded) -> Result<Lease, Problem> {
+        let state = self.lock()?;
+        let id = recorded.entry().host().ok_or_else(|| Refusal::Internal.plain())?;
+        let host = state.host(id).ok_or_else(|| Refusal::Superseded.plain())?;
+        if host.last_entry != recorded.index() || host.standing != Standing::Trusted {
+            return Err(Refusal::Superseded.plain());
+        }
+        Ok(Lease { host: id.clone(), generation: host.generation, until: host.lease_until })
+    }
+
+    /// Everything a pulse needs, at one moment.
+    ///
+    /// # Errors
+    /// [`Refusal::Internal`] after a panic in the state.
+    pub fn snapshot(&self) -> Result<Snapshot, Problem> {
+        let mut state = self.lock()?;
+        let mut writes = Vec::new();
+        for (id, host) in state.take_changed() {
+            let value = serde_json::to_vec(&host).map_err(|_| Refusal::Internal.plain())?;
+            writes.push(Write::put(Table::Trust, id.as_str(), value));
+        }
+        writes.push(Write::put(Table::Meta, NEXT_INDEX, state.next_index().to_be_bytes().to_vec()));
+        writes.push(Write::put(Table::Meta, APPLIED, state.applied().to_be_bytes().to_vec()));
+        Ok(Snapshot { lists: state.lists().to_vec(), writes })
+    }
+
+    fn lock(&self) -> Result<MutexGuard<'_, TrustState>, Problem> {
+        self.state.lock().map_err(|_| Refusal::Internal.plain())
+    }
+}

@@ -1,0 +1,244 @@
+//! The pulse: what turns trust into something that expires. One thread signs it every period and whenever someone
+//! loses trust; its basis is the start of the commit that holds everything it says.
+
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::Arc;
+use std::time::Duration;
+
+use countersign_attestation::UnixMillis;
+use countersign_attestation::lineage::entry::Entry;
+use countersign_attestation::pulse::{self, ListDigest, Pulse, PulseCheckpoint};
+use countersign_attestation::result::svid::TrustDomain;
+use countersign_attestation::status_list::{self, StatusList, StatusListToken};
+use tokio::sync::watch;
+
+use crate::clock::Clock;
+use crate::keys::Keys;
+use crate::lineage::Lineage;
+use crate::problem::{Problem, Refusal};
+use crate::store::{Basis, Store, Table, Write};
+use crate::trust::Trust;
+
+/// Key of the newest tree head that is known durable, size then root: the log may never be shorter or another one.
+pub const TREE_HEAD: &str = "lineage/head";
+const EPOCH: &str = "pulse/epoch";
+
+/// A status list token is for verifiers without a pulse; it lives this long and is signed anew at half of it.
+const LIST_LIFE_MS: u64 = 60_000;
+
+/// The newest pulse with its lists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Published {
+    /// The pulse, compact JWS.
+    pub pulse: String,
+    /// Sequence number within the epoch.
+    pub seq: u64,
+    /// Basis of the pulse.
+    pub basis: UnixMillis,
+    /// The pulse is void from this moment.
+    pub exp: UnixMillis,
+    /// The status lists by number.
+    pub lists: Vec<Arc<PublishedList>>,
+}
+
+/// One status list with its token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublishedList {
+    /// The list.
+    pub list: StatusList,
+    /// Compact JWS.
+    pub token: String,
+    signed_at: UnixMillis,
+}
+
+/// What the pulse is made from.
+#[derive(Debug)]
+pub struct Pulser {
+    /// Trust.
+    pub trust: Trust,
+    /// The log, for lapses and the checkpoint.
+    pub lineage: Lineage,
+    /// The store whose commits are the bases.
+    pub store: Store,
+    /// The token key.
+    pub keys: Arc<Keys>,
+    /// Time.
+    pub clock: Clock,
+    /// The trust domain.
+    pub trust_domain: TrustDomain,
+    /// The log's origin.
+    pub origin: String,
+    /// Where status lists are served: the URI's part before the number.
+    pub list_uri: String,
+    /// Y.
+    pub validity_ms: u64,
+}
+
+/// The running pulse: wake it when trust was lost, watch what it publishes.
+#[derive(Clone, Debug)]
+pub struct PulseHandle {
+    wake: SyncSender<()>,
+    published: watch::Receiver<Option<Arc<Published>>>,
+}
+
+impl PulseHandle {
+    /// Asks for a pulse now.
+    pub fn wake(&self) {
+        // Full means one is asked for already; disconnected means none will ever come, and all gates deny within Y.
+        let _asked = self.wake.try_send(());
+    }
+
+    /// The newest pulse, as it changes.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<Option<Arc<Published>>> {
+        self.published.clone()
+    }
+
+    /// The newest pulse.
+    #[must_use]
+    pub fn newest(&self) -> Option<Arc<Published>> {
+        self.published.borrow().clone()
+    }
+}
+
+/// Signs pulses in order.
+#[derive(Debug)]
+struct Signer {
+    pulser: Pulser,
+    epoch: u64,
+    seq: u64,
+    lists: Vec<Arc<PublishedList>>,
+}
+
+impl Pulser {
+    /// Starts the thread that signs every `period`. A failure to record, commit or sign ends it: without pulses every
+    /// relying party denies within Y, which is what an unknown state must lead to.
+    ///
+    /// # Errors
+    /// [`Problem`] when the epoch cannot be raised or the first pulse fails.
+    pub fn start(self, period: Duration) -> Result<PulseHandle, Problem> {
+        let mut signer = Signer { epoch: self.raise_epoch()?, pulser: self, seq: 0, lists: Vec::new() };
+        let first = signer.sign()?;
+        let (publish, published) = watch::channel(Some(Arc::new(first)));
+        let (wake, woken) = sync_channel(1);
+        let run = move || signer.run(&woken, &publish, period);
+        std::thread::Builder::new().name("pulse".to_owned()).spawn(run).map_err(|_| Refusal::Internal.plain())?;
+        Ok(PulseHandle { wake, published })
+    }
+
+    /// Sequence numbers start anew with each process, so each process has an epoch of its own, durable before use.
+    fn raise_epoch(&self) -> Result<u64, Problem> {
+        let failed = |_| Refusal::StoreFailed.plain();
+        let stored = self.store.get(Table::Meta, EPOCH).map_err(failed)?;
+        let last = match stored.map(TryInto::try_into) {
+            None => 0,
+            Some(Ok(bytes)) => u64::from_be_bytes(bytes),
+            Some(Err(_)) => return Err(Refusal::Internal.plain()),
+        };
+        let epoch = last.checked_add(1).ok_or_else(|| Refusal::Internal.plain())?;
+        self.store.commit(&[Write::put(Table::Meta, EPOCH, epoch.to_be_bytes().to_vec())]).map_err(failed)?;
+        Ok(epoch)
+    }
+}
+
+impl Signer {
+    fn run(
+        mut self,
+        woken: &Receiver<()>,
+        publish: &watch::Sender<Option<Arc<Published>>>,
+        period: Duration,
+    ) {
+        loop {
+            match woken.recv_timeout(period) {
+                Ok(()) | Err(RecvTimeoutError::Timeout) => {}
+                // Every handle is gone: the broker has stopped.
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            match self.sign() {
+                Ok(pulse) => drop(publish.send_replace(Some(Arc::new(pulse)))),
+                Err(problem) => {
+                    tracing::error!(%problem, "no more pulses: every relying party denies from here on");
+                    publish.send_replace(None);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Records lapses, commits what changed, and signs what was committed.
+    fn sign(&mut self) -> Result<Published, Problem> {
+        self.record_lapses()?;
+        let snapshot = self.pulser.trust.snapshot()?;
+        // After the snapshot, so that the head covers every entry in it.
+        let head = self.pulser.lineage.head();
+        let mut writes = snapshot.writes;
+        writes.push(Write::put(Table::Meta, TREE_HEAD, [&head.size.to_be_bytes()[..], &head.root.0].concat()));
+        let basis = self.pulser.store.commit(&writes).map_err(|error| {
+            tracing::error!(%error, "basis not committed");
+            Refusal::StoreFailed.plain()
+        })?;
+        self.seq = self.seq.saturating_add(1);
+        self.sign_lists(snapshot.lists, basis)?;
+        let now = self.pulser.clock.now();
+        let digest = |(n, list): (usize, &Arc<PublishedList>)| ListDigest {
+            n: n as u64,
+            size: list.list.size() as u64,
+            sha256: list.list.sha256(),
+        };
+        let exp = basis.at().plus(self.pulser.validity_ms);
+        let pulse = Pulse {
+            iss: self.pulser.trust_domain.clone(),
+            epoch: self.epoch,
+            seq: self.seq,
+            basis: basis.at(),
+            iat: now,
+            exp,
+            lists: self.lists.iter().enumerate().map(digest).collect(),
+            checkpoint: PulseCheckpoint { origin: self.pulser.origin.clone(), size: head.size, root: head.root },
+        };
+        let token = self.pulser.keys.token.sign(pulse::KIND, &pulse.to_payload()).map_err(internal)?;
+        Ok(Published { pulse: token, seq: self.seq, basis: basis.at(), exp, lists: self.lists.clone() })
+    }
+
+    fn record_lapses(&self) -> Result<(), Problem> {
+        let now = self.pulser.clock.now();
+        for (id, host) in self.pulser.trust.due(now)? {
+            let entry = Entry::lapsed(now, id, host.generation, host.revision, host.last_entry);
+            self.pulser.lineage.append_blocking(entry).map_err(|error| {
+                tracing::error!(%error, "lapse not recorded");
+                Refusal::LineageFailed.plain()
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Signs the lists that changed, and those whose token is half through its life.
+    fn sign_lists(&mut self, lists: Vec<StatusList>, basis: Basis) -> Result<(), Problem> {
+        let mut signed = Vec::with_capacity(lists.len());
+        for (n, list) in lists.into_iter().enumerate() {
+            let fresh = |old: &&Arc<PublishedList>| {
+                old.list == list && basis.at().since(old.signed_at) < LIST_LIFE_MS / 2
+            };
+            if let Some(old) = self.lists.get(n).filter(fresh) {
+                signed.push(Arc::clone(old));
+                continue;
+            }
+            let token = StatusListToken {
+                sub: format!("{}{n}", self.pulser.list_uri),
+                iat: basis.at().seconds(),
+                exp: basis.at().plus(LIST_LIFE_MS).seconds(),
+                ttl: self.pulser.validity_ms / 1000,
+                status_list: list.encode(),
+            };
+            let token = self.pulser.keys.token.sign(status_list::KIND, &token.to_payload()).map_err(internal)?;
+            signed.push(Arc::new(PublishedList { list, token, signed_at: basis.at() }));
+        }
+        self.lists = signed;
+        Ok(())
+    }
+}
+
+fn internal(error: crate::keys::KeyError) -> Problem {
+    tracing::error!(%error, "not signed");
+    Refusal::Internal.plain()
+}
