@@ -3,6 +3,7 @@
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::protocol;
 use countersign_attestation::rejection::Rejection;
+use countersign_policies::finding::Finding;
 
 macro_rules! reasons {
     ($($(#[$doc:meta])* $variant:ident = $status:literal, $code:literal, $sentence:literal, $remedy:literal;)+) => {
@@ -147,18 +148,31 @@ impl Refusal {
 pub struct Problem(pub Box<protocol::Problem>);
 
 impl Problem {
-    /// A denial that was recorded as `decision`.
+    /// A recorded denial, as the host may know it: without what would have been accepted.
     #[must_use]
-    pub fn denied(finding: Finding<'_>, decision: Option<Sha256Digest>) -> Self {
+    pub fn denied_to_host(finding: &Finding, decision: Sha256Digest) -> Self {
+        let mut problem = Self::from_finding(finding, 403);
+        problem.0.expected = None;
+        problem.0.decision = Some(decision);
+        problem
+    }
+
+    /// A manifest or policy that cannot be loaded.
+    #[must_use]
+    pub fn unacceptable(finding: &Finding) -> Self {
+        Self::from_finding(finding, 400)
+    }
+
+    fn from_finding(finding: &Finding, status: u16) -> Self {
         Self(Box::new(protocol::Problem {
             problem_type: format!("urn:countersign:reason:{}", finding.code),
-            title: finding.sentence.to_owned(),
-            status: 403,
-            code: finding.code.to_owned(),
-            expected: finding.expected,
-            found: finding.found,
-            remedy: finding.remedy.to_owned(),
-            decision,
+            title: finding.sentence.to_string(),
+            status,
+            code: finding.code.to_string(),
+            expected: Some(finding.expected.clone()),
+            found: Some(finding.found.clone()),
+            remedy: finding.remedy.to_string(),
+            decision: None,
         }))
     }
 
@@ -169,34 +183,9 @@ impl Problem {
     }
 }
 
-/// One reason of a denial, with what its audience may learn.
-#[derive(Clone, Debug)]
-pub struct Finding<'a> {
-    /// The stable code.
-    pub code: &'a str,
-    /// What is wrong.
-    pub sentence: &'a str,
-    /// What would have been accepted, where the audience may know.
-    pub expected: Option<String>,
-    /// What was found.
-    pub found: Option<String>,
-    /// What to do.
-    pub remedy: &'a str,
-}
-
 impl From<Rejection> for Problem {
     fn from(rejection: Rejection) -> Self {
-        let reason = rejection.reason();
-        Self::denied(
-            Finding {
-                code: reason.code(),
-                sentence: reason.sentence(),
-                expected: Some(rejection.expected().to_owned()),
-                found: Some(rejection.found().to_owned()),
-                remedy: reason.remedy(),
-            },
-            None,
-        )
+        Self::from_finding(&Finding::from(&rejection), 403)
     }
 }
 

@@ -71,7 +71,8 @@ pub struct TpmClaims {
 }
 
 /// TPMS_CLOCK_INFO (TPM 2.0 Part 2, 10.11.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ClockInfo {
     /// Milliseconds the TPM was powered.
     pub clock: u64,

@@ -9,6 +9,7 @@ use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::protocol::HostId;
 use rcgen::{KeyPair, PublicKeyData as _};
 
+use crate::broker::start::log_origin;
 use crate::clock::Clock;
 use crate::collateral::{install_shipped_anchors, read_certificates};
 use crate::config::{Config, DataDir, create_private_dir, list_dir, write_new};
@@ -66,12 +67,6 @@ pub fn init(args: &InitArgs) -> anyhow::Result<()> {
     write_new(&data.config(), toml::to_string(&config)?.as_bytes())?;
     Config::load(&data.config())?;
     add_operator(&data, "admin", &data.path().join("operator"), now)
-}
-
-/// The log's origin line (C2SP tlog-checkpoint): the trust domain and our name.
-#[must_use]
-pub fn log_origin(trust_domain: &str) -> String {
-    format!("{trust_domain}/countersign/log")
 }
 
 fn pin_tpm_anchor(data: &DataDir, class: &str, file: &Path) -> anyhow::Result<()> {

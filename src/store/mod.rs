@@ -60,6 +60,10 @@ pub type Row = (Vec<u8>, Vec<u8>);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Basis(UnixMillis);
 
+/// A commit that has started and holds nothing yet.
+#[derive(Debug)]
+pub struct Started(UnixMillis);
+
 impl Basis {
     /// When the commit started.
     #[must_use]
@@ -137,7 +141,22 @@ impl Store {
     /// # Errors
     /// [`StoreError`] when the transaction did not become durable.
     pub fn commit(&self, writes: &[Write]) -> Result<Basis, StoreError> {
-        let basis = Basis(self.clock.now());
+        self.commit_started(Started(self.clock.now()), writes)
+    }
+
+    /// Starts a commit whose content is yet to be collected: whatever is collected after this is at least as new as
+    /// the basis.
+    #[must_use]
+    pub fn start(&self) -> Started {
+        Started(self.clock.now())
+    }
+
+    /// Makes all of `writes` durable together, or none; the basis is when the commit was started.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the transaction did not become durable.
+    pub fn commit_started(&self, started: Started, writes: &[Write]) -> Result<Basis, StoreError> {
+        let basis = Basis(started.0);
         let mut transaction = self.database.begin_write().map_err(failed("commit"))?;
         transaction.set_durability(Durability::Immediate).map_err(failed("commit"))?;
         for write in writes {

@@ -168,12 +168,14 @@ impl Signer {
     /// Records lapses, commits what changed, and signs what was committed.
     fn sign(&mut self) -> Result<Published, Problem> {
         self.record_lapses()?;
+        // The basis is earlier than the snapshot: no revocation that came before it is missing.
+        let started = self.pulser.store.start();
         let snapshot = self.pulser.trust.snapshot()?;
         // After the snapshot, so that the head covers every entry in it.
         let head = self.pulser.lineage.head();
         let mut writes = snapshot.writes;
         writes.push(Write::put(Table::Meta, TREE_HEAD, [&head.size.to_be_bytes()[..], &head.root.0].concat()));
-        let basis = self.pulser.store.commit(&writes).map_err(|error| {
+        let basis = self.pulser.store.commit_started(started, &writes).map_err(|error| {
             tracing::error!(%error, "basis not committed");
             Refusal::StoreFailed.plain()
         })?;
@@ -203,7 +205,7 @@ impl Signer {
     fn record_lapses(&self) -> Result<(), Problem> {
         let now = self.pulser.clock.now();
         for (id, host) in self.pulser.trust.due(now)? {
-            let entry = Entry::lapsed(now, id, host.generation, host.revision, host.last_entry);
+            let entry = Entry::lapsed(now, host.revision_of(id));
             self.pulser.lineage.append_blocking(entry).map_err(|error| {
                 tracing::error!(%error, "lapse not recorded");
                 Refusal::LineageFailed.plain()

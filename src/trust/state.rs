@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use countersign_attestation::UnixMillis;
 use countersign_attestation::digest::Sha256Digest;
-use countersign_attestation::lineage::entry::{Entry, Event};
+use countersign_attestation::lineage::entry::{Entry, Event, HostRevision};
 use countersign_attestation::protocol::HostId;
 use countersign_attestation::status_list::{ENTRIES, Status, StatusList};
 use serde::{Deserialize, Serialize};
@@ -18,6 +18,8 @@ const RETIRED_KEYS_MAX: usize = 32;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Standing {
+    /// An operator named it; it has not enrolled.
+    Registered,
     /// Its identity is known; it has proved nothing since.
     Enrolled,
     /// Its last proof holds until the lease ends.
@@ -31,6 +33,7 @@ pub enum Standing {
 /// A host's trust record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[expect(clippy::new_without_default, reason = "a record nobody asked for by name would be one nobody made")]
 pub struct HostTrust {
     /// Where the host stands.
     pub standing: Standing,
@@ -54,6 +57,41 @@ pub struct HostTrust {
     pub last_entry: u64,
     /// Why it is not trusted, where it was.
     pub reasons: Vec<String>,
+}
+
+impl HostTrust {
+    /// The record's place in the log, for the entry of the next decision on it.
+    #[must_use]
+    pub const fn revision_of(&self, host: HostId) -> HostRevision {
+        HostRevision { host, generation: self.generation, revision: self.revision, parent: self.last_entry }
+    }
+
+    /// Whether a proof can lead to trust from here.
+    #[must_use]
+    pub const fn can_be_granted(&self) -> bool {
+        match self.standing {
+            Standing::Enrolled | Standing::Trusted | Standing::Lapsed => true,
+            Standing::Registered | Standing::Revoked => false,
+        }
+    }
+
+    /// The record of a host that is registered and has done nothing yet.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            standing: Standing::Registered,
+            generation: 0,
+            revision: 0,
+            lease_until: UnixMillis(0),
+            status_index: None,
+            credential: None,
+            retired_keys: Vec::new(),
+            inputs: None,
+            claims: None,
+            last_entry: 0,
+            reasons: Vec::new(),
+        }
+    }
 }
 
 /// The credential that a host holds.
@@ -148,7 +186,7 @@ impl TrustState {
     pub fn apply(&mut self, index: u64, entry: &Entry) {
         self.applied = index.saturating_add(1);
         let Some(id) = entry.host() else { return };
-        let mut host = self.hosts.remove(id).unwrap_or_else(unknown);
+        let mut host = self.hosts.remove(id).unwrap_or_else(HostTrust::new);
         self.leases.remove(&(host.lease_until, id.clone()));
         let index_before = host.status_index;
         transition(&mut host, entry);
@@ -191,23 +229,7 @@ const fn status_of(standing: Standing) -> Status {
         Standing::Trusted => Status::Valid,
         Standing::Lapsed => Status::Suspended,
         // A host that is enrolled has no index of this generation yet.
-        Standing::Revoked | Standing::Enrolled => Status::Invalid,
-    }
-}
-
-const fn unknown() -> HostTrust {
-    HostTrust {
-        standing: Standing::Enrolled,
-        generation: 0,
-        revision: 0,
-        lease_until: UnixMillis(0),
-        status_index: None,
-        credential: None,
-        retired_keys: Vec::new(),
-        inputs: None,
-        claims: None,
-        last_entry: 0,
-        reasons: Vec::new(),
+        Standing::Revoked | Standing::Enrolled | Standing::Registered => Status::Invalid,
     }
 }
 
@@ -216,9 +238,7 @@ const fn unknown() -> HostTrust {
 fn transition(host: &mut HostTrust, entry: &Entry) {
     let on_this_revision = entry.revision() == Some(host.revision);
     match entry.event() {
-        Event::Granted | Event::Renewed if on_this_revision && host.standing != Standing::Revoked => {
-            grant(host, entry);
-        }
+        Event::Granted | Event::Renewed if on_this_revision && host.can_be_granted() => grant(host, entry),
         Event::Lapsed if on_this_revision && host.standing == Standing::Trusted => {
             host.standing = Standing::Lapsed;
             host.reasons = entry.reasons().to_vec();

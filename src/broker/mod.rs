@@ -1,0 +1,95 @@
+//! The broker's stories, one file each: [`enrol`], [`attest`], [`revoke`], [`reappraise`]. Each is the whole path of one
+//! request in numbered steps; the rooms below do the work.
+
+pub mod attest;
+pub mod challenge;
+pub mod enrol;
+pub mod judge;
+pub mod reappraise;
+pub mod revoke;
+pub mod start;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use countersign_attestation::digest::Sha256Digest;
+use countersign_attestation::lineage::entry::Entry;
+use countersign_attestation::protocol::HostId;
+use countersign_attestation::result::svid::TrustDomain;
+use countersign_policies::finding::Finding;
+
+use crate::clock::Clock;
+use crate::config::{Config, DataDir};
+use crate::credentials::execution::Issuer;
+use crate::keys::Keys;
+use crate::lineage::archive::Archive;
+use crate::lineage::{Lineage, Recorded};
+use crate::metrics::Metrics;
+use crate::problem::{Problem, Refusal};
+use crate::references::References;
+use crate::trust::Trust;
+use crate::trust::hosts::Hosts;
+use crate::trust::pulse::PulseHandle;
+
+/// A running broker.
+#[derive(Debug)]
+pub struct Broker {
+    /// Settings.
+    pub config: Config,
+    /// Data directory, for the operators' list.
+    pub data: DataDir,
+    /// Time.
+    pub clock: Clock,
+    /// Keys.
+    pub keys: Arc<Keys>,
+    /// Registered hosts.
+    pub hosts: Hosts,
+    /// Trust.
+    pub trust: Trust,
+    /// The log.
+    pub lineage: Lineage,
+    /// References, policy, collateral.
+    pub references: References,
+    /// The pulse.
+    pub pulse: PulseHandle,
+    /// Counters.
+    pub metrics: Metrics,
+    trust_domain: TrustDomain,
+    archive: Archive,
+    issuer: Issuer,
+    challenges: challenge::Challenges,
+    enrollments: enrol::Pending,
+    latest: Mutex<BTreeMap<HostId, Latest>>,
+    clocks: judge::Clocks,
+}
+
+/// What a host's newest appraisal saw, for operators: kept in memory, since the log and the archive hold the proof.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Latest {
+    /// The claims as JSON, where verification got that far.
+    pub claims: Option<Arc<serde_json::value::RawValue>>,
+    /// Why it was denied; empty when it was granted.
+    pub findings: Vec<Finding>,
+    /// The decision id.
+    pub decision: Sha256Digest,
+    /// Index in the log.
+    pub log_index: u64,
+}
+
+impl Broker {
+    /// The newest appraisal of a host since this process started.
+    ///
+    /// # Errors
+    /// [`Refusal::Internal`].
+    pub fn latest(&self, host: &HostId) -> Result<Option<Latest>, Problem> {
+        Ok(self.latest.lock().map_err(|_| Refusal::Internal.plain())?.get(host).cloned())
+    }
+
+    /// Makes an entry durable and applied.
+    async fn record(&self, entry: Entry) -> Result<Recorded, Problem> {
+        self.lineage.append(entry).await.map_err(|error| {
+            tracing::error!(%error, "not recorded");
+            Refusal::LineageFailed.plain()
+        })
+    }
+}

@@ -1,0 +1,103 @@
+//! What hosts are judged by changed: judge every trusted host again, on archived evidence, without asking it.
+
+use countersign_attestation::digest::Sha256Digest;
+use countersign_attestation::lineage::entry::{DecisionRecord, Entry};
+use countersign_attestation::protocol::HostId;
+use countersign_policies::decision::Outcome;
+
+use crate::broker::Broker;
+use crate::broker::judge::{Inputs, judge};
+use crate::problem::{Problem, Refusal};
+use crate::references::Governance;
+use crate::trust::state::{HostTrust, Standing};
+
+impl Broker {
+    /// Registers a reference manifest. Hosts that pass now may be granted from their next attestation on.
+    ///
+    /// # Errors
+    /// A refusal of the manifest, or a failure to record or store.
+    pub async fn register_reference(&self, operator: &HostId, json: &[u8]) -> Result<String, Problem> {
+        let now = self.clock.now();
+        let actor = operator.as_str();
+        tokio::task::block_in_place(|| {
+            self.references.register(json, |digest| {
+                self.record_blocking(Entry::reference_registered(now, actor, digest))
+            })
+        })
+    }
+
+    /// Withdraws a reference manifest and revokes every host that does not pass without it; tells how many.
+    ///
+    /// # Errors
+    /// [`Refusal::ReferenceUnknown`], or a failure to record or store.
+    pub async fn withdraw_reference(&self, operator: &HostId, id: &str) -> Result<u64, Problem> {
+        let now = self.clock.now();
+        let actor = operator.as_str();
+        tokio::task::block_in_place(|| {
+            self.references.withdraw(id, |digest| {
+                self.record_blocking(Entry::reference_withdrawn(now, actor, digest))
+            })
+        })?;
+        self.reappraise().await
+    }
+
+    /// Judges every trusted or lapsed host by what is in force now. A host whose evidence cannot be judged again is
+    /// revoked like one that fails.
+    ///
+    /// # Errors
+    /// A failure to record; hosts judged so far stay revoked, and the rest keep their leases.
+    pub async fn reappraise(&self) -> Result<u64, Problem> {
+        let governance = self.references.current();
+        let mut revoked: u64 = 0;
+        for (id, trust) in self.trust.hosts()? {
+            if !matches!(trust.standing, Standing::Trusted | Standing::Lapsed) {
+                continue;
+            }
+            let Some(decision) = self.denial_of(&trust, &governance) else { continue };
+            tracing::warn!(host = %id, reasons = ?decision.reasons, "revoked by re-appraisal");
+            self.record(Entry::revoked_by_decision(self.clock.now(), trust.revision_of(id), decision)).await?;
+            revoked = revoked.saturating_add(1);
+        }
+        if 0 < revoked {
+            self.pulse.wake();
+        }
+        Ok(revoked)
+    }
+
+    /// Why the host no longer passes; `None` when it does.
+    fn denial_of(&self, trust: &HostTrust, governance: &Governance) -> Option<DecisionRecord> {
+        let unjudged = |reason: &str| DecisionRecord {
+            inputs: None,
+            claims: None,
+            decision: Sha256Digest::of(&[reason.as_bytes()]),
+            reasons: vec![reason.to_owned()],
+        };
+        let Some(archived) = trust.inputs else { return Some(unjudged("reappraisal.inputs_missing")) };
+        let inputs: Option<Inputs> =
+            self.archive.get(archived).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let Some(inputs) = inputs else { return Some(unjudged("reappraisal.inputs_missing")) };
+        // The evidence as it was, at the moment it was given, under what is in force now.
+        let inputs = Inputs { governance: governance.digests, ..inputs };
+        let judged = judge(&inputs, governance);
+        match judged.decision.outcome() {
+            Outcome::Granted { .. } => return None,
+            Outcome::Denied => {}
+        }
+        let Some(archived) = serde_json::to_vec(&inputs).ok().and_then(|bytes| self.archive.put(&bytes).ok()) else {
+            return Some(unjudged("reappraisal.inputs_missing"));
+        };
+        Some(DecisionRecord {
+            inputs: Some(archived),
+            claims: judged.digest(governance),
+            decision: Sha256Digest::of(&[&judged.decision.canonical_bytes()]),
+            reasons: judged.codes(),
+        })
+    }
+
+    fn record_blocking(&self, entry: Entry) -> Result<(), Problem> {
+        self.lineage.append_blocking(entry).map(drop).map_err(|error| {
+            tracing::error!(%error, "not recorded");
+            Refusal::LineageFailed.plain()
+        })
+    }
+}

@@ -1,0 +1,108 @@
+//! A broker starts: everything is restored from disk and checked before the first request is answered.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use countersign_attestation::digest::Sha256Digest;
+use countersign_attestation::lineage::entry::Entry;
+use countersign_attestation::lineage::tree::TreeHead;
+use countersign_attestation::result::svid::TrustDomain;
+
+use crate::broker::challenge::Challenges;
+use crate::broker::{Broker, enrol, judge};
+use crate::clock::Clock;
+use crate::config::{Config, DataDir};
+use crate::credentials::execution::Issuer;
+use crate::keys::Keys;
+use crate::lineage::archive::Archive;
+use crate::lineage::{Lineage, LogKey};
+use crate::metrics::Metrics;
+use crate::references::References;
+use crate::store::{Store, Table};
+use crate::trust::hosts::Hosts;
+use crate::trust::pulse::{Pulser, TREE_HEAD};
+use crate::trust::Trust;
+
+/// The log's origin line (C2SP tlog-checkpoint): the trust domain and our name.
+#[must_use]
+pub fn log_origin(trust_domain: &str) -> String {
+    format!("{trust_domain}/countersign/log")
+}
+
+impl Broker {
+    /// Restores a broker from its data directory and starts its pulse.
+    ///
+    /// # Errors
+    /// Anything that is missing, damaged, shorter than it was, or held by another process.
+    pub fn start(data: DataDir, config: Config, clock: Clock) -> anyhow::Result<Arc<Self>> {
+        let keys = Arc::new(Keys::load(&data)?);
+        let store = Store::open(&data.store(), clock.clone())?;
+        let archive = Archive::open(&data.archive())?;
+        let origin = log_origin(&config.trust_domain);
+        let log_key = LogKey::load(&data.keys().join("log.key"), &origin)?;
+        // The store remembers a tree head from before every pulse: a log that lost entries since is refused.
+        let log = Lineage::open(&data.log(), &origin, log_key, tree_head(&store)?)?;
+        let trust = Trust::restore(&store, |index| log.entry(index).map_err(|error| error.to_string()))?;
+        let sink = trust.clone();
+        let lineage = log.start(move |index, entry: &Entry| sink.apply(index, entry))?;
+        let hosts = Hosts::load(store.clone()).map_err(|error| anyhow::anyhow!("host records: {error}"))?;
+        let references = References::load(&data, store.clone(), archive.clone())?;
+        let now = clock.now();
+        let governance = references.current();
+        for entry in [
+            Entry::broker_started(now, env!("CARGO_PKG_VERSION")),
+            Entry::policy_activated(now, "broker", governance.digests.policy),
+        ] {
+            lineage.append_blocking(entry)?;
+        }
+        let trust_domain = TrustDomain::parse(&config.trust_domain).context("trust_domain is no SPIFFE trust domain")?;
+        let list_uri = format!("https://{}/v1/status-lists/", authority(&config));
+        let pulse = Pulser {
+            trust: trust.clone(),
+            lineage: lineage.clone(),
+            store,
+            keys: Arc::clone(&keys),
+            clock: clock.clone(),
+            trust_domain: trust_domain.clone(),
+            origin,
+            list_uri: list_uri.clone(),
+            validity_ms: config.pulse_validity_ms,
+        };
+        let pulse = pulse.start(Duration::from_millis(config.pulse_period_ms))?;
+        let build = format!("countersign {}", env!("CARGO_PKG_VERSION"));
+        let issuer = Issuer { keys: Arc::clone(&keys), trust_domain: trust_domain.clone(), list_uri, build };
+        Ok(Arc::new(Self {
+            metrics: Metrics::new(),
+            challenges: Challenges::new()?,
+            enrollments: enrol::Pending::default(),
+            latest: std::sync::Mutex::default(),
+            clocks: judge::Clocks::default(),
+            config,
+            data,
+            clock,
+            keys,
+            hosts,
+            trust,
+            lineage,
+            references,
+            pulse,
+            trust_domain,
+            archive,
+            issuer,
+        }))
+    }
+}
+
+/// How relying parties reach this broker: its first name, and its port.
+fn authority(config: &Config) -> String {
+    let name = config.server_names.first().map_or("localhost", String::as_str);
+    format!("{name}:{}", config.listen.port())
+}
+
+fn tree_head(store: &Store) -> anyhow::Result<Option<TreeHead>> {
+    let Some(bytes) = store.get(Table::Meta, TREE_HEAD)? else { return Ok(None) };
+    let (size, root) = bytes.split_first_chunk::<8>().context("the stored tree head is damaged")?;
+    let root: [u8; 32] = root.try_into().context("the stored tree head is damaged")?;
+    Ok(Some(TreeHead { size: u64::from_be_bytes(*size), root: Sha256Digest(root) }))
+}

@@ -1,0 +1,123 @@
+//! Execution credentials: an X.509-SVID and an EAR for one key, one decision, one lease. Both arguments can only be
+//! had from a durable entry: issuing before recording does not compile.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use countersign_attestation::UnixMillis;
+use countersign_attestation::anchor::Assurance;
+use countersign_attestation::claims::{Claims, Presented};
+use countersign_attestation::protocol::IssuedCredential;
+use countersign_attestation::result::ear::{
+    self, Confirmation, Ear, StatusClaim, StatusReference, Submodule, TrustVector, VerifierId,
+};
+use countersign_attestation::result::jws::Thumbprint;
+use countersign_attestation::result::svid::{CredentialExtension, EXTENSION_OID, SpiffeId, TrustDomain};
+use rcgen::ExtendedKeyUsagePurpose;
+
+use crate::keys::{KeyError, Keys, LeafProfile};
+use crate::lineage::Recorded;
+use crate::trust::Lease;
+use crate::trust::state::split_index;
+
+/// AR4SI, 2.3.3: recognized and affirmed.
+const AFFIRMING: i8 = 2;
+/// AR4SI, 2.3.3: a warning; here, hardware that is a stand-in.
+const WARNING: i8 = 32;
+
+/// Issues execution credentials.
+#[derive(Clone, Debug)]
+pub struct Issuer {
+    /// The broker's keys.
+    pub keys: Arc<Keys>,
+    /// The trust domain.
+    pub trust_domain: TrustDomain,
+    /// Where status lists are served: the URI's part before the number.
+    pub list_uri: String,
+    /// This build, as the EAR names it.
+    pub build: String,
+}
+
+impl Issuer {
+    /// The credential that `recorded` decided on, for the key in `spki`; `None` when it decided on none.
+    ///
+    /// # Errors
+    /// [`KeyError`] when the key cannot be certified.
+    pub fn issue(
+        &self,
+        recorded: &Recorded,
+        lease: &Lease,
+        spki: &[u8],
+        claims: &Claims,
+        now: UnixMillis,
+    ) -> Result<Option<IssuedCredential>, KeyError> {
+        let Some(credential) = recorded.entry().credential() else { return Ok(None) };
+        let (status_list, status_index) = split_index(credential.status_index);
+        let subject = SpiffeId::new(self.trust_domain.clone(), lease.host().clone());
+        let extension = CredentialExtension {
+            status_list,
+            status_index,
+            generation: lease.generation(),
+            decision: recorded.leaf_hash(),
+            log_index: recorded.index(),
+            assurance: claims.assurance,
+        };
+        let profile = LeafProfile {
+            uri: Some(subject.to_string()),
+            names: vec![],
+            usages: vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth],
+            extensions: vec![(EXTENSION_OID.to_vec(), extension.encode())],
+            serial: credential.serial.clone(),
+            not_after: credential.not_after,
+        };
+        let certificate = self.keys.workload.sign(spki, profile, now)?;
+        let thumbprint = Thumbprint::of_spki(spki)
+            .ok_or_else(|| KeyError::Unusable { doing: "name a key", reason: "it is not a P-256 key".to_owned() })?;
+        let ear = Ear {
+            eat_profile: ear::PROFILE.to_owned(),
+            iss: self.trust_domain.clone(),
+            sub: subject,
+            iat: now.seconds(),
+            exp: credential.not_after.seconds(),
+            jti: recorded.leaf_hash(),
+            cnf: Confirmation { jkt: thumbprint.to_string() },
+            ear_verifier_id: VerifierId { developer: "countersign".to_owned(), build: self.build.clone() },
+            submods: submodules(claims),
+            status: StatusClaim {
+                status_list: StatusReference { idx: status_index, uri: format!("{}{status_list}", self.list_uri) },
+            },
+            assurance: claims.assurance,
+            generation: lease.generation(),
+            log_index: recorded.index(),
+        };
+        Ok(Some(IssuedCredential {
+            certificate_chain: certificate.pem,
+            ear: self.keys.token.sign(ear::KIND, &ear.to_payload())?,
+            trust_bundle: self.keys.workload.root_pem().to_owned(),
+            serial: hex::encode(&credential.serial),
+            not_after: credential.not_after,
+            renew_at: now.plus(credential.not_after.since(now) / 2),
+        }))
+    }
+}
+
+fn submodules(claims: &Claims) -> BTreeMap<String, Submodule> {
+    let hardware = |assurance| match assurance {
+        Assurance::Hardware => AFFIRMING,
+        Assurance::Simulated => WARNING,
+    };
+    let vector = |assurance| TrustVector {
+        instance_identity: Some(AFFIRMING),
+        executables: Some(AFFIRMING),
+        hardware: Some(hardware(assurance)),
+        ..TrustVector::default()
+    };
+    let mut submodules = BTreeMap::from([("tpm".to_owned(), Submodule::new(vector(claims.tpm.assurance)))]);
+    match &claims.snp {
+        Presented::NotPresented => {}
+        Presented::Verified(snp) => {
+            submodules.insert("snp".to_owned(), Submodule::new(vector(snp.assurance)));
+        }
+    }
+    submodules
+}
