@@ -8,12 +8,17 @@ use core::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::{GeneralName, ParsedExtension};
+
 use crate::anchor::Assurance;
+use crate::claims::HexBytes;
 use crate::digest::Sha256Digest;
 use crate::protocol::HostId;
 use crate::reader::{ReadError, Reader};
 use crate::rejection::Rejection;
-use crate::result::ResultReason;
+use crate::result::{ResultReason, chain};
+use crate::time::UnixMillis;
 
 /// A SPIFFE trust domain (SPIFFE-ID, 2.1): 1 to 255 of `a-z`, `0-9`, `-`, `.` and `_`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -105,8 +110,219 @@ impl<'de> Deserialize<'de> for SpiffeId {
     }
 }
 
+/// An X.509-SVID of the broker whose chain leads to a root of the trust bundle. Whether it is *trusted now*, the status
+/// list in an unexpired pulse says. [`Self::verify`] is the only constructor:
+///
+/// ```compile_fail
+/// let forged = countersign_attestation::result::svid::ExecutionCredential { ..todo!() };
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExecutionCredential {
+    spiffe_id: SpiffeId,
+    serial: HexBytes,
+    extension: CredentialExtension,
+    key: Sha256Digest,
+    not_before: UnixMillis,
+    not_after: UnixMillis,
+    valid_from: UnixMillis,
+    valid_until: UnixMillis,
+}
+
+impl ExecutionCredential {
+    /// Checks a chain (leaf first, DER) to one of `roots` (DER), the X.509-SVID profile, the trust domain, and the
+    /// dates at `now`.
+    ///
+    /// # Errors
+    /// A [`ResultReason`] of the `result.svid` group.
+    pub fn verify(
+        chain: &[&[u8]],
+        roots: &[Vec<u8>],
+        trust_domain: &TrustDomain,
+        now: UnixMillis,
+    ) -> Result<Self, Rejection> {
+        let path = chain::verify(chain, roots)?;
+        check_profile(&path.leaf)?;
+        let spiffe_id = read_id(&path.leaf)?;
+        if spiffe_id.trust_domain != *trust_domain {
+            return Err(ResultReason::SvidTrustDomain.because(trust_domain, &spiffe_id.trust_domain));
+        }
+        let (not_before, not_after) = chain::validity(&path.leaf)?;
+        let credential = Self {
+            spiffe_id,
+            serial: HexBytes(path.leaf.raw_serial().to_vec()),
+            extension: read_extension(&path.leaf)?,
+            key: Sha256Digest::of(&[path.leaf.public_key().raw]),
+            not_before,
+            not_after,
+            valid_from: path.not_before,
+            valid_until: path.not_after,
+        };
+        credential.check_valid_at(now)?;
+        Ok(credential)
+    }
+
+    /// Whether the credential and every certificate above it are within their dates. The end itself is outside: a
+    /// credential of five minutes is not one of five minutes and a second.
+    ///
+    /// # Errors
+    /// [`ResultReason::SvidExpired`] or [`ResultReason::SvidNotYetValid`].
+    pub fn check_valid_at(&self, now: UnixMillis) -> Result<(), Rejection> {
+        if self.valid_until <= now {
+            return Err(ResultReason::SvidExpired.because(format!("before {}", self.valid_until), now));
+        }
+        if now < self.valid_from {
+            return Err(ResultReason::SvidNotYetValid.because(format!("from {}", self.valid_from), now));
+        }
+        Ok(())
+    }
+
+    /// The SPIFFE id.
+    #[must_use]
+    pub const fn spiffe_id(&self) -> &SpiffeId {
+        &self.spiffe_id
+    }
+
+    /// The trust domain.
+    #[must_use]
+    pub const fn trust_domain(&self) -> &TrustDomain {
+        self.spiffe_id.trust_domain()
+    }
+
+    /// The host.
+    #[must_use]
+    pub const fn host(&self) -> &HostId {
+        self.spiffe_id.host()
+    }
+
+    /// The serial number, as the certificate has it.
+    #[must_use]
+    pub const fn serial(&self) -> &HexBytes {
+        &self.serial
+    }
+
+    /// Number of the status list.
+    #[must_use]
+    pub const fn status_list(&self) -> u64 {
+        self.extension.status_list
+    }
+
+    /// Index in that list.
+    #[must_use]
+    pub const fn status_index(&self) -> u64 {
+        self.extension.status_index
+    }
+
+    /// The host's generation.
+    #[must_use]
+    pub const fn generation(&self) -> u64 {
+        self.extension.generation
+    }
+
+    /// The decision behind the credential.
+    #[must_use]
+    pub const fn decision(&self) -> Sha256Digest {
+        self.extension.decision
+    }
+
+    /// Index of the decision's leaf in the log.
+    #[must_use]
+    pub const fn log_index(&self) -> u64 {
+        self.extension.log_index
+    }
+
+    /// What the weakest trust anchor is worth.
+    #[must_use]
+    pub const fn assurance(&self) -> Assurance {
+        self.extension.assurance
+    }
+
+    /// SHA-256 of the credential key's `SubjectPublicKeyInfo`.
+    #[must_use]
+    pub const fn key(&self) -> Sha256Digest {
+        self.key
+    }
+
+    /// `notBefore` of the leaf.
+    #[must_use]
+    pub const fn not_before(&self) -> UnixMillis {
+        self.not_before
+    }
+
+    /// `notAfter` of the leaf.
+    #[must_use]
+    pub const fn not_after(&self) -> UnixMillis {
+        self.not_after
+    }
+
+    /// Earliest `notAfter` on the path to the root.
+    #[must_use]
+    pub const fn valid_until(&self) -> UnixMillis {
+        self.valid_until
+    }
+}
+
+/// SPIFFE X.509-SVID, 4 and appendix A: a leaf signs and authenticates, and issues nothing. Each right must be written:
+/// what is absent is not granted.
+fn check_profile(leaf: &X509Certificate<'_>) -> Result<(), Rejection> {
+    let refused = |expected: &str, found: &str| Err(ResultReason::SvidProfile.because(expected, found));
+    let (mut signs, mut authenticates) = (false, false);
+    for extension in leaf.extensions() {
+        let parsed = extension.parsed_extension();
+        if let ParsedExtension::BasicConstraints(constraints) = parsed
+            && constraints.ca
+        {
+            return refused("CA false", "CA true");
+        }
+        if let ParsedExtension::KeyUsage(usage) = parsed {
+            if usage.key_cert_sign() || usage.crl_sign() {
+                return refused("keyUsage without keyCertSign and cRLSign", "one of them");
+            }
+            signs = usage.digital_signature();
+        }
+        if let ParsedExtension::ExtendedKeyUsage(usage) = parsed {
+            authenticates = usage.client_auth && usage.server_auth;
+        }
+    }
+    if !signs {
+        return refused("keyUsage digitalSignature", "none");
+    }
+    if !authenticates {
+        return refused("extKeyUsage clientAuth and serverAuth", "not both");
+    }
+    Ok(())
+}
+
+/// SPIFFE X.509-SVID, 2: exactly one URI SAN. Names of other kinds may stand beside it and mean nothing here.
+fn read_id(leaf: &X509Certificate<'_>) -> Result<SpiffeId, Rejection> {
+    let refused = |found: &str| ResultReason::SvidId.because("one URI SAN spiffe://<trust domain>/host/<id>", found);
+    let mut uris = Vec::new();
+    for extension in leaf.extensions() {
+        if let ParsedExtension::SubjectAlternativeName(names) = extension.parsed_extension() {
+            for name in &names.general_names {
+                if let GeneralName::URI(uri) = name {
+                    uris.push(*uri);
+                }
+            }
+        }
+    }
+    match uris.as_slice() {
+        [uri] => SpiffeId::parse(uri).ok_or_else(|| refused(uri)),
+        others => Err(refused(&format!("{} URIs", others.len()))),
+    }
+}
+
+fn read_extension(leaf: &X509Certificate<'_>) -> Result<CredentialExtension, Rejection> {
+    // That it is there at most once, the path's check of all extensions has seen to.
+    let ours = leaf.extensions().iter().find(|extension| extension.oid.to_id_string() == EXTENSION_OID_TEXT);
+    let ours = ours.ok_or_else(|| ResultReason::SvidExtensionMissing.because("the extension once", "none"))?;
+    CredentialExtension::decode(ours.value)
+}
+
 /// OID of the credential extension, non-critical: 2.25 (UUID-derived) and our number.
 pub const EXTENSION_OID: [u64; 3] = [2, 25, 7_014_083_229_441_153_027];
+
+/// The same in dotted form.
+pub(super) const EXTENSION_OID_TEXT: &str = "2.25.7014083229441153027";
 
 /// Version of the extension's content.
 const EXTENSION_VERSION: u64 = 1;
