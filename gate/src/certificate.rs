@@ -109,7 +109,11 @@ fn xfcc_value(text: &str) -> Result<(&str, &str), Denial> {
     if let Some(quoted) = text.strip_prefix('"') {
         let (content, after) = quoted.split_once('"').ok_or_else(|| unreadable("an open quote"))?;
         // An escaped quote would end the value early for us and later for the writer.
-        return if content.contains('\\') { Err(unreadable("an escape in an XFCC value")) } else { Ok((content, after)) };
+        return if content.contains('\\') {
+            Err(unreadable("an escape in an XFCC value"))
+        } else {
+            Ok((content, after))
+        };
     }
     let end = text.find([';', ',']).unwrap_or(text.len());
     text.split_at_checked(end).ok_or_else(|| unreadable("an XFCC value"))
@@ -163,7 +167,8 @@ fn pem_certificates(pem: &str) -> Option<Vec<Vec<u8>>> {
     let mut certificates = Vec::new();
     let mut rest = pem.trim_ascii();
     while !rest.is_empty() {
-        let (body, after) = rest.strip_prefix("-----BEGIN CERTIFICATE-----")?.split_once("-----END CERTIFICATE-----")?;
+        let (body, after) =
+            rest.strip_prefix("-----BEGIN CERTIFICATE-----")?.split_once("-----END CERTIFICATE-----")?;
         let base64: String = body.chars().filter(|character| !character.is_ascii_whitespace()).collect();
         certificates.push(STANDARD.decode(base64).ok()?);
         rest = after.trim_ascii_start();

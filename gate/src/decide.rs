@@ -30,16 +30,25 @@ pub struct HeldPulse {
     received: Moment,
 }
 
+/// A pulse that waits for lists.
+#[derive(Debug)]
+pub struct Incomplete {
+    /// The pulse.
+    pub pulse: Box<Verified<Pulse>>,
+    /// Numbers of the lists that are missing.
+    pub missing: Vec<u64>,
+}
+
 impl HeldPulse {
     /// The pulse together with its lists, taken from `held` by digest; the numbers of the missing ones otherwise.
     ///
     /// # Errors
-    /// The pulse and the numbers of the lists that are not in `held`.
+    /// [`Incomplete`] when lists are not in `held`.
     pub fn complete(
         pulse: Verified<Pulse>,
         received: Moment,
         held: impl Fn(&Sha256Digest) -> Option<Arc<StatusList>>,
-    ) -> Result<Self, (Verified<Pulse>, Vec<u64>)> {
+    ) -> Result<Self, Incomplete> {
         let mut lists = BTreeMap::new();
         let mut missing = Vec::new();
         for named in &pulse.lists {
@@ -49,7 +58,11 @@ impl HeldPulse {
                 None => missing.push(named.n),
             }
         }
-        if missing.is_empty() { Ok(Self { pulse, lists, received }) } else { Err((pulse, missing)) }
+        if missing.is_empty() {
+            Ok(Self { pulse, lists, received })
+        } else {
+            Err(Incomplete { pulse: Box::new(pulse), missing })
+        }
     }
 
     /// The pulse.
@@ -76,7 +89,8 @@ impl HeldPulse {
     /// # Errors
     /// [`GateReason::PulseExpired`].
     pub fn check_fresh(&self, now: Moment) -> Result<(), Denial> {
-        let expired = |found: String| Err(GateReason::PulseExpired.because(format!("before {}", self.pulse.exp), found));
+        let expired =
+            |found: String| Err(GateReason::PulseExpired.because(format!("before {}", self.pulse.exp), found));
         if self.pulse.exp <= now.wall {
             return expired(now.wall.to_string());
         }

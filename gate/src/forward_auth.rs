@@ -40,7 +40,6 @@ pub struct Door {
 }
 
 /// `GET /authorize`, `/healthz`, `/readyz` and `/metrics`.
-#[must_use]
 pub fn router(door: Door) -> Router {
     Router::new()
         .route("/authorize", get(authorize))

@@ -45,7 +45,11 @@ impl Default for Metrics {
         registry.register("feed_faults", "Faults of the feed, by code", feed_faults.clone());
         let help = "Time from the basis of a pulse to its receipt: how long a revocation takes to get here";
         registry.register("revocation_latency_seconds", help, propagation.clone());
-        registry.register("pulse_age_seconds", "Time since the basis of the newest pulse; -1 without one", pulse_age.clone());
+        registry.register(
+            "pulse_age_seconds",
+            "Time since the basis of the newest pulse; -1 without one",
+            pulse_age.clone(),
+        );
         registry.register("pulse_left_seconds", "Time until the newest pulse expires", pulse_left.clone());
         registry.register("pulse_sequence", "Sequence of the newest pulse", pulse_sequence.clone());
         Self { registry, decisions, pulses, feed_faults, propagation, pulse_age, pulse_left, pulse_sequence }

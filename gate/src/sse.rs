@@ -110,7 +110,8 @@ mod tests {
 
     #[test]
     fn events_are_read_however_the_stream_is_cut() {
-        let stream = b": hi\r\nevent: status-list\r\ndata: a\r\ndata: b\r\n\r\nevent:pulse\ndata:c\n\n\ndata\r\rid: 4\n\n";
+        let stream =
+            b": hi\r\nevent: status-list\r\ndata: a\r\ndata: b\r\n\r\nevent:pulse\ndata:c\n\n\ndata\r\rid: 4\n\n";
         let expected = vec![event("status-list", "a\nb"), event("pulse", "c"), event("message", "")];
         for size in 1..stream.len() {
             let chunks: Vec<&[u8]> = stream.chunks(size).collect();

@@ -14,7 +14,7 @@ use countersign_attestation::{Rejection, Verified};
 use tokio::sync::watch;
 
 use crate::clock::Moment;
-use crate::decide::{self, Decision, HeldPulse, Snapshot, Trust};
+use crate::decide::{self, Decision, HeldPulse, Incomplete, Snapshot, Trust};
 
 /// Lists held beyond those the newest pulse names, at most (16 KiB each): a start with a thousand lists fits.
 const SPARE_LISTS_MAX: usize = 1024;
@@ -168,8 +168,8 @@ impl GateState {
                 self.installed.send_replace(Some(number));
                 Offer::Installed
             }
-            Err((pulse, missing)) => {
-                inbox.waiting = Some((pulse, received));
+            Err(Incomplete { pulse, missing }) => {
+                inbox.waiting = Some((*pulse, received));
                 Offer::WaitsForLists(missing)
             }
         }

@@ -1,6 +1,11 @@
 //! A broker's signing side with software keys, for tests: a workload CA, X.509-SVIDs with the credential extension,
 //! pulses and status lists. Include it with `#[path]`; it is in no binary.
-#![allow(dead_code, clippy::unwrap_used, clippy::expect_used, reason = "shared by several test crates, each uses a part")]
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "shared by several test crates, each uses a part"
+)]
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
@@ -18,52 +23,52 @@ use rcgen::{
 use time::OffsetDateTime;
 
 /// Y of the pulses made here.
-pub const Y_MS: u64 = 5_000;
+pub(crate) const Y_MS: u64 = 5_000;
 
 /// A signing key for tokens.
-pub struct TokenKey {
+pub(crate) struct TokenKey {
     pair: EcdsaKeyPair,
 }
 
 impl TokenKey {
     /// A fresh key.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { pair: EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap() }
     }
 
     /// Its public half.
-    pub fn jwk(&self) -> Jwk {
+    pub(crate) fn jwk(&self) -> Jwk {
         Jwk::from_point(self.pair.public_key().as_ref()).unwrap()
     }
 
     /// A compact JWS over `payload`.
-    pub fn token(&self, kind: Kind, payload: &[u8]) -> String {
+    pub(crate) fn token(&self, kind: Kind, payload: &[u8]) -> String {
         let input = jws::signing_input(kind, self.jwk().kid(), payload);
         jws::compact(&input, &self.sign(input.as_bytes()))
     }
 
     /// r || s.
-    pub fn sign(&self, message: &[u8]) -> [u8; 64] {
+    pub(crate) fn sign(&self, message: &[u8]) -> [u8; 64] {
         self.pair.sign(&SystemRandom::new(), message).unwrap().as_ref().try_into().unwrap()
     }
 }
 
 /// What a credential is to say. [`Order::new`] makes a sound one; tests change one thing.
 #[derive(Clone)]
-pub struct Order {
-    pub uris: Vec<String>,
-    pub is_ca: IsCa,
-    pub key_usages: Vec<KeyUsagePurpose>,
-    pub extended_key_usages: Vec<ExtendedKeyUsagePurpose>,
-    pub extensions: Vec<Vec<u8>>,
-    pub critical: bool,
-    pub not_before: UnixMillis,
-    pub not_after: UnixMillis,
+pub(crate) struct Order {
+    pub(crate) uris: Vec<String>,
+    pub(crate) is_ca: IsCa,
+    pub(crate) key_usages: Vec<KeyUsagePurpose>,
+    pub(crate) extended_key_usages: Vec<ExtendedKeyUsagePurpose>,
+    pub(crate) extensions: Vec<Vec<u8>>,
+    pub(crate) critical: bool,
+    pub(crate) not_before: UnixMillis,
+    pub(crate) not_after: UnixMillis,
 }
 
 impl Order {
     /// A sound credential for `host`, five minutes from a minute before `now`.
-    pub fn new(trust_domain: &str, host: &str, extension: &CredentialExtension, now: UnixMillis) -> Self {
+    pub(crate) fn new(trust_domain: &str, host: &str, extension: &CredentialExtension, now: UnixMillis) -> Self {
         Self {
             uris: vec![format!("spiffe://{trust_domain}/host/{host}")],
             is_ca: IsCa::ExplicitNoCa,
@@ -79,9 +84,8 @@ impl Order {
     fn params(&self) -> CertificateParams {
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
-        params.subject_alt_names =
-            self.uris.iter().map(|uri| SanType::URI(uri.as_str().try_into().unwrap())).collect();
-        params.is_ca = self.is_ca.clone();
+        params.subject_alt_names = self.uris.iter().map(|uri| SanType::URI(uri.as_str().try_into().unwrap())).collect();
+        params.is_ca = self.is_ca;
         params.key_usages.clone_from(&self.key_usages);
         params.extended_key_usages.clone_from(&self.extended_key_usages);
         params.use_authority_key_identifier_extension = true;
@@ -100,7 +104,7 @@ fn date(moment: UnixMillis) -> OffsetDateTime {
 }
 
 /// The extension of a credential at `index` of list 0.
-pub fn extension(index: u64) -> CredentialExtension {
+pub(crate) fn extension(index: u64) -> CredentialExtension {
     CredentialExtension {
         status_list: 0,
         status_index: index,
@@ -112,30 +116,30 @@ pub fn extension(index: u64) -> CredentialExtension {
 }
 
 /// A credential with its key.
-pub struct Svid {
-    pub der: Vec<u8>,
-    pub pem: String,
-    pub key_pem: String,
+pub(crate) struct Svid {
+    pub(crate) der: Vec<u8>,
+    pub(crate) pem: String,
+    pub(crate) key_pem: String,
     /// The key's `SubjectPublicKeyInfo`, DER.
-    pub spki: Vec<u8>,
+    pub(crate) spki: Vec<u8>,
 }
 
 /// A workload CA.
-pub struct Authority {
+pub(crate) struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
 }
 
 /// What an authority's own certificate is to say.
-pub struct AuthorityOrder {
-    pub name: &'static str,
-    pub is_ca: IsCa,
-    pub key_usages: Vec<KeyUsagePurpose>,
-    pub not_after: UnixMillis,
+pub(crate) struct AuthorityOrder {
+    pub(crate) name: &'static str,
+    pub(crate) is_ca: IsCa,
+    pub(crate) key_usages: Vec<KeyUsagePurpose>,
+    pub(crate) not_after: UnixMillis,
 }
 
 impl AuthorityOrder {
     /// A sound CA, for ten years from 2026.
-    pub fn new(name: &'static str) -> Self {
+    pub(crate) fn new(name: &'static str) -> Self {
         Self {
             name,
             is_ca: IsCa::Ca(BasicConstraints::Unconstrained),
@@ -157,28 +161,28 @@ impl AuthorityOrder {
 
 impl Authority {
     /// A root.
-    pub fn root(order: AuthorityOrder) -> Self {
+    pub(crate) fn root(order: AuthorityOrder) -> Self {
         Self { issuer: CertifiedIssuer::self_signed(order.params(), KeyPair::generate().unwrap()).unwrap() }
     }
 
     /// An intermediate under this CA.
-    pub fn intermediate(&self, order: AuthorityOrder) -> Self {
+    pub(crate) fn intermediate(&self, order: AuthorityOrder) -> Self {
         let issuer = CertifiedIssuer::signed_by(order.params(), KeyPair::generate().unwrap(), &self.issuer).unwrap();
         Self { issuer }
     }
 
     /// Its certificate, DER.
-    pub fn der(&self) -> Vec<u8> {
+    pub(crate) fn der(&self) -> Vec<u8> {
         self.issuer.der().to_vec()
     }
 
     /// Its certificate, PEM.
-    pub fn pem(&self) -> String {
+    pub(crate) fn pem(&self) -> String {
         self.issuer.pem()
     }
 
     /// A credential.
-    pub fn issue(&self, order: &Order) -> Svid {
+    pub(crate) fn issue(&self, order: &Order) -> Svid {
         let key = KeyPair::generate().unwrap();
         let certificate = order.params().signed_by(&key, &self.issuer).unwrap();
         Svid {
@@ -190,9 +194,8 @@ impl Authority {
     }
 
     /// A TLS server's certificate for 127.0.0.1 and localhost, and its key, PEM.
-    pub fn server(&self) -> (Vec<u8>, String, String) {
-        let mut params =
-            CertificateParams::new(vec!["127.0.0.1".to_owned(), "localhost".to_owned()]).unwrap();
+    pub(crate) fn server(&self) -> (Vec<u8>, String, String) {
+        let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned(), "localhost".to_owned()]).unwrap();
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
@@ -201,15 +204,15 @@ impl Authority {
 }
 
 /// A broker of one trust domain.
-pub struct Issuer {
-    pub trust_domain: TrustDomain,
-    pub key: TokenKey,
-    pub authority: Authority,
+pub(crate) struct Issuer {
+    pub(crate) trust_domain: TrustDomain,
+    pub(crate) key: TokenKey,
+    pub(crate) authority: Authority,
 }
 
 impl Issuer {
     /// A broker with fresh keys.
-    pub fn new(trust_domain: &str) -> Self {
+    pub(crate) fn new(trust_domain: &str) -> Self {
         Self {
             trust_domain: TrustDomain::parse(trust_domain).unwrap(),
             key: TokenKey::new(),
@@ -218,17 +221,17 @@ impl Issuer {
     }
 
     /// The pinned key set.
-    pub fn keys(&self) -> JwkSet {
+    pub(crate) fn keys(&self) -> JwkSet {
         JwkSet::new([self.key.jwk()])
     }
 
     /// A sound credential for `host` at `index` of list 0.
-    pub fn svid(&self, host: &str, index: u64, now: UnixMillis) -> Svid {
+    pub(crate) fn svid(&self, host: &str, index: u64, now: UnixMillis) -> Svid {
         self.authority.issue(&Order::new(self.trust_domain.as_str(), host, &extension(index), now))
     }
 
     /// A pulse over one list, number 0.
-    pub fn pulse(&self, seq: u64, basis: UnixMillis, list: &StatusList) -> Pulse {
+    pub(crate) fn pulse(&self, seq: u64, basis: UnixMillis, list: &StatusList) -> Pulse {
         let size = u64::try_from(list.size()).unwrap();
         Pulse {
             iss: self.trust_domain.clone(),
@@ -243,12 +246,12 @@ impl Issuer {
     }
 
     /// The token of a pulse.
-    pub fn pulse_token(&self, pulse: &Pulse) -> String {
+    pub(crate) fn pulse_token(&self, pulse: &Pulse) -> String {
         self.key.token(pulse::KIND, &pulse.to_payload())
     }
 
     /// The token of a list.
-    pub fn list_token(&self, list: &StatusList, now: UnixMillis) -> String {
+    pub(crate) fn list_token(&self, list: &StatusList, now: UnixMillis) -> String {
         let claims = StatusListToken {
             sub: "https://broker.test/v1/status-lists/0".to_owned(),
             iat: now.seconds(),

@@ -1,7 +1,6 @@
 //! The reading side of what the broker signs for relying parties: the compact JWS all of it travels in ([`jws`]), the
 //! attestation result ([`ear`]) and the X.509-SVID ([`svid`]).
 
-mod chain;
 pub mod ear;
 pub mod jws;
 pub mod svid;

@@ -8,17 +8,15 @@ use core::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use x509_parser::certificate::X509Certificate;
-use x509_parser::extensions::{GeneralName, ParsedExtension};
-
 use crate::anchor::Assurance;
 use crate::claims::HexBytes;
 use crate::digest::Sha256Digest;
 use crate::protocol::HostId;
-use crate::reader::{ReadError, Reader};
-use crate::rejection::Rejection;
-use crate::result::{ResultReason, chain};
+use crate::rejection::{Reason, Rejection};
+use crate::result::ResultReason;
 use crate::time::UnixMillis;
+use crate::x509::der::{Der, NotDer, tag};
+use crate::x509::{BasicConstraints, Certificate, Oid, VerifiedPath, X509Reason, oid, verify_path};
 
 /// A SPIFFE trust domain (SPIFFE-ID, 2.1): 1 to 255 of `a-z`, `0-9`, `-`, `.` and `_`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -140,22 +138,49 @@ impl ExecutionCredential {
         trust_domain: &TrustDomain,
         now: UnixMillis,
     ) -> Result<Self, Rejection> {
-        let path = chain::verify(chain, roots)?;
-        check_profile(&path.leaf)?;
-        let spiffe_id = read_id(&path.leaf)?;
+        let certificates = read_chain(chain)?;
+        let (leaf, intermediates) = certificates.split_first().ok_or_else(|| no_chain("no certificates"))?;
+        // Before the path's own look at dates, so that the common end of a credential has the credential's code.
+        check_dates(leaf.not_before(), leaf.not_after(), now)?;
+        let mut closest = no_chain("no roots");
+        for root in roots.iter().take(ROOTS_MAX) {
+            let root = Certificate::parse(root)?;
+            match verify_path(leaf, intermediates, &root, now, &[oid::SUBJECT_ALT_NAME, oid::EXTENDED_KEY_USAGE]) {
+                Ok(path) => return Self::read(leaf, &path, trust_domain, now),
+                // Where a root of the right name failed, its reason says more.
+                Err(rejection) if rejection.reason() != Reason::X509(X509Reason::NoPath) => closest = rejection,
+                Err(rejection) if closest.reason() == Reason::Result(ResultReason::SvidChain) => {
+                    closest = no_chain(rejection.expected());
+                }
+                Err(_) => {}
+            }
+        }
+        Err(closest)
+    }
+
+    fn read(
+        leaf: &Certificate<'_>,
+        path: &VerifiedPath<'_>,
+        trust_domain: &TrustDomain,
+        now: UnixMillis,
+    ) -> Result<Self, Rejection> {
+        check_profile(leaf)?;
+        let spiffe_id = read_id(leaf)?;
         if spiffe_id.trust_domain != *trust_domain {
             return Err(ResultReason::SvidTrustDomain.because(trust_domain, &spiffe_id.trust_domain));
         }
-        let (not_before, not_after) = chain::validity(&path.leaf)?;
+        let extension = leaf
+            .extension(EXTENSION)
+            .ok_or_else(|| ResultReason::SvidExtensionMissing.because("the credential extension", "none"))?;
         let credential = Self {
             spiffe_id,
-            serial: HexBytes(path.leaf.raw_serial().to_vec()),
-            extension: read_extension(&path.leaf)?,
-            key: Sha256Digest::of(&[path.leaf.public_key().raw]),
-            not_before,
-            not_after,
-            valid_from: path.not_before,
-            valid_until: path.not_after,
+            serial: HexBytes(leaf.serial().to_vec()),
+            extension: CredentialExtension::decode(extension.value)?,
+            key: Sha256Digest::of(&[leaf.spki()]),
+            not_before: leaf.not_before(),
+            not_after: leaf.not_after(),
+            valid_from: path.not_before(),
+            valid_until: path.not_after(),
         };
         credential.check_valid_at(now)?;
         Ok(credential)
@@ -167,13 +192,7 @@ impl ExecutionCredential {
     /// # Errors
     /// [`ResultReason::SvidExpired`] or [`ResultReason::SvidNotYetValid`].
     pub fn check_valid_at(&self, now: UnixMillis) -> Result<(), Rejection> {
-        if self.valid_until <= now {
-            return Err(ResultReason::SvidExpired.because(format!("before {}", self.valid_until), now));
-        }
-        if now < self.valid_from {
-            return Err(ResultReason::SvidNotYetValid.because(format!("from {}", self.valid_from), now));
-        }
-        Ok(())
+        check_dates(self.valid_from, self.valid_until, now)
     }
 
     /// The SPIFFE id.
@@ -261,68 +280,92 @@ impl ExecutionCredential {
     }
 }
 
+fn no_chain(found: &str) -> Rejection {
+    ResultReason::SvidChain.because("a chain of at most four certificates to a root of the trust bundle", found)
+}
+
+fn read_chain<'a>(chain: &[&'a [u8]]) -> Result<Vec<Certificate<'a>>, Rejection> {
+    if CHAIN_MAX < chain.len() {
+        return Err(no_chain(&format!("{} certificates", chain.len())));
+    }
+    chain.iter().map(|der| Certificate::parse(der)).collect()
+}
+
+fn check_dates(from: UnixMillis, until: UnixMillis, now: UnixMillis) -> Result<(), Rejection> {
+    if until <= now {
+        return Err(ResultReason::SvidExpired.because(format!("before {until}"), now));
+    }
+    if now < from {
+        return Err(ResultReason::SvidNotYetValid.because(format!("from {from}"), now));
+    }
+    Ok(())
+}
+
 /// SPIFFE X.509-SVID, 4 and appendix A: a leaf signs and authenticates, and issues nothing. Each right must be written:
 /// what is absent is not granted.
-fn check_profile(leaf: &X509Certificate<'_>) -> Result<(), Rejection> {
+fn check_profile(leaf: &Certificate<'_>) -> Result<(), Rejection> {
     let refused = |expected: &str, found: &str| Err(ResultReason::SvidProfile.because(expected, found));
-    let (mut signs, mut authenticates) = (false, false);
-    for extension in leaf.extensions() {
-        let parsed = extension.parsed_extension();
-        if let ParsedExtension::BasicConstraints(constraints) = parsed
-            && constraints.ca
-        {
-            return refused("CA false", "CA true");
-        }
-        if let ParsedExtension::KeyUsage(usage) = parsed {
-            if usage.key_cert_sign() || usage.crl_sign() {
-                return refused("keyUsage without keyCertSign and cRLSign", "one of them");
-            }
-            signs = usage.digital_signature();
-        }
-        if let ParsedExtension::ExtendedKeyUsage(usage) = parsed {
-            authenticates = usage.client_auth && usage.server_auth;
-        }
+    if leaf.basic_constraints() != BasicConstraints::EndEntity {
+        return refused("CA false", "CA true");
     }
-    if !signs {
-        return refused("keyUsage digitalSignature", "none");
+    let Some(usage) = leaf.key_usage() else { return refused("keyUsage digitalSignature", "no keyUsage") };
+    if usage.key_cert_sign() || usage.crl_sign() {
+        return refused("keyUsage without keyCertSign and cRLSign", "one of them");
     }
-    if !authenticates {
+    if !usage.digital_signature() {
+        return refused("keyUsage digitalSignature", "keyUsage without it");
+    }
+    if !leaf.has_extended_key_usage(CLIENT_AUTH)? || !leaf.has_extended_key_usage(SERVER_AUTH)? {
         return refused("extKeyUsage clientAuth and serverAuth", "not both");
     }
     Ok(())
 }
 
 /// SPIFFE X.509-SVID, 2: exactly one URI SAN. Names of other kinds may stand beside it and mean nothing here.
-fn read_id(leaf: &X509Certificate<'_>) -> Result<SpiffeId, Rejection> {
+fn read_id(leaf: &Certificate<'_>) -> Result<SpiffeId, Rejection> {
     let refused = |found: &str| ResultReason::SvidId.because("one URI SAN spiffe://<trust domain>/host/<id>", found);
-    let mut uris = Vec::new();
-    for extension in leaf.extensions() {
-        if let ParsedExtension::SubjectAlternativeName(names) = extension.parsed_extension() {
-            for name in &names.general_names {
-                if let GeneralName::URI(uri) = name {
-                    uris.push(*uri);
-                }
-            }
-        }
-    }
+    let names = leaf.extension(oid::SUBJECT_ALT_NAME).ok_or_else(|| refused("no subjectAltName"))?;
+    let uris = uris(names.value).map_err(|NotDer| refused("a subjectAltName that cannot be read"))?;
     match uris.as_slice() {
-        [uri] => SpiffeId::parse(uri).ok_or_else(|| refused(uri)),
+        [uri] => {
+            let text = str::from_utf8(uri).map_err(|_| refused("a URI that is not text"))?;
+            SpiffeId::parse(text).ok_or_else(|| refused(text))
+        }
         others => Err(refused(&format!("{} URIs", others.len()))),
     }
 }
 
-fn read_extension(leaf: &X509Certificate<'_>) -> Result<CredentialExtension, Rejection> {
-    // That it is there at most once, the path's check of all extensions has seen to.
-    let ours = leaf.extensions().iter().find(|extension| extension.oid.to_id_string() == EXTENSION_OID_TEXT);
-    let ours = ours.ok_or_else(|| ResultReason::SvidExtensionMissing.because("the extension once", "none"))?;
-    CredentialExtension::decode(ours.value)
+/// The `uniformResourceIdentifier [6]` names of GeneralNames (RFC 5280, 4.2.1.6).
+fn uris(names: &[u8]) -> Result<Vec<&[u8]>, NotDer> {
+    let mut outer = Der::new(names);
+    let mut names = outer.inner(tag::SEQUENCE)?;
+    outer.finish()?;
+    let mut uris = Vec::new();
+    while !names.is_empty() {
+        let name = names.any()?;
+        if name.tag == URI_NAME {
+            uris.push(name.content);
+        }
+    }
+    Ok(uris)
 }
+
+/// Longest chain without its root: leaf and three intermediates.
+const CHAIN_MAX: usize = 4;
+
+/// Roots tried for one chain: the domain's current, next and previous ones.
+const ROOTS_MAX: usize = 16;
+
+const URI_NAME: u8 = 0x86;
+
+const SERVER_AUTH: Oid = Oid::new(&[0x2b, 6, 1, 5, 5, 7, 3, 1], "id-kp-serverAuth");
+const CLIENT_AUTH: Oid = Oid::new(&[0x2b, 6, 1, 5, 5, 7, 3, 2], "id-kp-clientAuth");
 
 /// OID of the credential extension, non-critical: 2.25 (UUID-derived) and our number.
 pub const EXTENSION_OID: [u64; 3] = [2, 25, 7_014_083_229_441_153_027];
 
-/// The same in dotted form.
-pub(super) const EXTENSION_OID_TEXT: &str = "2.25.7014083229441153027";
+/// The same as content octets.
+const EXTENSION: Oid = Oid::new(&[0x69, 0xe1, 0xab, 0xc1, 0xf1, 0x8f, 0x9e, 0xf5, 0xb0, 0x03], "credential extension");
 
 /// Version of the extension's content.
 const EXTENSION_VERSION: u64 = 1;
@@ -349,9 +392,6 @@ pub struct CredentialExtension {
     pub assurance: Assurance,
 }
 
-const SEQUENCE: u8 = 0x30;
-const INTEGER: u8 = 0x02;
-const OCTET_STRING: u8 = 0x04;
 const UTF8_STRING: u8 = 0x0c;
 
 /// Longest content: 3 bytes of SEQUENCE, 5 integers of at most 11, 34 and 11 bytes.
@@ -365,11 +405,11 @@ impl CredentialExtension {
         for integer in [EXTENSION_VERSION, self.status_list, self.status_index, self.generation] {
             push_integer(&mut content, integer);
         }
-        push(&mut content, OCTET_STRING, &self.decision.0);
+        push(&mut content, tag::OCTET_STRING, &self.decision.0);
         push_integer(&mut content, self.log_index);
         push(&mut content, UTF8_STRING, self.assurance.to_string().as_bytes());
         let mut sequence = Vec::new();
-        push(&mut sequence, SEQUENCE, &content);
+        push(&mut sequence, tag::SEQUENCE, &content);
         sequence
     }
 
@@ -383,26 +423,29 @@ impl CredentialExtension {
         if EXTENSION_BYTES_MAX < der.len() {
             return Err(refused(&format!("{} bytes", der.len())));
         }
-        let mut outer = Reader::new(der);
-        let content = element(&mut outer, SEQUENCE).map_err(|error| refused(&error.to_string()))?;
-        outer.finish().map_err(|error| refused(&error.to_string()))?;
-        let mut reader = Reader::new(content);
-        let read = |reader: &mut Reader<'_>| integer(reader).map_err(|error| refused(&error.to_string()));
-        let version = read(&mut reader)?;
+        let (version, extension) = Self::read_fields(der).map_err(|NotDer| refused("other fields"))?;
         if version != EXTENSION_VERSION {
             return Err(refused(&format!("version {version}")));
         }
-        let (status_list, status_index, generation) = (read(&mut reader)?, read(&mut reader)?, read(&mut reader)?);
-        let decision = element(&mut reader, OCTET_STRING).map_err(|error| refused(&error.to_string()))?;
-        let decision = <[u8; 32]>::try_from(decision).map_err(|_| refused("a decision id of another size"))?;
-        let log_index = read(&mut reader)?;
-        let assurance = match element(&mut reader, UTF8_STRING).map_err(|error| refused(&error.to_string()))? {
+        Ok(extension)
+    }
+
+    fn read_fields(der: &[u8]) -> Result<(u64, Self), NotDer> {
+        let mut outer = Der::new(der);
+        let mut fields = outer.inner(tag::SEQUENCE)?;
+        outer.finish()?;
+        let version = fields.u64()?;
+        let (status_list, status_index, generation) = (fields.u64()?, fields.u64()?, fields.u64()?);
+        let decision = <[u8; 32]>::try_from(fields.content(tag::OCTET_STRING)?).map_err(|_| NotDer)?;
+        let log_index = fields.u64()?;
+        let assurance = match fields.content(UTF8_STRING)? {
             b"hardware" => Assurance::Hardware,
             b"simulated" => Assurance::Simulated,
-            _ => return Err(refused("an unknown assurance class")),
+            _ => return Err(NotDer),
         };
-        reader.finish().map_err(|error| refused(&error.to_string()))?;
-        Ok(Self { status_list, status_index, generation, decision: Sha256Digest(decision), log_index, assurance })
+        fields.finish()?;
+        let decision = Sha256Digest(decision);
+        Ok((version, Self { status_list, status_index, generation, decision, log_index, assurance }))
     }
 }
 
@@ -425,51 +468,5 @@ fn push_integer(out: &mut Vec<u8>, value: u64) {
         content.push(0);
     }
     content.extend_from_slice(shortest);
-    push(out, INTEGER, &content);
-}
-
-/// Why an element cannot be read.
-enum DerError {
-    Read(ReadError),
-    Tag { expected: u8, found: u8 },
-    Length,
-    Integer,
-}
-
-impl fmt::Display for DerError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Read(error) => error.fmt(f),
-            Self::Tag { expected, found } => write!(f, "tag {found:#04x} where {expected:#04x} is needed"),
-            Self::Length => f.write_str("a length of 128 bytes or more, or not in its shortest form"),
-            Self::Integer => f.write_str("an integer that is negative, above 64 bits or not in its shortest form"),
-        }
-    }
-}
-
-/// The content of the next element, which has `tag`.
-fn element<'a>(reader: &mut Reader<'a>, tag: u8) -> Result<&'a [u8], DerError> {
-    let found = reader.u8().map_err(DerError::Read)?;
-    if found != tag {
-        return Err(DerError::Tag { expected: tag, found });
-    }
-    let length = reader.u8().map_err(DerError::Read)?;
-    if 0x80 <= length {
-        return Err(DerError::Length);
-    }
-    reader.bytes(usize::from(length)).map_err(DerError::Read)
-}
-
-fn integer(reader: &mut Reader<'_>) -> Result<u64, DerError> {
-    let content = element(reader, INTEGER)?;
-    let magnitude = match content {
-        [] => return Err(DerError::Integer),
-        [0, rest @ ..] if rest.first().is_some_and(|byte| 0x80 <= *byte) => rest,
-        [0, _, ..] | [0x80..=0xff, ..] => return Err(DerError::Integer),
-        shortest => shortest,
-    };
-    if 8 < magnitude.len() {
-        return Err(DerError::Integer);
-    }
-    Ok(magnitude.iter().fold(0_u64, |value, byte| value.wrapping_shl(8) | u64::from(*byte)))
+    push(out, tag::INTEGER, &content);
 }
