@@ -9,11 +9,14 @@ use core::fmt;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::anchor::Assurance;
+use crate::claims::HexBytes;
 use crate::digest::Sha256Digest;
 use crate::protocol::HostId;
-use crate::reader::{ReadError, Reader};
-use crate::rejection::Rejection;
+use crate::rejection::{Reason, Rejection};
 use crate::result::ResultReason;
+use crate::time::UnixMillis;
+use crate::x509::der::{Der, NotDer, tag};
+use crate::x509::{BasicConstraints, Certificate, Oid, VerifiedPath, X509Reason, oid, verify_path};
 
 /// A SPIFFE trust domain (SPIFFE-ID, 2.1): 1 to 255 of `a-z`, `0-9`, `-`, `.` and `_`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -105,8 +108,264 @@ impl<'de> Deserialize<'de> for SpiffeId {
     }
 }
 
+/// An X.509-SVID of the broker whose chain leads to a root of the trust bundle. Whether it is *trusted now*, the status
+/// list in an unexpired pulse says. [`Self::verify`] is the only constructor:
+///
+/// ```compile_fail
+/// let forged = countersign_attestation::result::svid::ExecutionCredential { ..todo!() };
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExecutionCredential {
+    spiffe_id: SpiffeId,
+    serial: HexBytes,
+    extension: CredentialExtension,
+    key: Sha256Digest,
+    not_before: UnixMillis,
+    not_after: UnixMillis,
+    valid_from: UnixMillis,
+    valid_until: UnixMillis,
+}
+
+impl ExecutionCredential {
+    /// Checks a chain (leaf first, DER) to one of `roots` (DER), the X.509-SVID profile, the trust domain, and the
+    /// dates at `now`.
+    ///
+    /// # Errors
+    /// A [`ResultReason`] of the `result.svid` group.
+    pub fn verify(
+        chain: &[&[u8]],
+        roots: &[Vec<u8>],
+        trust_domain: &TrustDomain,
+        now: UnixMillis,
+    ) -> Result<Self, Rejection> {
+        let certificates = read_chain(chain)?;
+        let (leaf, intermediates) = certificates.split_first().ok_or_else(|| no_chain("no certificates"))?;
+        // Before the path's own look at dates, so that the common end of a credential has the credential's code.
+        check_dates(leaf.not_before(), leaf.not_after(), now)?;
+        let mut closest = no_chain("no roots");
+        for root in roots.iter().take(ROOTS_MAX) {
+            let root = Certificate::parse(root)?;
+            match verify_path(leaf, intermediates, &root, now, &[oid::SUBJECT_ALT_NAME, oid::EXTENDED_KEY_USAGE]) {
+                Ok(path) => return Self::read(leaf, &path, trust_domain, now),
+                // Where a root of the right name failed, its reason says more.
+                Err(rejection) if rejection.reason() != Reason::X509(X509Reason::NoPath) => closest = rejection,
+                Err(rejection) if closest.reason() == Reason::Result(ResultReason::SvidChain) => {
+                    closest = no_chain(rejection.expected());
+                }
+                Err(_) => {}
+            }
+        }
+        Err(closest)
+    }
+
+    fn read(
+        leaf: &Certificate<'_>,
+        path: &VerifiedPath<'_>,
+        trust_domain: &TrustDomain,
+        now: UnixMillis,
+    ) -> Result<Self, Rejection> {
+        check_profile(leaf)?;
+        let spiffe_id = read_id(leaf)?;
+        if spiffe_id.trust_domain != *trust_domain {
+            return Err(ResultReason::SvidTrustDomain.because(trust_domain, &spiffe_id.trust_domain));
+        }
+        let extension = leaf
+            .extension(EXTENSION)
+            .ok_or_else(|| ResultReason::SvidExtensionMissing.because("the credential extension", "none"))?;
+        let credential = Self {
+            spiffe_id,
+            serial: HexBytes(leaf.serial().to_vec()),
+            extension: CredentialExtension::decode(extension.value)?,
+            key: Sha256Digest::of(&[leaf.spki()]),
+            not_before: leaf.not_before(),
+            not_after: leaf.not_after(),
+            valid_from: path.not_before(),
+            valid_until: path.not_after(),
+        };
+        credential.check_valid_at(now)?;
+        Ok(credential)
+    }
+
+    /// Whether the credential and every certificate above it are within their dates. The end itself is outside: a
+    /// credential of five minutes is not one of five minutes and a second.
+    ///
+    /// # Errors
+    /// [`ResultReason::SvidExpired`] or [`ResultReason::SvidNotYetValid`].
+    pub fn check_valid_at(&self, now: UnixMillis) -> Result<(), Rejection> {
+        check_dates(self.valid_from, self.valid_until, now)
+    }
+
+    /// The SPIFFE id.
+    #[must_use]
+    pub const fn spiffe_id(&self) -> &SpiffeId {
+        &self.spiffe_id
+    }
+
+    /// The trust domain.
+    #[must_use]
+    pub const fn trust_domain(&self) -> &TrustDomain {
+        self.spiffe_id.trust_domain()
+    }
+
+    /// The host.
+    #[must_use]
+    pub const fn host(&self) -> &HostId {
+        self.spiffe_id.host()
+    }
+
+    /// The serial number, as the certificate has it.
+    #[must_use]
+    pub const fn serial(&self) -> &HexBytes {
+        &self.serial
+    }
+
+    /// Number of the status list.
+    #[must_use]
+    pub const fn status_list(&self) -> u64 {
+        self.extension.status_list
+    }
+
+    /// Index in that list.
+    #[must_use]
+    pub const fn status_index(&self) -> u64 {
+        self.extension.status_index
+    }
+
+    /// The host's generation.
+    #[must_use]
+    pub const fn generation(&self) -> u64 {
+        self.extension.generation
+    }
+
+    /// The decision behind the credential.
+    #[must_use]
+    pub const fn decision(&self) -> Sha256Digest {
+        self.extension.decision
+    }
+
+    /// Index of the decision's leaf in the log.
+    #[must_use]
+    pub const fn log_index(&self) -> u64 {
+        self.extension.log_index
+    }
+
+    /// What the weakest trust anchor is worth.
+    #[must_use]
+    pub const fn assurance(&self) -> Assurance {
+        self.extension.assurance
+    }
+
+    /// SHA-256 of the credential key's `SubjectPublicKeyInfo`.
+    #[must_use]
+    pub const fn key(&self) -> Sha256Digest {
+        self.key
+    }
+
+    /// `notBefore` of the leaf.
+    #[must_use]
+    pub const fn not_before(&self) -> UnixMillis {
+        self.not_before
+    }
+
+    /// `notAfter` of the leaf.
+    #[must_use]
+    pub const fn not_after(&self) -> UnixMillis {
+        self.not_after
+    }
+
+    /// Earliest `notAfter` on the path to the root.
+    #[must_use]
+    pub const fn valid_until(&self) -> UnixMillis {
+        self.valid_until
+    }
+}
+
+fn no_chain(found: &str) -> Rejection {
+    ResultReason::SvidChain.because("a chain of at most four certificates to a root of the trust bundle", found)
+}
+
+fn read_chain<'a>(chain: &[&'a [u8]]) -> Result<Vec<Certificate<'a>>, Rejection> {
+    if CHAIN_MAX < chain.len() {
+        return Err(no_chain(&format!("{} certificates", chain.len())));
+    }
+    chain.iter().map(|der| Certificate::parse(der)).collect()
+}
+
+fn check_dates(from: UnixMillis, until: UnixMillis, now: UnixMillis) -> Result<(), Rejection> {
+    if until <= now {
+        return Err(ResultReason::SvidExpired.because(format!("before {until}"), now));
+    }
+    if now < from {
+        return Err(ResultReason::SvidNotYetValid.because(format!("from {from}"), now));
+    }
+    Ok(())
+}
+
+/// SPIFFE X.509-SVID, 4 and appendix A: a leaf signs and authenticates, and issues nothing. Each right must be written:
+/// what is absent is not granted.
+fn check_profile(leaf: &Certificate<'_>) -> Result<(), Rejection> {
+    let refused = |expected: &str, found: &str| Err(ResultReason::SvidProfile.because(expected, found));
+    if leaf.basic_constraints() != BasicConstraints::EndEntity {
+        return refused("CA false", "CA true");
+    }
+    let Some(usage) = leaf.key_usage() else { return refused("keyUsage digitalSignature", "no keyUsage") };
+    if usage.key_cert_sign() || usage.crl_sign() {
+        return refused("keyUsage without keyCertSign and cRLSign", "one of them");
+    }
+    if !usage.digital_signature() {
+        return refused("keyUsage digitalSignature", "keyUsage without it");
+    }
+    if !leaf.has_extended_key_usage(CLIENT_AUTH)? || !leaf.has_extended_key_usage(SERVER_AUTH)? {
+        return refused("extKeyUsage clientAuth and serverAuth", "not both");
+    }
+    Ok(())
+}
+
+/// SPIFFE X.509-SVID, 2: exactly one URI SAN. Names of other kinds may stand beside it and mean nothing here.
+fn read_id(leaf: &Certificate<'_>) -> Result<SpiffeId, Rejection> {
+    let refused = |found: &str| ResultReason::SvidId.because("one URI SAN spiffe://<trust domain>/host/<id>", found);
+    let names = leaf.extension(oid::SUBJECT_ALT_NAME).ok_or_else(|| refused("no subjectAltName"))?;
+    let uris = uris(names.value).map_err(|NotDer| refused("a subjectAltName that cannot be read"))?;
+    match uris.as_slice() {
+        [uri] => {
+            let text = str::from_utf8(uri).map_err(|_| refused("a URI that is not text"))?;
+            SpiffeId::parse(text).ok_or_else(|| refused(text))
+        }
+        others => Err(refused(&format!("{} URIs", others.len()))),
+    }
+}
+
+/// The `uniformResourceIdentifier [6]` names of GeneralNames (RFC 5280, 4.2.1.6).
+fn uris(names: &[u8]) -> Result<Vec<&[u8]>, NotDer> {
+    let mut outer = Der::new(names);
+    let mut names = outer.inner(tag::SEQUENCE)?;
+    outer.finish()?;
+    let mut uris = Vec::new();
+    while !names.is_empty() {
+        let name = names.any()?;
+        if name.tag == URI_NAME {
+            uris.push(name.content);
+        }
+    }
+    Ok(uris)
+}
+
+/// Longest chain without its root: leaf and three intermediates.
+const CHAIN_MAX: usize = 4;
+
+/// Roots tried for one chain: the domain's current, next and previous ones.
+const ROOTS_MAX: usize = 16;
+
+const URI_NAME: u8 = 0x86;
+
+const SERVER_AUTH: Oid = Oid::new(&[0x2b, 6, 1, 5, 5, 7, 3, 1], "id-kp-serverAuth");
+const CLIENT_AUTH: Oid = Oid::new(&[0x2b, 6, 1, 5, 5, 7, 3, 2], "id-kp-clientAuth");
+
 /// OID of the credential extension, non-critical: 2.25 (UUID-derived) and our number.
 pub const EXTENSION_OID: [u64; 3] = [2, 25, 7_014_083_229_441_153_027];
+
+/// The same as content octets.
+const EXTENSION: Oid = Oid::new(&[0x69, 0xe1, 0xab, 0xc1, 0xf1, 0x8f, 0x9e, 0xf5, 0xb0, 0x03], "credential extension");
 
 /// Version of the extension's content.
 const EXTENSION_VERSION: u64 = 1;
@@ -133,9 +392,6 @@ pub struct CredentialExtension {
     pub assurance: Assurance,
 }
 
-const SEQUENCE: u8 = 0x30;
-const INTEGER: u8 = 0x02;
-const OCTET_STRING: u8 = 0x04;
 const UTF8_STRING: u8 = 0x0c;
 
 /// Longest content: 3 bytes of SEQUENCE, 5 integers of at most 11, 34 and 11 bytes.
@@ -149,11 +405,11 @@ impl CredentialExtension {
         for integer in [EXTENSION_VERSION, self.status_list, self.status_index, self.generation] {
             push_integer(&mut content, integer);
         }
-        push(&mut content, OCTET_STRING, &self.decision.0);
+        push(&mut content, tag::OCTET_STRING, &self.decision.0);
         push_integer(&mut content, self.log_index);
         push(&mut content, UTF8_STRING, self.assurance.to_string().as_bytes());
         let mut sequence = Vec::new();
-        push(&mut sequence, SEQUENCE, &content);
+        push(&mut sequence, tag::SEQUENCE, &content);
         sequence
     }
 
@@ -167,26 +423,29 @@ impl CredentialExtension {
         if EXTENSION_BYTES_MAX < der.len() {
             return Err(refused(&format!("{} bytes", der.len())));
         }
-        let mut outer = Reader::new(der);
-        let content = element(&mut outer, SEQUENCE).map_err(|error| refused(&error.to_string()))?;
-        outer.finish().map_err(|error| refused(&error.to_string()))?;
-        let mut reader = Reader::new(content);
-        let read = |reader: &mut Reader<'_>| integer(reader).map_err(|error| refused(&error.to_string()));
-        let version = read(&mut reader)?;
+        let (version, extension) = Self::read_fields(der).map_err(|NotDer| refused("other fields"))?;
         if version != EXTENSION_VERSION {
             return Err(refused(&format!("version {version}")));
         }
-        let (status_list, status_index, generation) = (read(&mut reader)?, read(&mut reader)?, read(&mut reader)?);
-        let decision = element(&mut reader, OCTET_STRING).map_err(|error| refused(&error.to_string()))?;
-        let decision = <[u8; 32]>::try_from(decision).map_err(|_| refused("a decision id of another size"))?;
-        let log_index = read(&mut reader)?;
-        let assurance = match element(&mut reader, UTF8_STRING).map_err(|error| refused(&error.to_string()))? {
+        Ok(extension)
+    }
+
+    fn read_fields(der: &[u8]) -> Result<(u64, Self), NotDer> {
+        let mut outer = Der::new(der);
+        let mut fields = outer.inner(tag::SEQUENCE)?;
+        outer.finish()?;
+        let version = fields.u64()?;
+        let (status_list, status_index, generation) = (fields.u64()?, fields.u64()?, fields.u64()?);
+        let decision = <[u8; 32]>::try_from(fields.content(tag::OCTET_STRING)?).map_err(|_| NotDer)?;
+        let log_index = fields.u64()?;
+        let assurance = match fields.content(UTF8_STRING)? {
             b"hardware" => Assurance::Hardware,
             b"simulated" => Assurance::Simulated,
-            _ => return Err(refused("an unknown assurance class")),
+            _ => return Err(NotDer),
         };
-        reader.finish().map_err(|error| refused(&error.to_string()))?;
-        Ok(Self { status_list, status_index, generation, decision: Sha256Digest(decision), log_index, assurance })
+        fields.finish()?;
+        let decision = Sha256Digest(decision);
+        Ok((version, Self { status_list, status_index, generation, decision, log_index, assurance }))
     }
 }
 
@@ -209,51 +468,5 @@ fn push_integer(out: &mut Vec<u8>, value: u64) {
         content.push(0);
     }
     content.extend_from_slice(shortest);
-    push(out, INTEGER, &content);
-}
-
-/// Why an element cannot be read.
-enum DerError {
-    Read(ReadError),
-    Tag { expected: u8, found: u8 },
-    Length,
-    Integer,
-}
-
-impl fmt::Display for DerError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Read(error) => error.fmt(f),
-            Self::Tag { expected, found } => write!(f, "tag {found:#04x} where {expected:#04x} is needed"),
-            Self::Length => f.write_str("a length of 128 bytes or more, or not in its shortest form"),
-            Self::Integer => f.write_str("an integer that is negative, above 64 bits or not in its shortest form"),
-        }
-    }
-}
-
-/// The content of the next element, which has `tag`.
-fn element<'a>(reader: &mut Reader<'a>, tag: u8) -> Result<&'a [u8], DerError> {
-    let found = reader.u8().map_err(DerError::Read)?;
-    if found != tag {
-        return Err(DerError::Tag { expected: tag, found });
-    }
-    let length = reader.u8().map_err(DerError::Read)?;
-    if 0x80 <= length {
-        return Err(DerError::Length);
-    }
-    reader.bytes(usize::from(length)).map_err(DerError::Read)
-}
-
-fn integer(reader: &mut Reader<'_>) -> Result<u64, DerError> {
-    let content = element(reader, INTEGER)?;
-    let magnitude = match content {
-        [] => return Err(DerError::Integer),
-        [0, rest @ ..] if rest.first().is_some_and(|byte| 0x80 <= *byte) => rest,
-        [0, _, ..] | [0x80..=0xff, ..] => return Err(DerError::Integer),
-        shortest => shortest,
-    };
-    if 8 < magnitude.len() {
-        return Err(DerError::Integer);
-    }
-    Ok(magnitude.iter().fold(0_u64, |value, byte| value.wrapping_shl(8) | u64::from(*byte)))
+    push(out, tag::INTEGER, &content);
 }

@@ -1,0 +1,177 @@
+//! The caller's certificate, as the proxy in front wrote it into a header. Exactly one of the known headers, exactly
+//! once: a second one could be the caller's own.
+
+use axum::http::{HeaderMap, HeaderName};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use crate::reason::{Denial, GateReason};
+
+/// nginx: `$ssl_client_escaped_cert`, PEM with percent-encoding.
+pub const NGINX: HeaderName = HeaderName::from_static("x-ssl-client-cert");
+/// Envoy: `Cert="…"` and `Chain="…"`, PEM with percent-encoding.
+pub const ENVOY: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+/// RFC 9440, 2.2: one byte sequence.
+pub const RFC_9440: HeaderName = HeaderName::from_static("client-cert");
+/// RFC 9440, 2.3: a list of byte sequences, only together with [`RFC_9440`].
+pub const RFC_9440_CHAIN: HeaderName = HeaderName::from_static("client-cert-chain");
+
+/// Longest header value read: four certificates of 4 KiB in base64 and percent-encoding.
+const VALUE_BYTES_MAX: usize = 32 * 1024;
+
+/// Certificates in a chain: a leaf and three intermediates.
+const CHAIN_MAX: usize = 4;
+
+/// Reads the caller's chain, leaf first, DER.
+///
+/// # Errors
+/// [`GateReason::NoCertificate`], [`GateReason::Ambiguous`] or [`GateReason::Unreadable`].
+pub fn from_headers(headers: &HeaderMap) -> Result<Vec<Vec<u8>>, Denial> {
+    let nginx = only(headers, &NGINX)?;
+    let envoy = only(headers, &ENVOY)?;
+    let standard = only(headers, &RFC_9440)?;
+    let chain = only(headers, &RFC_9440_CHAIN)?;
+    match (nginx, envoy, standard, chain) {
+        (Some(value), None, None, None) => one(percent_decoded_pem(value)?),
+        (None, Some(value), None, None) => xfcc(value),
+        (None, None, Some(leaf), chain) => rfc_9440(leaf, chain),
+        (None, None, None, None) => Err(GateReason::NoCertificate.because("a certificate header", "none")),
+        (None, None, None, Some(_)) => Err(GateReason::NoCertificate.because("Client-Cert", "Client-Cert-Chain alone")),
+        _ => Err(GateReason::Ambiguous.because("one certificate header", "several")),
+    }
+}
+
+/// The value of a header that is there once; an empty one is nginx's way to say that there is no certificate.
+fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, Denial> {
+    let mut values = headers.get_all(name).iter();
+    let (Some(value), more) = (values.next(), values.next()) else { return Ok(None) };
+    if more.is_some() {
+        return Err(GateReason::Ambiguous.because(format!("{name} once"), "several times"));
+    }
+    if VALUE_BYTES_MAX < value.len() {
+        return Err(unreadable(&format!("{name} of {} bytes", value.len())));
+    }
+    let text = value.to_str().map_err(|_| unreadable(&format!("{name} with other than visible ASCII")))?;
+    if text.is_empty() {
+        return Err(GateReason::NoCertificate.because("a client certificate", format!("an empty {name}")));
+    }
+    Ok(Some(text))
+}
+
+fn unreadable(found: &str) -> Denial {
+    GateReason::Unreadable.because("a certificate as the header's definition writes it", found)
+}
+
+fn one(chain: Vec<Vec<u8>>) -> Result<Vec<Vec<u8>>, Denial> {
+    if chain.len() == 1 { Ok(chain) } else { Err(unreadable(&format!("{} certificates", chain.len()))) }
+}
+
+/// Envoy's XFCC: elements by commas, pairs by semicolons, values quoted where they hold either. One element only: with
+/// two, the first is what an earlier hop, perhaps the caller, claimed.
+fn xfcc(value: &str) -> Result<Vec<Vec<u8>>, Denial> {
+    let (mut cert, mut chain) = (None, None);
+    let mut rest = value;
+    loop {
+        let (name, after) = rest.split_once('=').ok_or_else(|| unreadable("an XFCC pair without ="))?;
+        let (content, after) = xfcc_value(after)?;
+        let slot = if name.eq_ignore_ascii_case("cert") {
+            Some(&mut cert)
+        } else if name.eq_ignore_ascii_case("chain") {
+            Some(&mut chain)
+        } else {
+            None
+        };
+        if let Some(slot) = slot
+            && slot.replace(content).is_some()
+        {
+            return Err(GateReason::Ambiguous.because("Cert and Chain once", "one of them twice"));
+        }
+        match after.split_at_checked(1) {
+            None => break,
+            Some((";", more)) => rest = more,
+            Some((",", _)) => return Err(GateReason::Ambiguous.because("one XFCC element", "several hops")),
+            Some(_) => return Err(unreadable("text after an XFCC value")),
+        }
+    }
+    let cert = cert.ok_or_else(|| GateReason::NoCertificate.because("Cert in XFCC", "none"))?;
+    let leaf = one(percent_decoded_pem(cert)?)?;
+    let Some(chain) = chain else { return Ok(leaf) };
+    let chain = percent_decoded_pem(chain)?;
+    // Envoy writes the whole chain, the leaf included: both must speak of one caller.
+    if chain.first() != leaf.first() {
+        return Err(GateReason::Ambiguous.because("Chain that starts with Cert", "another leaf"));
+    }
+    Ok(chain)
+}
+
+/// A value and what follows it: up to `;` or `,`, or quoted. Percent-encoded PEM has no quote to escape.
+fn xfcc_value(text: &str) -> Result<(&str, &str), Denial> {
+    if let Some(quoted) = text.strip_prefix('"') {
+        let (content, after) = quoted.split_once('"').ok_or_else(|| unreadable("an open quote"))?;
+        // An escaped quote would end the value early for us and later for the writer.
+        return if content.contains('\\') {
+            Err(unreadable("an escape in an XFCC value"))
+        } else {
+            Ok((content, after))
+        };
+    }
+    let end = text.find([';', ',']).unwrap_or(text.len());
+    text.split_at_checked(end).ok_or_else(|| unreadable("an XFCC value"))
+}
+
+fn rfc_9440(leaf: &str, chain: Option<&str>) -> Result<Vec<Vec<u8>>, Denial> {
+    let mut certificates = vec![byte_sequence(leaf)?];
+    for item in chain.into_iter().flat_map(|chain| chain.split(',')) {
+        certificates.push(byte_sequence(item.trim_matches([' ', '\t']))?);
+    }
+    bounded(certificates)
+}
+
+/// RFC 8941, 3.3.5: base64 between colons.
+fn byte_sequence(item: &str) -> Result<Vec<u8>, Denial> {
+    let base64 = item
+        .strip_prefix(':')
+        .and_then(|item| item.strip_suffix(':'))
+        .ok_or_else(|| unreadable("an item that is no byte sequence"))?;
+    STANDARD.decode(base64).map_err(|_| unreadable("a byte sequence that is not base64"))
+}
+
+fn percent_decoded_pem(text: &str) -> Result<Vec<Vec<u8>>, Denial> {
+    let pem = percent_decode(text).ok_or_else(|| unreadable("a broken percent-encoding"))?;
+    bounded(pem_certificates(&pem).ok_or_else(|| unreadable("other than PEM certificates"))?)
+}
+
+fn bounded(chain: Vec<Vec<u8>>) -> Result<Vec<Vec<u8>>, Denial> {
+    if CHAIN_MAX < chain.len() { Err(unreadable(&format!("{} certificates", chain.len()))) } else { Ok(chain) }
+}
+
+/// RFC 3986, 2.1. A plus sign is itself.
+fn percent_decode(text: &str) -> Option<String> {
+    let mut decoded = Vec::with_capacity(text.len());
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        if byte == b'%' {
+            let digits = [bytes.next()?, bytes.next()?];
+            let mut value = [0];
+            hex::decode_to_slice(digits, &mut value).ok()?;
+            decoded.extend_from_slice(&value);
+        } else {
+            decoded.push(byte);
+        }
+    }
+    String::from_utf8(decoded).ok()
+}
+
+/// The certificates of a PEM text that holds certificates and white space, and nothing else (RFC 7468, 5).
+fn pem_certificates(pem: &str) -> Option<Vec<Vec<u8>>> {
+    let mut certificates = Vec::new();
+    let mut rest = pem.trim_ascii();
+    while !rest.is_empty() {
+        let (body, after) =
+            rest.strip_prefix("-----BEGIN CERTIFICATE-----")?.split_once("-----END CERTIFICATE-----")?;
+        let base64: String = body.chars().filter(|character| !character.is_ascii_whitespace()).collect();
+        certificates.push(STANDARD.decode(base64).ok()?);
+        rest = after.trim_ascii_start();
+    }
+    Some(certificates)
+}

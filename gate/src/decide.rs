@@ -1,0 +1,216 @@
+//! The decision: a pure function of the credential, what the gate holds, and the present moment.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use countersign_attestation::anchor::Assurance;
+use countersign_attestation::digest::Sha256Digest;
+use countersign_attestation::pulse::Pulse;
+use countersign_attestation::result::svid::{ExecutionCredential, SpiffeId, TrustDomain};
+use countersign_attestation::status_list::{Status, StatusList};
+use countersign_attestation::{UnixMillis, Verified};
+
+use crate::clock::Moment;
+use crate::reason::{Denial, GateReason};
+
+/// What an operator pinned: whose credentials this gate judges, and the roots they lead to.
+#[derive(Clone, Debug)]
+pub struct Trust {
+    /// The trust domain.
+    pub trust_domain: TrustDomain,
+    /// Workload CA roots, DER.
+    pub roots: Vec<Vec<u8>>,
+}
+
+/// A pulse with every list it names. There is no other constructor than [`HeldPulse::complete`].
+#[derive(Debug)]
+pub struct HeldPulse {
+    pulse: Verified<Pulse>,
+    lists: BTreeMap<u64, Arc<StatusList>>,
+    received: Moment,
+}
+
+/// A pulse that waits for lists.
+#[derive(Debug)]
+pub struct Incomplete {
+    /// The pulse.
+    pub pulse: Box<Verified<Pulse>>,
+    /// Numbers of the lists that are missing.
+    pub missing: Vec<u64>,
+}
+
+impl HeldPulse {
+    /// The pulse together with its lists, taken from `held` by digest; the numbers of the missing ones otherwise.
+    ///
+    /// # Errors
+    /// [`Incomplete`] when lists are not in `held`.
+    pub fn complete(
+        pulse: Verified<Pulse>,
+        received: Moment,
+        held: impl Fn(&Sha256Digest) -> Option<Arc<StatusList>>,
+    ) -> Result<Self, Incomplete> {
+        let mut lists = BTreeMap::new();
+        let mut missing = Vec::new();
+        for named in &pulse.lists {
+            // The digest covers the bytes, and so the size; a pulse that contradicts itself is never complete.
+            match held(&named.sha256).filter(|list| u64::try_from(list.size()) == Ok(named.size)) {
+                Some(list) => drop(lists.insert(named.n, list)),
+                None => missing.push(named.n),
+            }
+        }
+        if missing.is_empty() {
+            Ok(Self { pulse, lists, received })
+        } else {
+            Err(Incomplete { pulse: Box::new(pulse), missing })
+        }
+    }
+
+    /// The pulse.
+    #[must_use]
+    pub const fn pulse(&self) -> &Verified<Pulse> {
+        &self.pulse
+    }
+
+    /// When it was received.
+    #[must_use]
+    pub const fn received(&self) -> Moment {
+        self.received
+    }
+
+    /// The moment from which the pulse is not believed, on the steady clock: what it had left when it was received.
+    #[must_use]
+    pub fn steady_deadline_ms(&self) -> u64 {
+        self.received.steady_ms.saturating_add(self.pulse.exp.since(self.received.wall))
+    }
+
+    /// Whether the pulse is believed at `now`: both clocks must say so. A wall clock that was set back keeps `exp` in
+    /// the future, but not the steady deadline; a machine that slept has passed both.
+    ///
+    /// # Errors
+    /// [`GateReason::PulseExpired`].
+    pub fn check_fresh(&self, now: Moment) -> Result<(), Denial> {
+        let expired =
+            |found: String| Err(GateReason::PulseExpired.because(format!("before {}", self.pulse.exp), found));
+        if self.pulse.exp <= now.wall {
+            return expired(now.wall.to_string());
+        }
+        if self.steady_deadline_ms() <= now.steady_ms {
+            let since = now.steady_ms.saturating_sub(self.received.steady_ms);
+            return expired(format!("{} by a clock that was set back, {since} ms after receipt", now.wall));
+        }
+        Ok(())
+    }
+
+    /// The lists by number.
+    #[must_use]
+    pub const fn lists(&self) -> &BTreeMap<u64, Arc<StatusList>> {
+        &self.lists
+    }
+}
+
+/// What the gate holds at one moment: the newest complete pulse, or none.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// The newest complete pulse. It stays after its end, so that an older one never takes its place.
+    pub held: Option<Arc<HeldPulse>>,
+}
+
+/// The answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// The host is trusted now.
+    Allow(Allowed),
+    /// It is not known to be.
+    Deny(Denial),
+}
+
+/// Who is let in, by which decision, and until when at most.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Allowed {
+    spiffe_id: SpiffeId,
+    decision: Sha256Digest,
+    assurance: Assurance,
+    generation: u64,
+    until: UnixMillis,
+}
+
+impl Allowed {
+    /// The host.
+    #[must_use]
+    pub const fn spiffe_id(&self) -> &SpiffeId {
+        &self.spiffe_id
+    }
+
+    /// The broker's decision behind the credential.
+    #[must_use]
+    pub const fn decision(&self) -> Sha256Digest {
+        self.decision
+    }
+
+    /// What the weakest trust anchor is worth.
+    #[must_use]
+    pub const fn assurance(&self) -> Assurance {
+        self.assurance
+    }
+
+    /// The host's generation.
+    #[must_use]
+    pub const fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// The earlier end of pulse and credential. An open session is judged again at every pulse, and closed at this
+    /// moment if none came.
+    #[must_use]
+    pub const fn until(&self) -> UnixMillis {
+        self.until
+    }
+}
+
+/// Decides about a caller that proved possession of the key in `chain` (leaf first, DER).
+#[must_use]
+pub fn decide(chain: &[Vec<u8>], trust: &Trust, snapshot: &Snapshot, now: Moment) -> Decision {
+    match verify(chain, trust, now.wall) {
+        Ok(credential) => judge(&credential, snapshot, now),
+        Err(denial) => Decision::Deny(denial),
+    }
+}
+
+/// Checks a chain to the pinned roots: the costly part, one signature for each certificate.
+///
+/// # Errors
+/// A `result.svid` denial.
+pub fn verify(chain: &[Vec<u8>], trust: &Trust, now: UnixMillis) -> Result<ExecutionCredential, Denial> {
+    let chain: Vec<&[u8]> = chain.iter().map(Vec::as_slice).collect();
+    Ok(ExecutionCredential::verify(&chain, &trust.roots, &trust.trust_domain, now)?)
+}
+
+/// Decides about a credential whose chain was checked, now or before. Dates, pulse and status are checked every time.
+#[must_use]
+pub fn judge(credential: &ExecutionCredential, snapshot: &Snapshot, now: Moment) -> Decision {
+    match admit(credential, snapshot, now) {
+        Ok(allowed) => Decision::Allow(allowed),
+        Err(denial) => Decision::Deny(denial),
+    }
+}
+
+fn admit(credential: &ExecutionCredential, snapshot: &Snapshot, now: Moment) -> Result<Allowed, Denial> {
+    credential.check_valid_at(now.wall)?;
+    let held = snapshot.held.as_ref().ok_or_else(|| GateReason::NoPulse.because("a pulse", "none since the start"))?;
+    held.check_fresh(now)?;
+    let number = credential.status_list();
+    let list = held.lists.get(&number).ok_or_else(|| {
+        GateReason::ListMissing.because(format!("one of {} lists", held.lists.len()), format!("list {number}"))
+    })?;
+    match list.get(credential.status_index())? {
+        Status::Valid => Ok(Allowed {
+            spiffe_id: credential.spiffe_id().clone(),
+            decision: credential.decision(),
+            assurance: credential.assurance(),
+            generation: credential.generation(),
+            until: held.pulse.exp.min(credential.valid_until()),
+        }),
+        Status::Invalid => Err(GateReason::Invalid.because(Status::Valid, Status::Invalid)),
+        Status::Suspended => Err(GateReason::Suspended.because(Status::Valid, Status::Suspended)),
+    }
+}

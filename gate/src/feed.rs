@@ -1,0 +1,238 @@
+//! Follows one broker or relay, and hands everything it says to the state. A feed decides nothing: what it delivers is
+//! judged by its signature, and what it fails to deliver expires.
+
+use core::time::Duration;
+use std::sync::Arc;
+
+use countersign_attestation::Rejection;
+use reqwest::redirect::Policy;
+use reqwest::{Client, StatusCode, Url};
+use rustls::pki_types::CertificateDer;
+use rustls::{ClientConfig, RootCertStore};
+
+use crate::clock::{Clock, pause};
+use crate::metrics::Metrics;
+use crate::sse::{Event, Parser, SseError};
+use crate::state::{GateState, Offer};
+
+/// A broker signs every second; three silent seconds are a broken connection.
+const SILENCE_MAX: Duration = Duration::from_secs(3);
+/// Longest wait for a connection, and for a whole answer that is not a stream.
+const ANSWER_MAX: Duration = Duration::from_secs(2);
+/// First and longest pause between attempts. The longest is far below Y, so that one lost answer denies nobody.
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+const BACKOFF_MAX: Duration = Duration::from_secs(1);
+/// Longest answer that is not a stream: the longest token.
+const ANSWER_BYTES_MAX: usize = 128 * 1024;
+
+/// Why a feed stopped, or why what it brought was refused.
+#[derive(Debug, thiserror::Error)]
+enum Fault {
+    #[error("the broker cannot be reached or does not answer: {0}")]
+    Http(#[from] reqwest::Error),
+    #[error("the broker answers with status {0}")]
+    Status(StatusCode),
+    #[error("an answer is longer than any token")]
+    TooLarge,
+    #[error("an answer is not text")]
+    NotText,
+    #[error("the stream cannot be read: {0}")]
+    Stream(#[from] SseError),
+    #[error("the stream ended")]
+    Ended,
+    #[error("a token was refused: {0}")]
+    Refused(#[from] Rejection),
+}
+
+impl Fault {
+    const fn code(&self) -> &'static str {
+        match self {
+            Self::Http(_) => "feed.http",
+            Self::Status(_) => "feed.status",
+            Self::TooLarge => "feed.too_large",
+            Self::NotText => "feed.not_text",
+            Self::Stream(_) => "feed.stream",
+            Self::Ended => "feed.ended",
+            Self::Refused(rejection) => rejection.code(),
+        }
+    }
+}
+
+/// Why a feed cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum SetUpError {
+    /// Not an https URL with a host, or one with a query, fragment or credentials.
+    #[error("a broker's address is an https URL such as https://broker.example:8443, not {0}")]
+    Address(String),
+    /// The pinned CA cannot be used.
+    #[error("the broker's CA cannot be used: {0}")]
+    Ca(#[from] rustls::Error),
+    /// The client cannot be built.
+    #[error("the HTTP client cannot be built: {0}")]
+    Client(#[from] reqwest::Error),
+}
+
+/// One broker or relay, and where its messages go.
+#[derive(Clone, Debug)]
+pub struct Feed {
+    broker: Url,
+    client: Client,
+    state: Arc<GateState>,
+    clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
+}
+
+impl Feed {
+    /// A feed from `broker`, whose TLS certificate leads to one of the pinned `ca` certificates (DER).
+    ///
+    /// # Errors
+    /// [`SetUpError`] for an address or a CA that cannot be used.
+    pub fn new(
+        broker: &str,
+        ca: &[Vec<u8>],
+        state: Arc<GateState>,
+        clock: Arc<dyn Clock>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, SetUpError> {
+        let refused = || SetUpError::Address(broker.to_owned());
+        let mut url = Url::parse(broker).map_err(|_| refused())?;
+        let plain = url.query().is_none() && url.fragment().is_none() && url.username().is_empty();
+        if url.scheme() != "https" || !url.has_host() || url.password().is_some() || !plain {
+            return Err(refused());
+        }
+        // `join` replaces what follows the last slash.
+        if !url.path().ends_with('/') {
+            url.set_path(&format!("{}/", url.path()));
+        }
+        let mut roots = RootCertStore::empty();
+        for certificate in ca {
+            roots.add(CertificateDer::from_slice(certificate))?;
+        }
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let tls = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let client = Client::builder()
+            .tls_backend_preconfigured(tls)
+            .https_only(true)
+            // A broker does not redirect, and the environment does not choose who sits in between.
+            .redirect(Policy::none())
+            .no_proxy()
+            .connect_timeout(ANSWER_MAX)
+            .read_timeout(SILENCE_MAX)
+            .build()?;
+        Ok(Self { broker: url, client, state, clock, metrics })
+    }
+
+    /// Follows the broker until the task is dropped: the stream while there is one, an answer in between otherwise.
+    pub async fn follow(self) {
+        let mut backoff = BACKOFF_MIN;
+        loop {
+            let mut heard = false;
+            let Err(fault) = self.stream(&mut heard).await;
+            self.report(&fault);
+            match self.poll().await {
+                Ok(()) => heard = true,
+                Err(fault) => self.report(&fault),
+            }
+            backoff = if heard { BACKOFF_MIN } else { BACKOFF_MAX.min(backoff.saturating_mul(2)) };
+            pause(backoff).await;
+        }
+    }
+
+    fn report(&self, fault: &Fault) {
+        self.metrics.feed_fault(fault.code());
+        tracing::warn!(broker = %self.broker, code = fault.code(), %fault, "feed");
+    }
+
+    /// Reads `GET /v1/pulse/stream` until it breaks.
+    async fn stream(&self, heard: &mut bool) -> Result<core::convert::Infallible, Fault> {
+        let request = self.client.get(self.address("v1/pulse/stream")).header("accept", "text/event-stream");
+        let mut response = request.send().await?;
+        if response.status() != StatusCode::OK {
+            return Err(Fault::Status(response.status()));
+        }
+        let mut parser = Parser::default();
+        while let Some(chunk) = response.chunk().await? {
+            let mut events = Vec::new();
+            parser.read(&chunk, |event| events.push(event))?;
+            for event in events {
+                // What is refused does not end the stream: the next pulse may be sound.
+                match self.take(&event).await {
+                    Ok(()) => *heard = true,
+                    Err(fault) => self.report(&fault),
+                }
+            }
+        }
+        Err(Fault::Ended)
+    }
+
+    async fn take(&self, event: &Event) -> Result<(), Fault> {
+        match event.name.as_str() {
+            "status-list" => Ok(self.state.offer_list(&event.data, self.clock.now())?),
+            "pulse" => self.offer(&event.data).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Asks for the newest pulse once: the way when a stream does not come through.
+    async fn poll(&self) -> Result<(), Fault> {
+        let token = self.text("v1/pulse").await?;
+        self.offer(&token).await
+    }
+
+    /// Offers a pulse, and fetches the lists it still waits for.
+    async fn offer(&self, token: &str) -> Result<(), Fault> {
+        let received = self.clock.now();
+        let offer = self.state.offer_pulse(token, received).inspect_err(|error| self.metrics.pulse(error.code()))?;
+        let missing = match offer {
+            Offer::Installed => {
+                self.metrics.pulse("installed");
+                self.observe(received.wall);
+                return Ok(());
+            }
+            Offer::NotNewer => {
+                self.metrics.pulse("not_newer");
+                return Ok(());
+            }
+            Offer::WaitsForLists(missing) => {
+                self.metrics.pulse("waits_for_lists");
+                missing
+            }
+        };
+        for number in missing {
+            let list = self.text(&format!("v1/status-lists/{number}")).await?;
+            self.state.offer_list(&list, self.clock.now())?;
+        }
+        Ok(())
+    }
+
+    fn observe(&self, received: countersign_attestation::UnixMillis) {
+        if let Some(held) = &self.state.snapshot().held {
+            self.metrics.propagated(received.since(held.pulse().basis));
+        }
+    }
+
+    async fn text(&self, path: &str) -> Result<String, Fault> {
+        let mut response = self.client.get(self.address(path)).timeout(ANSWER_MAX).send().await?;
+        if response.status() != StatusCode::OK {
+            return Err(Fault::Status(response.status()));
+        }
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await? {
+            if ANSWER_BYTES_MAX < body.len().saturating_add(chunk.len()) {
+                return Err(Fault::TooLarge);
+            }
+            body.extend_from_slice(&chunk);
+        }
+        let text = String::from_utf8(body).map_err(|_| Fault::NotText)?;
+        Ok(text.trim_ascii().to_owned())
+    }
+
+    fn address(&self, path: &str) -> Url {
+        let mut address = self.broker.clone();
+        address.set_path(&format!("{}{path}", self.broker.path()));
+        address
+    }
+}

@@ -1,0 +1,158 @@
+//! Why the gate denies: its own closed set of codes, and those of what it verifies.
+
+use core::fmt;
+
+use countersign_attestation::Rejection;
+
+macro_rules! gate_reasons {
+    ($($(#[$doc:meta])* $variant:ident = $code:literal, $sentence:literal, $remedy:literal;)+) => {
+        /// A reason of the gate itself. Codes are API: never renamed.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum GateReason { $($(#[$doc])* #[doc = concat!("Code `", $code, "`: ", $sentence, ".")] $variant,)+ }
+
+        impl GateReason {
+            /// Every reason, in the order of its definition.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+
+            /// The stable code.
+            #[must_use]
+            pub const fn code(self) -> &'static str { match self { $(Self::$variant => $code,)+ } }
+
+            /// What is wrong, as one sentence without a full stop.
+            #[must_use]
+            pub const fn sentence(self) -> &'static str { match self { $(Self::$variant => $sentence,)+ } }
+
+            /// What to do about it.
+            #[must_use]
+            pub const fn remedy(self) -> &'static str { match self { $(Self::$variant => $remedy,)+ } }
+        }
+    };
+}
+
+gate_reasons! {
+    /// Right after a start, or when no broker was ever reached.
+    NoPulse = "gate.pulse.none",
+        "the gate has not received a pulse yet",
+        "see why the gate does not reach the broker: address, pinned CA, pinned keys, trust domain";
+    /// The one reason behind a dead broker, a partition and a suspended machine.
+    PulseExpired = "gate.pulse.expired",
+        "the newest pulse has expired, so nobody is known to be trusted",
+        "see why no fresh pulse arrives: broker, network, or the clocks of broker and gate";
+    /// The pulse names every list there is.
+    ListMissing = "gate.list.missing",
+        "the newest pulse names no status list that covers this credential",
+        "present a credential of this broker; a credential of another cell has other lists";
+    /// Token Status List, 0x01.
+    Invalid = "gate.credential.invalid",
+        "the credential was revoked or never issued",
+        "see the broker's decision on this host: countersign explain; a revoked host needs a new admission";
+    /// Token Status List, 0x02.
+    Suspended = "gate.credential.suspended",
+        "the host is not trusted at present",
+        "attest again; see the broker's decision on this host: countersign explain";
+    /// The proxy did not say who called.
+    NoCertificate = "gate.certificate.missing",
+        "the request names no client certificate",
+        "call with the execution credential as client certificate, and let the proxy pass it on in one of the known headers";
+    /// Two answers to one question are none.
+    Ambiguous = "gate.certificate.ambiguous",
+        "the request names a client certificate more than once",
+        "let the proxy set one header once and drop the same header of clients";
+    /// Not what the header's definition says.
+    Unreadable = "gate.certificate.malformed",
+        "the certificate header cannot be read",
+        "let the proxy write the header as its definition says: $ssl_client_escaped_cert, XFCC Cert, or RFC 9440";
+}
+
+/// A denial, explained.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Denial {
+    code: &'static str,
+    sentence: &'static str,
+    remedy: &'static str,
+    expected: String,
+    found: String,
+}
+
+impl Denial {
+    /// The stable code.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        self.code
+    }
+
+    /// What is wrong, as one sentence without a full stop.
+    #[must_use]
+    pub const fn sentence(&self) -> &'static str {
+        self.sentence
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub const fn remedy(&self) -> &'static str {
+        self.remedy
+    }
+
+    /// What would have been accepted.
+    #[must_use]
+    pub fn expected(&self) -> &str {
+        &self.expected
+    }
+
+    /// What was found.
+    #[must_use]
+    pub fn found(&self) -> &str {
+        &self.found
+    }
+}
+
+impl fmt::Display for Denial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}; expected {}, found {}", self.code, self.sentence, self.expected, self.found)
+    }
+}
+
+impl GateReason {
+    /// The denial for this reason. `expected` and `found` are the gate's own words and numbers, never a caller's text.
+    #[must_use]
+    pub fn because(self, expected: impl fmt::Display, found: impl fmt::Display) -> Denial {
+        Denial {
+            code: self.code(),
+            sentence: self.sentence(),
+            remedy: self.remedy(),
+            expected: expected.to_string(),
+            found: found.to_string(),
+        }
+    }
+}
+
+impl From<Rejection> for Denial {
+    fn from(rejection: Rejection) -> Self {
+        Self {
+            code: rejection.code(),
+            sentence: rejection.reason().sentence(),
+            remedy: rejection.reason().remedy(),
+            expected: rejection.expected().to_owned(),
+            found: rejection.found().to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use countersign_attestation::Reason;
+
+    use super::GateReason;
+
+    #[test]
+    fn codes_are_unique_and_of_this_room() {
+        let mut codes: BTreeSet<_> = Reason::all().map(Reason::code).collect();
+        for reason in GateReason::ALL {
+            assert!(codes.insert(reason.code()), "{} is used twice", reason.code());
+            assert!(reason.code().starts_with("gate."), "{}", reason.code());
+            assert!(!reason.sentence().ends_with('.') && !reason.remedy().is_empty(), "{}", reason.code());
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! What an operator sets: flags and their environment variables, read once.
+
+use core::net::SocketAddr;
+use core::str::FromStr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use clap::Parser;
+use countersign_attestation::result::jws::JwkSet;
+use countersign_attestation::result::svid::TrustDomain;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+
+use crate::decide::Trust;
+
+/// Decides for a relying party whether a caller's execution credential is trusted now.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "countersign-gate", version, about, long_about = None)]
+pub struct Settings {
+    /// Where to answer: a loopback address or `unix:PATH`. With port 0 the chosen address is printed as a JSON line.
+    #[arg(long, env = "COUNTERSIGN_GATE_LISTEN", default_value = "127.0.0.1:8444", value_name = "ADDRESS")]
+    pub listen: Listen,
+
+    /// A broker or relay to follow; may be given several times.
+    #[arg(long, env = "COUNTERSIGN_GATE_BROKER", required = true, value_delimiter = ',', value_name = "URL")]
+    pub broker: Vec<String>,
+
+    /// The trust domain whose credentials are judged.
+    #[arg(long, env = "COUNTERSIGN_TRUST_DOMAIN", value_name = "NAME", value_parser = trust_domain)]
+    pub trust_domain: TrustDomain,
+
+    /// Folder with `jwks.json`, `trust-bundle.pem` and `broker-ca.pem`, for those not given on their own.
+    #[arg(long, env = "COUNTERSIGN_GATE_TRUST_DIR", value_name = "FOLDER")]
+    pub trust_dir: Option<PathBuf>,
+
+    /// The broker's signing keys, JWKS.
+    #[arg(long, env = "COUNTERSIGN_GATE_JWKS", value_name = "FILE", required_unless_present = "trust_dir")]
+    pub jwks: Option<PathBuf>,
+
+    /// The workload CA's roots, PEM.
+    #[arg(long, env = "COUNTERSIGN_GATE_TRUST_BUNDLE", value_name = "FILE", required_unless_present = "trust_dir")]
+    pub trust_bundle: Option<PathBuf>,
+
+    /// The CA of the broker's own TLS certificate, PEM.
+    #[arg(long, env = "COUNTERSIGN_GATE_BROKER_CA", value_name = "FILE", required_unless_present = "trust_dir")]
+    pub broker_ca: Option<PathBuf>,
+}
+
+/// Where the gate answers. It believes the headers of whoever can connect, so only this machine may.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listen {
+    /// A loopback TCP address.
+    Loopback(SocketAddr),
+    /// A Unix socket.
+    Unix(PathBuf),
+}
+
+/// Why an address is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ListenError {
+    /// Neither form.
+    #[error("expected a loopback address such as 127.0.0.1:8444, or unix:/run/countersign/gate.sock")]
+    Form,
+    /// Strangers could connect and write the certificate header themselves.
+    #[error("{0} is not a loopback address: whoever connects is believed to be the proxy")]
+    NotLoopback(SocketAddr),
+}
+
+impl FromStr for Listen {
+    type Err = ListenError;
+
+    fn from_str(text: &str) -> Result<Self, ListenError> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            return if path.is_empty() { Err(ListenError::Form) } else { Ok(Self::Unix(PathBuf::from(path))) };
+        }
+        let address: SocketAddr = text.parse().map_err(|_| ListenError::Form)?;
+        if address.ip().is_loopback() { Ok(Self::Loopback(address)) } else { Err(ListenError::NotLoopback(address)) }
+    }
+}
+
+fn trust_domain(text: &str) -> Result<TrustDomain, String> {
+    TrustDomain::parse(text).ok_or_else(|| "expected 1 to 255 of a-z, 0-9, '-', '.' and '_'".to_owned())
+}
+
+/// What the files hold.
+#[derive(Clone, Debug)]
+pub struct TrustMaterial {
+    /// Whose credentials are judged, and the roots they lead to.
+    pub trust: Trust,
+    /// The broker's signing keys.
+    pub keys: JwkSet,
+    /// The CA of the broker's TLS certificate, DER.
+    pub broker_ca: Vec<Vec<u8>>,
+}
+
+impl Settings {
+    /// Reads the trust material; a missing, empty or broken file ends the start.
+    ///
+    /// # Errors
+    /// Names the file and what is wrong with it.
+    pub fn trust_material(&self) -> anyhow::Result<TrustMaterial> {
+        let jwks = self.file(self.jwks.as_deref(), "jwks.json")?;
+        let keys = std::fs::read(&jwks).with_context(|| format!("cannot read {}", jwks.display()))?;
+        let keys = JwkSet::parse(&keys).with_context(|| format!("cannot use {}", jwks.display()))?;
+        let roots = certificates(&self.file(self.trust_bundle.as_deref(), "trust-bundle.pem")?)?;
+        let broker_ca = certificates(&self.file(self.broker_ca.as_deref(), "broker-ca.pem")?)?;
+        Ok(TrustMaterial { trust: Trust { trust_domain: self.trust_domain.clone(), roots }, keys, broker_ca })
+    }
+
+    fn file(&self, named: Option<&Path>, usual: &str) -> anyhow::Result<PathBuf> {
+        match (named, &self.trust_dir) {
+            (Some(file), _) => Ok(file.to_owned()),
+            (None, Some(folder)) => Ok(folder.join(usual)),
+            (None, None) => bail!("neither a folder with {usual} nor the file itself is named"),
+        }
+    }
+}
+
+fn certificates(file: &Path) -> anyhow::Result<Vec<Vec<u8>>> {
+    let pem = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let certificates: Vec<Vec<u8>> = CertificateDer::pem_slice_iter(&pem)
+        .map(|certificate| certificate.map(|der| der.to_vec()))
+        .collect::<Result<_, _>>()
+        .with_context(|| format!("cannot use {}", file.display()))?;
+    if certificates.is_empty() {
+        bail!("{} holds no certificate", file.display());
+    }
+    Ok(certificates)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Listen, ListenError};
+
+    #[test]
+    fn only_this_machine_may_connect() {
+        for good in ["127.0.0.1:0", "127.8.9.1:8444", "[::1]:8444", "unix:/run/gate.sock"] {
+            assert!(good.parse::<Listen>().is_ok(), "{good}");
+        }
+        for bad in ["0.0.0.0:8444", "[::]:8444", "10.0.0.1:8444", "192.0.2.1:1"] {
+            assert!(matches!(bad.parse::<Listen>(), Err(ListenError::NotLoopback(_))), "{bad}");
+        }
+        for bad in ["", "unix:", "localhost:8444", "8444", "127.0.0.1"] {
+            assert_eq!(bad.parse::<Listen>(), Err(ListenError::Form), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! What the gate holds: the newest pulse with its lists. Feeds offer, the state judges what they offer, and decisions
+//! read one snapshot.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use countersign_attestation::digest::Sha256Digest;
+use countersign_attestation::pulse::Pulse;
+use countersign_attestation::result::jws::JwkSet;
+use countersign_attestation::result::svid::ExecutionCredential;
+use countersign_attestation::status_list::{StatusList, StatusListToken};
+use countersign_attestation::{Rejection, Verified};
+use tokio::sync::watch;
+
+use crate::clock::Moment;
+use crate::decide::{self, Decision, HeldPulse, Incomplete, Snapshot, Trust};
+
+/// Lists held beyond those the newest pulse names, at most (16 KiB each): a start with a thousand lists fits.
+const SPARE_LISTS_MAX: usize = 1024;
+
+/// Spare lists kept once a pulse is complete: those that overtook their pulse.
+const SPARE_LISTS_KEPT: usize = 64;
+
+/// Chains remembered as checked. At most one entry for each live credential of a busy fleet segment; about 1 KiB each.
+const CHAINS_MAX: usize = 4096;
+
+/// What became of an offered pulse.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Offer {
+    /// It is the newest one now; decisions follow it.
+    Installed,
+    /// It is not newer than what is known. Nothing changed.
+    NotNewer,
+    /// It is the newest one known, and takes over once these lists are there.
+    WaitsForLists(Vec<u64>),
+}
+
+/// Number of an installed pulse, for those who judge open sessions again at each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PulseNumber {
+    /// [`Pulse::epoch`].
+    pub epoch: u64,
+    /// [`Pulse::seq`].
+    pub seq: u64,
+}
+
+/// The gate's state. Cheap to share: `Arc<GateState>`.
+#[derive(Debug)]
+pub struct GateState {
+    trust: Trust,
+    keys: JwkSet,
+    snapshot: ArcSwap<Snapshot>,
+    inbox: Mutex<Inbox>,
+    chains: Mutex<Chains>,
+    installed: watch::Sender<Option<PulseNumber>>,
+}
+
+/// What has arrived and may still be needed. Decisions never touch it.
+#[derive(Debug, Default)]
+struct Inbox {
+    lists: BTreeMap<Sha256Digest, Arc<StatusList>>,
+    /// Digests in the order of their arrival.
+    arrivals: VecDeque<Sha256Digest>,
+    /// The newest pulse, while lists of it are missing.
+    waiting: Option<(Verified<Pulse>, Moment)>,
+}
+
+/// Chains whose signatures were checked, by their digest: what it cost to check them, not what they are worth now.
+#[derive(Debug, Default)]
+struct Chains {
+    checked: BTreeMap<Sha256Digest, Arc<ExecutionCredential>>,
+    arrivals: VecDeque<Sha256Digest>,
+}
+
+impl GateState {
+    /// A gate that has heard nothing yet, and so denies.
+    #[must_use]
+    pub fn new(trust: Trust, keys: JwkSet) -> Self {
+        Self {
+            trust,
+            keys,
+            snapshot: ArcSwap::default(),
+            inbox: Mutex::default(),
+            chains: Mutex::default(),
+            installed: watch::Sender::new(None),
+        }
+    }
+
+    /// The trust domain and roots this gate judges by.
+    #[must_use]
+    pub const fn trust(&self) -> &Trust {
+        &self.trust
+    }
+
+    /// What decisions are made from at this moment.
+    #[must_use]
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
+    }
+
+    /// Decides about a caller that proved possession of the key in `chain` (leaf first, DER).
+    ///
+    /// A chain that was checked before costs no signature; dates, pulse and status are checked every time.
+    #[must_use]
+    pub fn decide(&self, chain: &[Vec<u8>], now: Moment) -> Decision {
+        let digest = chain_digest(chain);
+        if let Some(credential) = lock(&self.chains).checked.get(&digest).cloned() {
+            return decide::judge(&credential, &self.snapshot.load(), now);
+        }
+        match decide::verify(chain, &self.trust, now.wall) {
+            Ok(credential) => {
+                let decision = decide::judge(&credential, &self.snapshot.load(), now);
+                lock(&self.chains).remember(digest, credential);
+                decision
+            }
+            Err(denial) => Decision::Deny(denial),
+        }
+    }
+
+    /// Changes at each installed pulse. An embedder with open sessions judges them again whenever it does, and at
+    /// [`Allowed::until`](crate::decide::Allowed::until) of the last answer, when it did not.
+    #[must_use]
+    pub fn subscribe(&self) -> watch::Receiver<Option<PulseNumber>> {
+        self.installed.subscribe()
+    }
+
+    /// Takes a status list token. It takes effect only when a pulse names its digest.
+    ///
+    /// # Errors
+    /// Why it was refused.
+    pub fn offer_list(&self, token: &str, now: Moment) -> Result<(), Rejection> {
+        let (_, list) = StatusListToken::verify(token, &self.keys, now.wall)?;
+        let mut inbox = lock(&self.inbox);
+        inbox.keep(list);
+        if let Some((pulse, received)) = inbox.waiting.take() {
+            // The pulse counts from when it was received, however late its lists came.
+            self.complete(&mut inbox, pulse, received);
+        }
+        Ok(())
+    }
+
+    /// Takes a pulse. The newest pulse known, by epoch and sequence, is the one that counts, even after its end; an
+    /// older or repeated one changes nothing.
+    ///
+    /// # Errors
+    /// Why it was refused.
+    pub fn offer_pulse(&self, token: &str, now: Moment) -> Result<Offer, Rejection> {
+        let pulse = Pulse::verify(token, &self.keys, &self.trust.trust_domain, now.wall)?;
+        let mut inbox = lock(&self.inbox);
+        let snapshot = self.snapshot.load();
+        let held = snapshot.held.as_ref().map(|held| held.pulse());
+        let newest = inbox.waiting.as_ref().map(|(waiting, _)| waiting).or(held);
+        if newest.is_some_and(|newest| !pulse.supersedes(newest)) {
+            return Ok(Offer::NotNewer);
+        }
+        Ok(self.complete(&mut inbox, pulse, now))
+    }
+
+    /// Installs a pulse that is newer than the installed one, or keeps it until its lists are there.
+    fn complete(&self, inbox: &mut Inbox, pulse: Verified<Pulse>, received: Moment) -> Offer {
+        match HeldPulse::complete(pulse, received, |digest| inbox.lists.get(digest).cloned()) {
+            Ok(held) => {
+                let number = PulseNumber { epoch: held.pulse().epoch, seq: held.pulse().seq };
+                inbox.waiting = None;
+                inbox.tidy(&held);
+                self.snapshot.store(Arc::new(Snapshot { held: Some(Arc::new(held)) }));
+                self.installed.send_replace(Some(number));
+                Offer::Installed
+            }
+            Err(Incomplete { pulse, missing }) => {
+                inbox.waiting = Some((*pulse, received));
+                Offer::WaitsForLists(missing)
+            }
+        }
+    }
+}
+
+impl Inbox {
+    fn keep(&mut self, list: StatusList) {
+        let digest = list.sha256();
+        if self.lists.insert(digest, Arc::new(list)).is_none() {
+            self.arrivals.push_back(digest);
+        }
+        while SPARE_LISTS_MAX < self.arrivals.len() {
+            self.forget_oldest();
+        }
+    }
+
+    /// Keeps the lists that the installed pulse names, because the next one names most of them again, and the newest
+    /// of the others.
+    fn tidy(&mut self, held: &HeldPulse) {
+        let named: BTreeSet<Sha256Digest> = held.pulse().lists.iter().map(|list| list.sha256).collect();
+        let queued: BTreeSet<Sha256Digest> = self.arrivals.iter().copied().collect();
+        // What only an earlier pulse named is in neither set.
+        self.lists.retain(|digest, _| named.contains(digest) || queued.contains(digest));
+        self.arrivals.retain(|digest| !named.contains(digest));
+        while SPARE_LISTS_KEPT < self.arrivals.len() {
+            self.forget_oldest();
+        }
+    }
+
+    fn forget_oldest(&mut self) {
+        if let Some(oldest) = self.arrivals.pop_front() {
+            self.lists.remove(&oldest);
+        }
+    }
+}
+
+impl Chains {
+    fn remember(&mut self, digest: Sha256Digest, credential: ExecutionCredential) {
+        if self.checked.insert(digest, Arc::new(credential)).is_none() {
+            self.arrivals.push_back(digest);
+        }
+        while CHAINS_MAX < self.arrivals.len() {
+            if let Some(oldest) = self.arrivals.pop_front() {
+                self.checked.remove(&oldest);
+            }
+        }
+    }
+}
+
+/// The certificates with their lengths, so that no two chains share a digest.
+fn chain_digest(chain: &[Vec<u8>]) -> Sha256Digest {
+    let lengths: Vec<[u8; 8]> =
+        chain.iter().map(|der| u64::try_from(der.len()).unwrap_or(u64::MAX).to_be_bytes()).collect();
+    let parts: Vec<&[u8]> =
+        chain.iter().zip(&lengths).flat_map(|(der, length)| [length.as_slice(), der.as_slice()]).collect();
+    Sha256Digest::of(&parts)
+}
+
+/// A panic elsewhere while the lock was held leaves whole values behind: each is replaced in one step.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,336 @@
+//! The decision: every denial has its code, and no sequence of messages and clocks makes the gate accept for longer
+//! than the newest pulse that said VALID.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+
+use std::collections::BTreeMap;
+
+use countersign_attestation::UnixMillis;
+use countersign_attestation::anchor::Assurance;
+use countersign_attestation::digest::Sha256Digest;
+use countersign_attestation::pulse::{ListDigest, Pulse};
+use countersign_attestation::result::svid::CredentialExtension;
+use countersign_attestation::status_list::{Status, StatusList};
+use countersign_gate::clock::Moment;
+use countersign_gate::decide::{Decision, Trust};
+use countersign_gate::state::{GateState, Offer, PulseNumber};
+use proptest::prelude::*;
+
+#[path = "../../tests/sim/issuer.rs"]
+mod issuer;
+use issuer::{Issuer, Order, Y_MS, extension};
+
+const NOW: UnixMillis = UnixMillis(1_795_408_496_007);
+const DOMAIN: &str = "fleet.test";
+const INDEX: u64 = 5;
+
+/// Both clocks, `milliseconds` after the start.
+fn at(milliseconds: u64) -> Moment {
+    Moment { wall: NOW.plus(milliseconds), steady_ms: 1_000 + milliseconds }
+}
+
+struct World {
+    issuer: Issuer,
+    gate: GateState,
+    chain: Vec<Vec<u8>>,
+}
+
+impl World {
+    fn new() -> Self {
+        let issuer = Issuer::new(DOMAIN);
+        let chain = vec![issuer.svid("gpu-1", INDEX, NOW).der];
+        let gate = gate(&issuer);
+        Self { issuer, gate, chain }
+    }
+
+    /// A list and a pulse that say `status`, both offered at `milliseconds`.
+    fn say(&self, seq: u64, milliseconds: u64, status: Status) -> Offer {
+        let (list, pulse) = self.messages(seq, milliseconds, status);
+        self.gate.offer_list(&list, at(milliseconds)).unwrap();
+        self.gate.offer_pulse(&pulse, at(milliseconds)).unwrap()
+    }
+
+    fn messages(&self, seq: u64, basis: u64, status: Status) -> (String, String) {
+        let list = list(status);
+        let now = at(basis).wall;
+        (self.issuer.list_token(&list, now), self.issuer.pulse_token(&self.issuer.pulse(seq, now, &list)))
+    }
+
+    fn code(&self, moment: Moment) -> Result<(), &'static str> {
+        code(self.gate.decide(&self.chain, moment))
+    }
+}
+
+fn gate(issuer: &Issuer) -> GateState {
+    let trust = Trust { trust_domain: issuer.trust_domain.clone(), roots: vec![issuer.authority.der()] };
+    GateState::new(trust, issuer.keys())
+}
+
+fn list(status: Status) -> StatusList {
+    let mut list = StatusList::new();
+    list.set(INDEX, status).unwrap();
+    list
+}
+
+fn code(decision: Decision) -> Result<(), &'static str> {
+    match decision {
+        Decision::Allow(_) => Ok(()),
+        Decision::Deny(denial) => {
+            assert!(!denial.remedy().is_empty() && !denial.expected().is_empty() && !denial.found().is_empty());
+            Err(denial.code())
+        }
+    }
+}
+
+#[test]
+fn a_valid_credential_under_a_fresh_pulse_is_let_in_and_nothing_else() {
+    let world = World::new();
+    assert_eq!(world.code(at(0)), Err("gate.pulse.none"));
+    assert_eq!(world.say(1, 0, Status::Valid), Offer::Installed);
+    let Decision::Allow(allowed) = world.gate.decide(&world.chain, at(10)) else { panic!("denied") };
+    assert_eq!(allowed.spiffe_id().to_string(), "spiffe://fleet.test/host/gpu-1");
+    assert_eq!((allowed.decision(), allowed.generation()), (Sha256Digest([7; 32]), 1));
+    assert_eq!((allowed.assurance(), allowed.until()), (Assurance::Simulated, at(Y_MS).wall));
+    assert_eq!(world.say(2, 20, Status::Invalid), Offer::Installed);
+    assert_eq!(world.code(at(20)), Err("gate.credential.invalid"));
+    assert_eq!(world.say(3, 30, Status::Suspended), Offer::Installed);
+    assert_eq!(world.code(at(30)), Err("gate.credential.suspended"));
+    assert_eq!(world.say(4, 40, Status::Valid), Offer::Installed);
+    assert_eq!(world.code(at(40)), Ok(()));
+}
+
+#[test]
+fn e19_silence_ends_in_denial_at_exp() {
+    let world = World::new();
+    world.say(1, 0, Status::Valid);
+    assert_eq!(world.code(at(Y_MS - 1)), Ok(()));
+    assert_eq!(world.code(at(Y_MS)), Err("gate.pulse.expired"));
+    assert_eq!(world.code(at(Y_MS + 3_600_000)), Err("result.svid.expired"));
+}
+
+#[test]
+fn a_clock_that_is_set_back_extends_nothing() {
+    let world = World::new();
+    world.say(1, 0, Status::Valid);
+    for (back, after, expected) in [
+        (0, Y_MS - 1, Ok(())),
+        (30_000, 100, Ok(())),
+        (30_000, Y_MS - 1, Ok(())),
+        (30_000, Y_MS, Err("gate.pulse.expired")),
+    ] {
+        let moment = Moment { wall: UnixMillis(at(after).wall.0 - back), steady_ms: at(after).steady_ms };
+        assert_eq!(world.code(moment), expected, "{back} ms back, {after} ms later");
+    }
+    // Nor does a steady clock that stood still: the wall clock says it.
+    let slept = Moment { wall: at(Y_MS).wall, steady_ms: at(1).steady_ms };
+    assert_eq!(world.code(slept), Err("gate.pulse.expired"));
+}
+
+#[test]
+fn e21_what_no_list_covers_is_denied() {
+    let world = World::new();
+    world.say(1, 0, Status::Valid);
+    let denied = |extension: CredentialExtension| {
+        let order = Order::new(DOMAIN, "gpu-1", &extension, NOW);
+        code(world.gate.decide(&[world.issuer.authority.issue(&order).der], at(0)))
+    };
+    assert_eq!(denied(extension(INDEX)), Ok(()));
+    assert_eq!(denied(CredentialExtension { status_list: 1, ..extension(INDEX) }), Err("gate.list.missing"));
+    assert_eq!(denied(extension(INDEX + 1)), Err("gate.credential.invalid"));
+    assert_eq!(denied(extension(65_536)), Err("status_list.index"));
+    assert_eq!(denied(extension(u64::MAX)), Err("status_list.index"));
+    // A pulse that names no lists trusts nobody.
+    let none = Pulse { lists: vec![], ..world.issuer.pulse(2, NOW, &list(Status::Valid)) };
+    assert_eq!(world.gate.offer_pulse(&world.issuer.pulse_token(&none), at(0)), Ok(Offer::Installed));
+    assert_eq!(world.code(at(0)), Err("gate.list.missing"));
+}
+
+#[test]
+fn credentials_of_others_are_denied() {
+    let world = World::new();
+    world.say(1, 0, Status::Valid);
+    let denied = |der: Vec<u8>| code(world.gate.decide(&[der], at(0)));
+    let other = Issuer::new(DOMAIN);
+    assert_eq!(denied(other.svid("gpu-1", INDEX, NOW).der), Err("x509.signature"));
+    let foreign = Order::new("other.test", "gpu-1", &extension(INDEX), NOW);
+    assert_eq!(denied(world.issuer.authority.issue(&foreign).der), Err("result.svid.trust_domain"));
+    let bare = Order { extensions: vec![], ..Order::new(DOMAIN, "gpu-1", &extension(INDEX), NOW) };
+    assert_eq!(denied(world.issuer.authority.issue(&bare).der), Err("result.svid.extension.missing"));
+    let old = Order { not_after: NOW, ..Order::new(DOMAIN, "gpu-1", &extension(INDEX), NOW) };
+    assert_eq!(denied(world.issuer.authority.issue(&old).der), Err("result.svid.expired"));
+    assert_eq!(code(world.gate.decide(&[], at(0))), Err("result.svid.chain"));
+    assert_eq!(denied(b"no certificate".to_vec()), Err("x509.malformed"));
+}
+
+#[test]
+fn a_remembered_chain_is_judged_again_each_time() {
+    let world = World::new();
+    world.say(1, 0, Status::Valid);
+    assert_eq!(world.code(at(0)), Ok(()), "checked and remembered");
+    world.say(2, 1, Status::Invalid);
+    assert_eq!(world.code(at(1)), Err("gate.credential.invalid"), "status");
+    world.say(3, 299_000, Status::Valid);
+    assert_eq!(world.code(at(299_000)), Ok(()));
+    assert_eq!(world.code(at(300_000)), Err("result.svid.expired"), "dates");
+    let before = Moment { wall: UnixMillis(NOW.0 - 61_000), ..at(299_001) };
+    assert_eq!(world.code(before), Err("result.svid.not_yet_valid"), "dates go both ways");
+}
+
+#[test]
+fn a_pulse_waits_for_its_lists_and_the_old_one_ends_on_its_own() {
+    let world = World::new();
+    world.say(1, 0, Status::Valid);
+    let (revoked, pulse) = world.messages(2, 1_000, Status::Invalid);
+    assert_eq!(world.gate.offer_pulse(&pulse, at(1_000)), Ok(Offer::WaitsForLists(vec![0])));
+    assert_eq!(world.code(at(1_000)), Ok(()), "the old pulse goes on");
+    assert_eq!(world.code(at(Y_MS)), Err("gate.pulse.expired"), "until its own end");
+    let (_, older) = world.messages(1, 900, Status::Valid);
+    assert_eq!(world.gate.offer_pulse(&older, at(1_000)), Ok(Offer::NotNewer));
+    assert_eq!(world.gate.offer_pulse(&pulse, at(1_000)), Ok(Offer::NotNewer), "the same again");
+    world.gate.offer_list(&revoked, at(1_100)).unwrap();
+    assert_eq!(world.code(at(1_100)), Err("gate.credential.invalid"));
+    assert_eq!(world.code(at(Y_MS)), Err("gate.credential.invalid"));
+    assert_eq!(world.code(at(1_000 + Y_MS)), Err("gate.pulse.expired"));
+}
+
+#[test]
+fn a_list_of_another_size_than_the_pulse_says_is_not_its_list() {
+    let world = World::new();
+    let list = list(Status::Valid);
+    world.gate.offer_list(&world.issuer.list_token(&list, NOW), at(0)).unwrap();
+    let sound = world.issuer.pulse(1, NOW, &list);
+    let size = Pulse { lists: vec![ListDigest { size: 65_532, ..sound.lists[0] }], ..sound };
+    let offer = world.gate.offer_pulse(&world.issuer.pulse_token(&size), at(0));
+    assert_eq!(offer, Ok(Offer::WaitsForLists(vec![0])));
+}
+
+#[test]
+fn older_and_repeated_pulses_change_nothing_even_after_the_end() {
+    let world = World::new();
+    let valid = world.messages(1, 0, Status::Valid);
+    world.say(1, 0, Status::Valid);
+    world.say(2, 10, Status::Invalid);
+    assert_eq!(world.gate.offer_pulse(&valid.1, at(20)), Ok(Offer::NotNewer));
+    assert_eq!(world.code(at(20)), Err("gate.credential.invalid"));
+    // An old sequence with a new basis, after the newest has ended: still old.
+    let (_, late) = world.messages(1, 20_000, Status::Valid);
+    assert_eq!(world.gate.offer_pulse(&late, at(20_000)), Ok(Offer::NotNewer));
+    assert_eq!(world.code(at(20_000)), Err("gate.pulse.expired"));
+    // A new epoch is newer whatever its sequence.
+    let reborn = Pulse { epoch: 2, ..world.issuer.pulse(0, at(20_000).wall, &list(Status::Valid)) };
+    world.gate.offer_list(&world.issuer.list_token(&list(Status::Valid), at(20_000).wall), at(20_000)).unwrap();
+    assert_eq!(world.gate.offer_pulse(&world.issuer.pulse_token(&reborn), at(20_000)), Ok(Offer::Installed));
+    assert_eq!(world.code(at(20_000)), Ok(()));
+    let (_, before) = world.messages(99, 20_000, Status::Invalid);
+    assert_eq!(world.gate.offer_pulse(&before, at(20_000)), Ok(Offer::NotNewer));
+}
+
+#[test]
+fn what_others_signed_is_refused_and_changes_nothing() {
+    let world = World::new();
+    world.say(1, 0, Status::Valid);
+    let other = Issuer::new(DOMAIN);
+    let forged = other.pulse_token(&other.pulse(9, NOW, &list(Status::Invalid)));
+    assert_eq!(world.gate.offer_pulse(&forged, at(0)).map_err(|r| r.code()), Err("result.token.unknown_key"));
+    let forged = other.list_token(&list(Status::Valid), NOW);
+    assert_eq!(world.gate.offer_list(&forged, at(0)).map_err(|r| r.code()), Err("result.token.unknown_key"));
+    let (list, pulse) = world.messages(2, 0, Status::Invalid);
+    assert_eq!(world.gate.offer_pulse(&list, at(0)).map_err(|r| r.code()), Err("result.token.type"));
+    assert_eq!(world.gate.offer_list(&pulse, at(0)).map_err(|r| r.code()), Err("result.token.type"));
+    assert_eq!(world.gate.offer_pulse(&pulse, at(Y_MS)).map_err(|r| r.code()), Err("pulse.expired"));
+    assert_eq!(world.code(at(0)), Ok(()));
+}
+
+#[test]
+fn open_sessions_hear_of_every_pulse() {
+    let world = World::new();
+    let mut sessions = world.gate.subscribe();
+    assert_eq!(*sessions.borrow_and_update(), None);
+    world.say(1, 0, Status::Valid);
+    assert!(sessions.has_changed().unwrap());
+    assert_eq!(*sessions.borrow_and_update(), Some(PulseNumber { epoch: 1, seq: 1 }));
+    assert_eq!(world.say(1, 1, Status::Valid), Offer::NotNewer);
+    assert!(!sessions.has_changed().unwrap());
+    world.say(2, 2, Status::Invalid);
+    assert!(sessions.has_changed().unwrap());
+    assert_eq!(world.code(at(2)), Err("gate.credential.invalid"));
+}
+
+// ---------------------------------------------------------------- model
+
+/// One step of a hostile network and a hostile clock.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    /// Both clocks go on.
+    Wait(u64),
+    /// The wall clock alone is set back.
+    SetBack(u64),
+    /// The broker signs; nothing is delivered yet.
+    Sign(u8),
+    /// A signed pulse is delivered, any of them, any number of times.
+    Pulse(usize),
+    /// A signed list is delivered.
+    List(usize),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        3 => (1_u64..2_500).prop_map(Step::Wait),
+        1 => (1_u64..4_000).prop_map(Step::SetBack),
+        3 => (0_u8..3).prop_map(Step::Sign),
+        4 => (0_usize..40).prop_map(Step::Pulse),
+        3 => (0_usize..3).prop_map(Step::List),
+    ];
+    proptest::collection::vec(step, 1..60)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// True time is the steady clock. The broker's clock is right; the gate's is set back now and then. Whatever is
+    /// delivered in whatever order, an acceptance rests on the newest complete pulse, which says VALID, and ends Y after
+    /// its basis, plus what the gate's clock was wrong by when the pulse came in. What the clock does later adds nothing.
+    #[test]
+    fn no_sequence_of_messages_extends_trust(steps in steps()) {
+        let world = World::new();
+        let (mut true_ms, mut back_ms) = (0_u64, 0_u64);
+        let mut signed: Vec<(u64, Status)> = Vec::new();
+        let mut delivered = BTreeMap::new();
+        let mut newest = None;
+        let statuses = [Status::Valid, Status::Invalid, Status::Suspended];
+        for step in steps {
+            let wall = UnixMillis(NOW.plus(true_ms).0 - back_ms);
+            let moment = Moment { wall, steady_ms: 1_000 + true_ms };
+            match step {
+                Step::Wait(milliseconds) => true_ms += milliseconds,
+                Step::SetBack(milliseconds) => back_ms += milliseconds,
+                Step::Sign(status) => signed.push((true_ms, statuses[usize::from(status)])),
+                Step::Pulse(which) if which < signed.len() => {
+                    let (basis, status) = signed[which];
+                    let seq = u64::try_from(which).unwrap();
+                    let pulse = world.issuer.pulse(seq, at(basis).wall, &list(status));
+                    let offer = world.gate.offer_pulse(&world.issuer.pulse_token(&pulse), moment);
+                    if let Ok(Offer::Installed | Offer::WaitsForLists(_)) = offer {
+                        prop_assert!(newest.is_none_or(|newest| newest < seq), "{seq} after {newest:?}");
+                        newest = Some(seq);
+                        delivered.insert(seq, (basis, status, back_ms));
+                    }
+                }
+                Step::List(which) => {
+                    let token = world.issuer.list_token(&list(statuses[which]), wall);
+                    prop_assert!(world.gate.offer_list(&token, moment).is_ok());
+                }
+                Step::Pulse(_) => {}
+            }
+            let moment = Moment { wall: UnixMillis(NOW.plus(true_ms).0 - back_ms), steady_ms: 1_000 + true_ms };
+            let allowed = matches!(world.gate.decide(&world.chain, moment), Decision::Allow(_));
+            let snapshot = world.gate.snapshot();
+            if let Some(held) = &snapshot.held {
+                let (basis, status, error_ms) = delivered[&held.pulse().seq];
+                let in_time = true_ms < basis + Y_MS + error_ms;
+                prop_assert!(!allowed || (status == Status::Valid && in_time), "seq {}", held.pulse().seq);
+            } else {
+                prop_assert!(!allowed);
+            }
+        }
+    }
+}
