@@ -42,7 +42,7 @@ impl Broker {
         let origin = log_origin(&config.trust_domain);
         let log_key = LogKey::load(&data.keys().join("log.key"), &origin)?;
         // The store remembers a tree head from before every pulse: a log that lost entries since is refused.
-        let log = Lineage::open(&data.log(), &origin, log_key, tree_head(&store)?)?;
+        let log = Lineage::open(&data.log(), log_key, tree_head(&store)?)?;
         let trust = Trust::restore(&store, |index| log.entry(index).map_err(|error| error.to_string()))?;
         let sink = trust.clone();
         let lineage = log.start(move |index, entry: &Entry| sink.apply(index, entry))?;

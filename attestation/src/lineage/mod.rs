@@ -1,6 +1,7 @@
 //! The lineage log, as anyone can read and check it: entries, the Merkle tree over them, checkpoints.
 
 pub mod entry;
+pub mod tree;
 
 use crate::rejection::reasons;
 

@@ -1,0 +1,48 @@
+//! Request bodies: JSON with exactly the documented members, bounded before it is read.
+
+use axum::body::{Bytes, to_bytes};
+use axum::extract::{FromRequest, Request};
+use axum::http::header;
+use serde::de::DeserializeOwned;
+
+use crate::problem::{Problem, Refusal};
+
+/// The largest request is an attestation: 4 KiB for each TPM record and the certificate, in base64url. Twice that.
+pub const BODY_BYTES_MAX: usize = 64 * 1024;
+
+/// A JSON body.
+#[derive(Clone, Debug)]
+pub struct Json<T>(pub T);
+
+/// A JSON body, as it was sent.
+#[derive(Clone, Debug)]
+pub struct RawJson(pub Bytes);
+
+impl<S: Send + Sync> FromRequest<S> for RawJson {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
+        let media_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let essence = media_type.and_then(|value| value.split(';').next()).map(str::trim);
+        if !essence.is_some_and(|essence| essence.eq_ignore_ascii_case("application/json")) {
+            return Err(Refusal::MediaType.because("application/json", media_type.unwrap_or("none")));
+        }
+        let declared = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+        let declared = declared.and_then(|length| length.parse::<usize>().ok());
+        if let Some(length) = declared.filter(|length| BODY_BYTES_MAX < *length) {
+            return Err(Refusal::TooLarge.because(format!("at most {BODY_BYTES_MAX} bytes"), length));
+        }
+        let body = to_bytes(request.into_body(), BODY_BYTES_MAX).await;
+        body.map(Self).map_err(|_| Refusal::TooLarge.because(format!("at most {BODY_BYTES_MAX} bytes"), "more"))
+    }
+}
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let RawJson(bytes) = RawJson::from_request(request, state).await?;
+        let malformed = |error: serde_json::Error| Refusal::Malformed.because("the documented JSON members", error);
+        serde_json::from_slice(&bytes).map(Self).map_err(malformed)
+    }
+}

@@ -1,0 +1,224 @@
+//! Operator routes: hosts, references, the log, metrics.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::extract::{Path, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use countersign_attestation::UnixMillis;
+use countersign_attestation::digest::Sha256Digest;
+use countersign_attestation::lineage::entry::Entry;
+use countersign_attestation::protocol::HostId;
+use serde::{Deserialize, Serialize};
+
+use crate::api::body::{Json, RawJson};
+use crate::api::host::to_the_end;
+use crate::api::{App, Operator};
+use crate::broker::{Broker, Latest};
+use crate::problem::{Problem, Refusal};
+use crate::trust::hosts::Host;
+use crate::trust::state::{HostTrust, Standing};
+
+/// A host as operators see it.
+#[derive(Debug, Serialize)]
+pub(super) struct HostView {
+    #[serde(flatten)]
+    host: Host,
+    trust: HostTrust,
+    latest: Option<Latest>,
+}
+
+/// What changed, and where it is recorded.
+#[derive(Debug, Serialize)]
+pub(super) struct Changed {
+    id: String,
+    log_index: Option<u64>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Registration {
+    id: HostId,
+    ek_sha256: Sha256Digest,
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
+}
+
+/// Labels are facts for policies, not a database.
+const LABELS_MAX: usize = 32;
+const LABEL_BYTES_MAX: usize = 128;
+
+/// The body of a revocation or re-admission: nothing, said explicitly.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Nothing {}
+
+pub(super) async fn list_hosts(State(broker): App) -> Result<axum::Json<Vec<HostView>>, Problem> {
+    let hosts = broker.hosts.list()?.into_iter();
+    Ok(axum::Json(hosts.map(|host| view(&broker, host)).collect::<Result<_, _>>()?))
+}
+
+pub(super) async fn show_host(State(broker): App, Path(id): Path<String>) -> Result<axum::Json<HostView>, Problem> {
+    let host = broker.hosts.find(&host_id(&id)?)?;
+    Ok(axum::Json(view(&broker, host)?))
+}
+
+fn view(broker: &Broker, host: Host) -> Result<HostView, Problem> {
+    let trust = broker.trust.host(&host.id)?.unwrap_or_else(HostTrust::new);
+    let latest = broker.latest(&host.id)?;
+    Ok(HostView { host, trust, latest })
+}
+
+fn host_id(text: &str) -> Result<HostId, Problem> {
+    HostId::parse(text).ok_or_else(|| Refusal::HostUnknown.because("a host id", text))
+}
+
+pub(super) async fn register_host(
+    State(broker): App,
+    Extension(Operator(operator)): Extension<Operator>,
+    Json(registration): Json<Registration>,
+) -> Result<(StatusCode, axum::Json<HostView>), Problem> {
+    let long = |text: &String| LABEL_BYTES_MAX < text.len();
+    let labels = &registration.labels;
+    if LABELS_MAX < labels.len() || labels.iter().any(|(key, value)| key.is_empty() || long(key) || long(value)) {
+        let expected = format!("at most {LABELS_MAX} labels of at most {LABEL_BYTES_MAX} bytes");
+        return Err(Refusal::Malformed.because(expected, "others"));
+    }
+    let Registration { id, ek_sha256, labels } = registration;
+    let story = Arc::clone(&broker);
+    let host = to_the_end(async move { story.register(&operator, id, ek_sha256, labels).await }).await?;
+    Ok((StatusCode::CREATED, axum::Json(view(&broker, host)?)))
+}
+
+pub(super) async fn revoke_host(
+    State(broker): App,
+    Extension(Operator(operator)): Extension<Operator>,
+    Path(id): Path<String>,
+    Json(Nothing {}): Json<Nothing>,
+) -> Result<axum::Json<Changed>, Problem> {
+    let host = host_id(&id)?;
+    let recorded = to_the_end(async move { broker.revoke(&operator, &host).await }).await?;
+    Ok(axum::Json(Changed { id, log_index: Some(recorded.index()) }))
+}
+
+pub(super) async fn readmit_host(
+    State(broker): App,
+    Extension(Operator(operator)): Extension<Operator>,
+    Path(id): Path<String>,
+    Json(Nothing {}): Json<Nothing>,
+) -> Result<axum::Json<Changed>, Problem> {
+    let host = host_id(&id)?;
+    let recorded = to_the_end(async move { broker.readmit(&operator, &host).await }).await?;
+    Ok(axum::Json(Changed { id, log_index: Some(recorded.index()) }))
+}
+
+pub(super) async fn remove_host(
+    State(broker): App,
+    Extension(Operator(operator)): Extension<Operator>,
+    Path(id): Path<String>,
+) -> Result<axum::Json<Changed>, Problem> {
+    let host = host_id(&id)?;
+    to_the_end(async move { broker.remove(&operator, &host).await }).await?;
+    Ok(axum::Json(Changed { id, log_index: None }))
+}
+
+/// A manifest in a list.
+#[derive(Debug, Serialize)]
+pub(super) struct ReferenceView {
+    id: String,
+    sha256: Sha256Digest,
+}
+
+pub(super) async fn list_references(State(broker): App) -> axum::Json<Vec<ReferenceView>> {
+    let governance = broker.references.current();
+    let views = governance.references.manifests().map(|manifest| ReferenceView {
+        id: manifest.id().to_owned(),
+        sha256: manifest.digest(),
+    });
+    axum::Json(views.collect())
+}
+
+pub(super) async fn show_reference(State(broker): App, Path(id): Path<String>) -> Result<Response, Problem> {
+    let governance = broker.references.current();
+    let manifest = governance.references.get(&id).ok_or_else(|| Refusal::ReferenceUnknown.plain())?;
+    let json = HeaderValue::from_static("application/json");
+    Ok(([(header::CONTENT_TYPE, json)], manifest.to_json()).into_response())
+}
+
+pub(super) async fn register_reference(
+    State(broker): App,
+    Extension(Operator(operator)): Extension<Operator>,
+    RawJson(manifest): RawJson,
+) -> Result<(StatusCode, axum::Json<Changed>), Problem> {
+    let id = to_the_end(async move { broker.register_reference(&operator, &manifest).await }).await?;
+    Ok((StatusCode::CREATED, axum::Json(Changed { id, log_index: None })))
+}
+
+/// A withdrawn manifest and what it cost.
+#[derive(Debug, Serialize)]
+pub(super) struct Withdrawn {
+    id: String,
+    revoked_hosts: u64,
+}
+
+pub(super) async fn withdraw_reference(
+    State(broker): App,
+    Extension(Operator(operator)): Extension<Operator>,
+    Path(id): Path<String>,
+) -> Result<axum::Json<Withdrawn>, Problem> {
+    let name = id.clone();
+    let revoked_hosts = to_the_end(async move { broker.withdraw_reference(&operator, &name).await }).await?;
+    Ok(axum::Json(Withdrawn { id, revoked_hosts }))
+}
+
+/// A log entry as operators read it.
+#[derive(Debug, Serialize)]
+pub(super) struct EntryView {
+    index: u64,
+    leaf_hash: Sha256Digest,
+    /// The deterministic encoding, base64url.
+    bytes: String,
+    at: UnixMillis,
+    event: &'static str,
+    host: Option<String>,
+    reasons: Vec<String>,
+}
+
+pub(super) async fn log_entry(State(broker): App, Path(index): Path<String>) -> Result<axum::Json<EntryView>, Problem> {
+    let unknown = || Refusal::EntryUnknown.because(format!("below {}", broker.lineage.head().size), &index);
+    let number = index.parse::<u64>().ok().ok_or_else(unknown)?;
+    let bytes = broker.lineage.read(number).map_err(|_| Refusal::LineageFailed.plain())?.ok_or_else(unknown)?;
+    let entry = Entry::decode(&bytes)?;
+    Ok(axum::Json(EntryView {
+        index: number,
+        leaf_hash: countersign_attestation::lineage::tree::leaf_hash(&bytes),
+        bytes: URL_SAFE_NO_PAD.encode(&bytes),
+        at: entry.at(),
+        event: entry.event().name(),
+        host: entry.host().map(ToString::to_string),
+        reasons: entry.reasons().to_vec(),
+    }))
+}
+
+pub(super) async fn metrics(State(broker): App) -> Result<Response, Problem> {
+    let trust = broker.trust.hosts()?;
+    let count = |standing: Standing| trust.values().filter(|host| host.standing == standing).count();
+    for (name, standing) in [
+        ("registered", Standing::Registered),
+        ("enrolled", Standing::Enrolled),
+        ("trusted", Standing::Trusted),
+        ("lapsed", Standing::Lapsed),
+        ("revoked", Standing::Revoked),
+    ] {
+        broker.metrics.hosts(name, count(standing));
+    }
+    let age = broker.pulse.newest().map_or(u64::MAX, |newest| broker.clock.now().since(newest.basis));
+    broker.metrics.progress(broker.lineage.head().size, age);
+    let text = broker.metrics.encode().map_err(|_| Refusal::Internal.plain())?;
+    let media_type = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+    Ok(([(header::CONTENT_TYPE, media_type)], text).into_response())
+}

@@ -1,0 +1,106 @@
+//! Counters and histograms, in OpenMetrics text. Reason codes are labels; host ids never are.
+
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+
+/// Outcome and first reason of a decision.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DecisionLabels {
+    outcome: &'static str,
+    code: String,
+}
+
+/// One route's answers.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    route: String,
+    status: u16,
+}
+
+/// Standing of hosts.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StandingLabels {
+    standing: &'static str,
+}
+
+/// Everything the broker counts.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    decisions: Family<DecisionLabels, Counter>,
+    requests: Family<RequestLabels, Counter>,
+    seconds: Histogram,
+    hosts: Family<StandingLabels, Gauge>,
+    log_entries: Gauge,
+    pulse_age: Gauge,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// Metrics that start at zero.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("countersign");
+        let decisions = Family::default();
+        registry.register("decisions", "Decisions by outcome and first reason code", Family::clone(&decisions));
+        let requests = Family::default();
+        registry.register("requests", "Answered requests by route and status", Family::clone(&requests));
+        let seconds = Histogram::new(exponential_buckets(0.0001, 2.0, 16));
+        registry.register_with_unit("request", "Time to answer", Unit::Seconds, seconds.clone());
+        let hosts = Family::default();
+        registry.register("hosts", "Hosts by standing", Family::clone(&hosts));
+        let log_entries = Gauge::default();
+        registry.register("log_entries", "Entries in the lineage log", log_entries.clone());
+        let pulse_age = Gauge::default();
+        registry.register("pulse_age_ms", "Milliseconds since the basis of the newest pulse", pulse_age.clone());
+        Self { registry, decisions, requests, seconds, hosts, log_entries, pulse_age }
+    }
+
+    /// Counts a decision by its findings' codes; none means granted.
+    pub fn decision(&self, codes: &[String]) {
+        let labels = match codes.first() {
+            None => DecisionLabels { outcome: "granted", code: String::new() },
+            Some(code) => DecisionLabels { outcome: "denied", code: code.clone() },
+        };
+        self.decisions.get_or_create(&labels).inc();
+    }
+
+    /// Counts an answered request. `route` is the table's pattern, never the path that was asked for.
+    pub fn request(&self, route: &str, status: u16, took: Duration) {
+        self.requests.get_or_create(&RequestLabels { route: route.to_owned(), status }).inc();
+        self.seconds.observe(took.as_secs_f64());
+    }
+
+    /// Sets how many hosts stand where.
+    pub fn hosts(&self, standing: &'static str, count: usize) {
+        self.hosts.get_or_create(&StandingLabels { standing }).set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// Sets the log's size and the newest pulse's age.
+    pub fn progress(&self, log_entries: u64, pulse_age_ms: u64) {
+        self.log_entries.set(i64::try_from(log_entries).unwrap_or(i64::MAX));
+        self.pulse_age.set(i64::try_from(pulse_age_ms).unwrap_or(i64::MAX));
+    }
+
+    /// OpenMetrics text.
+    ///
+    /// # Errors
+    /// [`std::fmt::Error`] when a label cannot be written.
+    pub fn encode(&self) -> Result<String, std::fmt::Error> {
+        let mut text = String::new();
+        encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}
