@@ -314,9 +314,7 @@ fn check_chip_id(report: &Report, vek: &VerifiedVek) -> Result<Presented<HexByte
                 Err(SnpReason::ChipId.because(hex::encode(hwid), hex::encode(report.chip_id)))
             }
         }
-        Presented::NotPresented if masked => Ok(Presented::NotPresented),
-        Presented::NotPresented => {
-            Err(SnpReason::ChipIdUnendorsed.because("a masked chip id under a VLEK", hex::encode(report.chip_id)))
-        }
+        // A VLEK is the provider's, not a chip's: whatever stands there, no certificate says that it is true.
+        Presented::NotPresented => Ok(Presented::NotPresented),
     }
 }

@@ -130,10 +130,6 @@ reasons! {
         ChipIdMasked = "snp.chip_id.masked",
             "the platform masks its chip id, so the report names no chip",
             "clear MASK_CHIP_ID in the platform's SNP_CONFIG and ask for a new report";
-        /// A VLEK names a provider.
-        ChipIdUnendorsed = "snp.chip_id.unendorsed",
-            "the report names a chip that its VLEK says nothing about",
-            "set MASK_CHIP_ID where a VLEK signs, or sign with the VCEK";
         /// Subject.
         VekKind = "snp.vek.kind",
             "the certificate is neither a VCEK nor a VLEK",
