@@ -1,5 +1,7 @@
 //! Every recorded case that this version judges gets the verdict its manifest expects.
 
+#![expect(clippy::expect_used, reason = "a test that cannot read its cases fails")]
+
 use std::path::PathBuf;
 
 use countersign::cli::verify::{Judged, Verdict, VerifyArgs, VerifyOutput, judge_manifest};

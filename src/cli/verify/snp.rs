@@ -9,38 +9,29 @@ use countersign_attestation::evidence::snp::{self, ReportDataExpectation};
 
 use super::{CaseError, CaseFiles, Judgement};
 
-/// AMD's products, each with its ARK, ASK and ASVK as shipped in `firmware-refs/anchors/amd/`.
-const PINNED: [(AmdProduct, &[u8], [&[u8]; 2]); 3] = [
-    (
-        AmdProduct::Milan,
-        include_bytes!("../../../firmware-refs/anchors/amd/milan/ark.der"),
-        [
-            include_bytes!("../../../firmware-refs/anchors/amd/milan/ask.der"),
-            include_bytes!("../../../firmware-refs/anchors/amd/milan/asvk.der"),
-        ],
-    ),
-    (
-        AmdProduct::Genoa,
-        include_bytes!("../../../firmware-refs/anchors/amd/genoa/ark.der"),
-        [
-            include_bytes!("../../../firmware-refs/anchors/amd/genoa/ask.der"),
-            include_bytes!("../../../firmware-refs/anchors/amd/genoa/asvk.der"),
-        ],
-    ),
-    (
-        AmdProduct::Turin,
-        include_bytes!("../../../firmware-refs/anchors/amd/turin/ark.der"),
-        [
-            include_bytes!("../../../firmware-refs/anchors/amd/turin/ask.der"),
-            include_bytes!("../../../firmware-refs/anchors/amd/turin/asvk.der"),
-        ],
-    ),
-];
+/// A product line's ARK, and its ASK and ASVK.
+type Shipped = (AmdProduct, &'static [u8], [&'static [u8]; 2]);
+
+macro_rules! shipped {
+    ($product:expr, $folder:literal) => {
+        (
+            $product,
+            include_bytes!(concat!("../../../firmware-refs/anchors/amd/", $folder, "/ark.der")),
+            [
+                include_bytes!(concat!("../../../firmware-refs/anchors/amd/", $folder, "/ask.der")),
+                include_bytes!(concat!("../../../firmware-refs/anchors/amd/", $folder, "/asvk.der")),
+            ],
+        )
+    };
+}
+
+const PINNED: [Shipped; 3] =
+    [shipped!(AmdProduct::Milan, "milan"), shipped!(AmdProduct::Genoa, "genoa"), shipped!(AmdProduct::Turin, "turin")];
 
 /// The AMD roots this release pins, with their intermediates.
 #[must_use]
 pub fn pinned_anchors() -> Vec<AmdAnchor> {
-    let anchor = |(product, ark, intermediates): (AmdProduct, &[u8], [&[u8]; 2])| AmdAnchor {
+    let anchor = |(product, ark, intermediates): Shipped| AmdAnchor {
         product,
         assurance: Assurance::Hardware,
         ark: ark.to_vec(),
