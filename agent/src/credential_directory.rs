@@ -169,10 +169,10 @@ fn remove_directory(path: &Path) -> Result<(), FileError> {
 
 #[cfg(test)]
 mod tests {
+    use core::sync::atomic::{AtomicBool, Ordering};
     use std::fs;
     use std::os::unix::fs::PermissionsExt as _;
     use std::path::Path;
-    use std::sync::atomic::{AtomicBool, Ordering};
 
     use countersign_attestation::UnixMillis;
     use countersign_attestation::protocol::IssuedCredential;

@@ -1,4 +1,5 @@
 //! The agent's TPM work against a real software TPM, judged by others: tpm2-tools, OpenSSL and aws-lc.
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests")]
 
 #[path = "../../tests/sim/swtpm.rs"]
 mod swtpm;
@@ -248,7 +249,7 @@ async fn the_counter_and_the_values_see_an_extend() {
 fn provider_configuration(directory: &Path) -> std::path::PathBuf {
     let path = directory.join("openssl.cnf");
     let text = "openssl_conf = init\n[init]\nproviders = providers\nalg_section = algorithms\n\
-                [providers]\ndefault = default\ntpm2 = tpm2\n[default]\nactivate = 1\n[tpm2]\nactivate = 1\n\
+                [providers]\ndefault = default_section\ntpm2 = tpm2_section\n[default_section]\nactivate = 1\n[tpm2_section]\nactivate = 1\n\
                 [algorithms]\ndefault_properties = ?provider=tpm2\n";
     fs::write(&path, text).unwrap();
     path

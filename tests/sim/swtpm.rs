@@ -16,7 +16,7 @@ const SETUP: &str = "swtpm_setup";
 
 /// A running swtpm.
 #[derive(Debug)]
-pub struct Swtpm {
+pub(crate) struct Swtpm {
     process: Child,
     directory: PathBuf,
     port: u16,
@@ -27,7 +27,7 @@ impl Swtpm {
     ///
     /// # Panics
     /// When swtpm or swtpm_setup is missing or fails: a test cannot go on without it.
-    pub fn start(directory: &Path) -> Self {
+    pub(crate) fn start(directory: &Path) -> Self {
         manufacture(directory);
         Self::resume(directory)
     }
@@ -36,7 +36,7 @@ impl Swtpm {
     ///
     /// # Panics
     /// When no free port pair is found.
-    pub fn resume(directory: &Path) -> Self {
+    pub(crate) fn resume(directory: &Path) -> Self {
         // swtpm takes no listening socket, so another process may take a port first: then try other ports.
         for _ in 0..50 {
             let Some(port) = free_pair() else { continue };
@@ -48,22 +48,22 @@ impl Swtpm {
     }
 
     /// TCTI string of the data port.
-    pub fn tcti(&self) -> String {
+    pub(crate) fn tcti(&self) -> String {
         format!("swtpm:host=127.0.0.1,port={}", self.port)
     }
 
     /// Data port; the control port is the next one.
-    pub fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
     /// PEM certificates of the CA that signed the EK certificate: issuer, then root.
-    pub fn ca_certificates(&self) -> [PathBuf; 2] {
+    pub(crate) fn ca_certificates(&self) -> [PathBuf; 2] {
         [self.directory.join("ca/issuercert.pem"), self.directory.join("ca/swtpm-localca-rootca-cert.pem")]
     }
 
     /// Process id.
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.process.id()
     }
 
@@ -71,7 +71,7 @@ impl Swtpm {
     ///
     /// # Panics
     /// When tpm2_pcrextend is missing or fails.
-    pub fn extend(&self, pcr: u8, digest_hex: &str) {
+    pub(crate) fn extend(&self, pcr: u8, digest_hex: &str) {
         let output = self.tool("tpm2_pcrextend", &[&format!("{pcr}:sha256={digest_hex}")]);
         assert!(output.status.success(), "tpm2_pcrextend: {}", String::from_utf8_lossy(&output.stderr));
     }
@@ -80,7 +80,7 @@ impl Swtpm {
     ///
     /// # Panics
     /// When the tool is missing.
-    pub fn tool(&self, name: &str, arguments: &[&str]) -> std::process::Output {
+    pub(crate) fn tool(&self, name: &str, arguments: &[&str]) -> std::process::Output {
         Command::new(name)
             .args(arguments)
             .env("TPM2TOOLS_TCTI", self.tcti())

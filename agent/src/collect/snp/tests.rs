@@ -1,4 +1,4 @@
-use std::cell::{Cell, RefCell};
+use core::cell::{Cell, RefCell};
 use std::fs;
 use std::path::{Path, PathBuf};
 
