@@ -1,0 +1,275 @@
+//! One attestation, and the rhythm of many: on time, at once on drift, again after failures.
+
+use countersign_attestation::binder::Nonce;
+use countersign_attestation::evidence::bundle::Bundle;
+use countersign_attestation::protocol::{
+    AttestationRequest, AttestationResponse, Base64Bytes, Challenge, IssuedCredential, Problem,
+};
+use tokio::sync::{mpsc, watch};
+
+use crate::broker_client::{BrokerClient, BrokerError};
+use crate::clock::{self, Now};
+use crate::collect::snp::SnpSource;
+use crate::collect::tpm::{CredentialKey, collect};
+use crate::device::Tpm;
+use crate::error::AgentError;
+use crate::keys::WrappedKey;
+use crate::trust::Lease;
+use crate::watch::Baseline;
+
+/// First pause after a failure or denial; it doubles.
+const RETRY_FIRST_MS: u64 = 250;
+/// Longest pause after a failure: several attempts fit in a lease.
+const RETRY_MAX_MS: u64 = 2_000;
+/// Longest pause after a denial: an operator may re-admit the host.
+const DENIED_RETRY_MAX_MS: u64 = 5_000;
+/// Part of the broker's interval that jitter may take away, so that a fleet does not attest in step: an eighth.
+const JITTER_DIVISOR: u64 = 8;
+
+/// What the attester may be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Do not wait.
+    AttestNow,
+    /// Trust was lost: the next attestation is with a new credential key.
+    RenewKey,
+}
+
+/// How an attestation ended.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Granted.
+    Granted(Box<Granted>),
+    /// The broker decided against this host.
+    Denied(Box<Problem>),
+    /// No decision.
+    Failed(AgentError),
+}
+
+/// A grant, received.
+#[derive(Debug)]
+pub struct Granted {
+    /// The broker's answer.
+    pub response: AttestationResponse,
+    /// The lease on this host's clocks.
+    pub lease: Lease,
+    /// A new credential and its key file.
+    pub credential: Option<(IssuedCredential, String)>,
+}
+
+/// What is needed to attest.
+#[derive(Debug)]
+pub struct Attester {
+    /// The TPM.
+    pub tpm: Tpm,
+    /// The AK.
+    pub attestation_key: WrappedKey,
+    /// Where SNP reports come from.
+    pub snp: SnpSource,
+    /// The broker, with the channel certificate.
+    pub broker: BrokerClient,
+    /// Tells the watch what was quoted.
+    pub baseline: watch::Sender<Option<Baseline>>,
+    /// The credential key of the live credential, and when to renew.
+    current: Option<(WrappedKey, countersign_attestation::UnixMillis)>,
+}
+
+impl Attester {
+    /// An attester without a credential yet.
+    #[must_use]
+    pub fn new(
+        tpm: Tpm,
+        attestation_key: WrappedKey,
+        snp: SnpSource,
+        broker: BrokerClient,
+        baseline: watch::Sender<Option<Baseline>>,
+    ) -> Self {
+        Self { tpm, attestation_key, snp, broker, baseline, current: None }
+    }
+
+    /// Attests once.
+    pub async fn attest(&mut self) -> Outcome {
+        match self.try_attest().await {
+            Ok(granted) => Outcome::Granted(Box::new(granted)),
+            Err(error) => {
+                let Some(problem) = error.denial().cloned() else { return Outcome::Failed(error) };
+                // A credential of before a denial never comes back to life.
+                self.current = None;
+                Outcome::Denied(Box::new(problem))
+            }
+        }
+    }
+
+    async fn try_attest(&mut self) -> Result<Granted, AgentError> {
+        // 1. A challenge, and the key it is for.
+        let challenge = self.broker.challenge().await?;
+        let nonce = nonce_of(&challenge)?;
+        let wanted = match &self.current {
+            Some((key, renew_at)) if clock::wall() < *renew_at => CredentialKey::Current(key.clone()),
+            Some(_) | None => CredentialKey::New,
+        };
+        let is_new = wanted == CredentialKey::New;
+        // 2. The TPM's part, in one sequence.
+        let (ak, selection) = (self.attestation_key.clone(), challenge.pcr_selection.clone());
+        let evidence = self.tpm.run(move |session| collect(session, &ak, wanted, &nonce, &selection)).await?;
+        let quoted = Baseline { selection: challenge.pcr_selection, values: evidence.pcrs.clone() };
+        self.baseline.send_replace(Some(quoted));
+        // 3. The SNP report over the same binder, where there is one.
+        let key = evidence.credential_key;
+        let report_data = *key.binder(&nonce)?.report_data();
+        let source = self.snp.clone();
+        let snp = tokio::task::spawn_blocking(move || source.collect(&report_data)).await;
+        let snp = snp.map_err(|_| AgentError::Tpm(crate::device::TpmError::Stopped))??;
+        let tpm_pcrs = evidence.pcrs.to_tpm2bs();
+        let bundle = Bundle { tpm_quote: evidence.quote, tpm_pcrs, tpm_certify: evidence.certify, snp };
+        // 4. The broker decides.
+        let request = AttestationRequest {
+            challenge: challenge.challenge,
+            credential_key: Base64Bytes(key.p256_spki()?),
+            evidence: bundle.encode(),
+        };
+        let mut response = self.broker.attest(&request).await?;
+        // The lease is counted from here, where its end on the broker's clock is known.
+        let lease = Lease::new(response.lease_until, clock::now());
+        let credential = response.credential.take();
+        if is_new && credential.is_none() {
+            return Err(AgentError::Grant("sent no credential for a new key"));
+        }
+        let credential = credential.map(|credential| {
+            self.current = Some((key.clone(), credential.renew_at));
+            (credential, key.to_tss2_pem())
+        });
+        Ok(Granted { response, lease, credential })
+    }
+
+    /// Attests for ever, and tells how each attempt ended.
+    pub async fn run(mut self, mut commands: mpsc::Receiver<Command>, outcomes: mpsc::Sender<Outcome>) {
+        let mut pause = Pause::default();
+        loop {
+            let outcome = self.attest().await;
+            let renew_at = self.current.as_ref().map(|(_, renew_at)| *renew_at);
+            let wait_ms = pause.after(&outcome, renew_at, clock::now(), jitter());
+            if outcomes.send(outcome).await.is_err() {
+                return;
+            }
+            tokio::select! {
+                () = clock::sleep(wait_ms) => {}
+                command = commands.recv() => match command {
+                    None => return,
+                    Some(Command::AttestNow) => {}
+                    Some(Command::RenewKey) => self.current = None,
+                },
+            }
+            // Commands that came meanwhile ask for the one attestation that comes next.
+            while let Ok(command) = commands.try_recv() {
+                if command == Command::RenewKey {
+                    self.current = None;
+                }
+            }
+        }
+    }
+}
+
+fn nonce_of(challenge: &Challenge) -> Result<Nonce, AgentError> {
+    let wrong = |found: String| BrokerError::Answer { request: "challenge", status: 201, found };
+    let length = challenge.nonce.0.len();
+    let nonce = Nonce::try_from(challenge.nonce.0.as_slice());
+    nonce.map_err(|_| wrong(format!("a nonce of {length} bytes")).into())
+}
+
+/// A random number; jitter needs no more than that it differs between hosts.
+fn jitter() -> u64 {
+    let mut bytes = [0; 8];
+    match aws_lc_rs::rand::fill(&mut bytes) {
+        Ok(()) => u64::from_be_bytes(bytes),
+        Err(_) => 0,
+    }
+}
+
+/// How long to wait after an outcome; no I/O.
+#[derive(Debug, Default)]
+struct Pause {
+    retries: u32,
+}
+
+impl Pause {
+    fn after(
+        &mut self,
+        outcome: &Outcome,
+        renew_at: Option<countersign_attestation::UnixMillis>,
+        now: Now,
+        jitter: u64,
+    ) -> u64 {
+        let backoff = |retries: u32, max: u64| {
+            RETRY_FIRST_MS.saturating_mul(1_u64.checked_shl(retries).unwrap_or(u64::MAX)).min(max)
+        };
+        match outcome {
+            Outcome::Granted(granted) => {
+                self.retries = 0;
+                let interval = granted.response.attest_again_in_ms;
+                let span = (interval / JITTER_DIVISOR).saturating_add(1);
+                let early = interval.saturating_sub(jitter.checked_rem(span).unwrap_or(0));
+                // A renewal that is due in between comes first.
+                renew_at.map_or(early, |renew_at| early.min(renew_at.since(now.wall)).max(RETRY_FIRST_MS.min(early)))
+            }
+            Outcome::Denied(_) => {
+                let wait = backoff(self.retries, DENIED_RETRY_MAX_MS);
+                self.retries = self.retries.saturating_add(1);
+                wait
+            }
+            Outcome::Failed(_) => {
+                let wait = backoff(self.retries, RETRY_MAX_MS);
+                self.retries = self.retries.saturating_add(1);
+                wait
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use countersign_attestation::UnixMillis;
+    use countersign_attestation::digest::Sha256Digest;
+    use countersign_attestation::protocol::AttestationResponse;
+
+    use super::{Granted, Outcome, Pause};
+    use crate::clock::Now;
+    use crate::error::AgentError;
+    use crate::trust::Lease;
+
+    const NOW: Now = Now { wall: UnixMillis(1_000_000), boot_ms: 50 };
+
+    fn granted(attest_again_in_ms: u64) -> Outcome {
+        let lease_until = UnixMillis(1_045_000);
+        let decision = Sha256Digest([0; 32]);
+        let response =
+            AttestationResponse { decision, log_index: 0, lease_until, attest_again_in_ms, credential: None };
+        Outcome::Granted(Box::new(Granted { response, lease: Lease::new(lease_until, NOW), credential: None }))
+    }
+
+    #[test]
+    fn jitter_only_makes_it_earlier_and_renewal_comes_first() {
+        let wait = |renew_at: Option<u64>, jitter| {
+            Pause::default().after(&granted(15_000), renew_at.map(UnixMillis), NOW, jitter)
+        };
+        assert_eq!(wait(None, 0), 15_000);
+        assert_eq!(wait(None, 1875), 15_000 - 1875);
+        assert_eq!(wait(None, 1876), 15_000);
+        assert_eq!(wait(Some(1_004_000), 0), 4_000);
+        assert_eq!(wait(Some(2_000_000), 0), 15_000);
+        assert_eq!(wait(Some(900_000), 0), 250, "a renewal in the past does not spin");
+    }
+
+    #[test]
+    fn failures_back_off_and_a_grant_resets() {
+        let mut pause = Pause::default();
+        let failed = || Outcome::Failed(AgentError::Grant("x"));
+        let waits = [(); 5].map(|()| pause.after(&failed(), None, NOW, 7));
+        assert_eq!(waits, [250, 500, 1000, 2000, 2000]);
+        for _ in 0..100 {
+            assert_eq!(pause.after(&failed(), None, NOW, 7), 2000);
+        }
+        let _ = pause.after(&granted(15_000), None, NOW, 0);
+        assert_eq!(pause.after(&failed(), None, NOW, 7), 250);
+    }
+}

@@ -1,0 +1,5 @@
+//! Evidence, collected from the hardware of this host.
+
+pub mod snp;
+pub mod snp_table;
+pub mod tpm;

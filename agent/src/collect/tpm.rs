@@ -1,0 +1,219 @@
+//! What the TPM signs for one attestation: a quote of the requested PCRs and the certification of the credential key.
+
+use core::fmt;
+
+use countersign_attestation::binder::Nonce;
+use countersign_attestation::claims::PcrHash;
+use countersign_attestation::protocol::PcrSelection;
+use tss_esapi::handles::KeyHandle;
+use tss_esapi::interface_types::algorithm::HashingAlgorithm;
+use tss_esapi::interface_types::session_handles::AuthSession;
+use tss_esapi::structures::{
+    Attest, AttestInfo, Data, PcrSelectSize, PcrSelection as TpmsPcrSelection, PcrSelectionList, PcrSlot, Signature,
+    SignatureScheme,
+};
+use tss_esapi::traits::Marshall as _;
+use tss_esapi::tss2_esys::TPML_PCR_SELECTION;
+
+use crate::device::{Refused as _, Session, TpmError};
+use crate::keys::{self, WrappedKey};
+
+/// How often PCRs are read again when they changed between quote and reading. Boot-time extends come in bursts of
+/// milliseconds; a host that extends without pause cannot be quoted consistently and says so.
+const READ_ATTEMPTS: usize = 8;
+
+/// PCR values in the order of a selection: banks as listed, PCRs ascending.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PcrValues(pub Vec<Vec<u8>>);
+
+impl fmt::Debug for PcrValues {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.0.iter().map(hex::encode)).finish()
+    }
+}
+
+impl PcrValues {
+    /// TPM2B_DIGESTs, one after the other.
+    #[must_use]
+    pub fn to_tpm2bs(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for value in &self.0 {
+            bytes.extend_from_slice(&u16::try_from(value.len()).unwrap_or(u16::MAX).to_be_bytes());
+            bytes.extend_from_slice(value);
+        }
+        bytes
+    }
+}
+
+/// The TPM's part of a bundle, in the bundle's own layout.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TpmEvidence {
+    /// The credential key that was certified: the given one, or a new one.
+    pub credential_key: WrappedKey,
+    /// TPM2B_ATTEST, TPMT_SIGNATURE.
+    pub quote: Vec<u8>,
+    /// See [`PcrValues`].
+    pub pcrs: PcrValues,
+    /// TPM2B_ATTEST, TPMT_SIGNATURE, TPM2B_PUBLIC.
+    pub certify: Vec<u8>,
+}
+
+/// Which credential key an attestation is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CredentialKey {
+    /// One made for this attestation.
+    New,
+    /// The one of the live credential.
+    Current(WrappedKey),
+}
+
+/// Quotes `selection` and certifies the credential key under `attestation_key`, both for `nonce`.
+///
+/// Loads three transient objects at most, which every TPM has room for.
+///
+/// # Errors
+/// The TPM's refusal; [`TpmError::Answer`] when PCRs do not hold still.
+pub fn collect(
+    session: &mut Session,
+    attestation_key: &WrappedKey,
+    credential_key: CredentialKey,
+    nonce: &Nonce,
+    selection: &[PcrSelection],
+) -> Result<TpmEvidence, TpmError> {
+    let parent = keys::storage_primary(session)?;
+    let ak = attestation_key.load(session, parent)?;
+    let credential_key = match credential_key {
+        CredentialKey::New => keys::create_credential_key(session, parent)?,
+        CredentialKey::Current(key) => key,
+    };
+    let key = credential_key.load(session, parent)?;
+    session.flush(parent)?;
+    let qualifying_data = credential_key.binder(nonce)?.qualifying_data();
+    let (quote, pcrs) = quote(session, ak, &qualifying_data, selection)?;
+    let certify = certify(session, key, ak, &qualifying_data, &credential_key)?;
+    session.flush(key)?;
+    session.flush(ak)?;
+    Ok(TpmEvidence { credential_key, quote, pcrs, certify })
+}
+
+/// TPM2_Quote, and the PCR values that its pcrDigest covers.
+fn quote(
+    session: &mut Session,
+    ak: KeyHandle,
+    qualifying_data: &[u8],
+    selection: &[PcrSelection],
+) -> Result<(Vec<u8>, PcrValues), TpmError> {
+    let list = selection_list(selection)?;
+    for _ in 0..READ_ATTEMPTS {
+        let data = Data::try_from(qualifying_data).refused("qualifyingData")?;
+        // The key's own scheme: a signature in another one would not be the AK's.
+        let (attest, signature) =
+            session.authorized("TPM2_Quote", |context| context.quote(ak, data, SignatureScheme::Null, list.clone()))?;
+        let values = read_pcrs(session, selection)?;
+        if pcr_digest(&attest)? == digest_of(&values) {
+            return Ok((signed(&attest, &signature)?, values));
+        }
+    }
+    Err(TpmError::Answer { command: "TPM2_PCR_Read", found: "PCRs that change faster than they are read".to_owned() })
+}
+
+/// TPM2_Certify of `key` by `ak`, then the key's public area.
+fn certify(
+    session: &mut Session,
+    key: KeyHandle,
+    ak: KeyHandle,
+    qualifying_data: &[u8],
+    wrapped: &WrappedKey,
+) -> Result<Vec<u8>, TpmError> {
+    let data = Data::try_from(qualifying_data).refused("qualifyingData")?;
+    // Both handles need authorisation (TPM 2.0 Part 3, 18.2): ADMIN of the key, USER of the AK.
+    let sessions = (Some(AuthSession::Password), Some(AuthSession::Password), None);
+    let (attest, signature) = session
+        .plain()
+        .execute_with_sessions(sessions, |context| context.certify(key.into(), ak, data, SignatureScheme::Null))
+        .refused("TPM2_Certify")?;
+    Ok([signed(&attest, &signature)?, wrapped.tpm2b_public()].concat())
+}
+
+/// TPM2B_ATTEST and TPMT_SIGNATURE.
+fn signed(attest: &Attest, signature: &Signature) -> Result<Vec<u8>, TpmError> {
+    let attest = attest.marshall().refused("write TPMS_ATTEST")?;
+    let size = u16::try_from(attest.len()).unwrap_or(u16::MAX).to_be_bytes();
+    let signature = signature.marshall().refused("write TPMT_SIGNATURE")?;
+    Ok([&size, attest.as_slice(), &signature].concat())
+}
+
+fn pcr_digest(attest: &Attest) -> Result<Vec<u8>, TpmError> {
+    if let AttestInfo::Quote { info } = attest.attested() {
+        Ok(info.pcr_digest().value().to_vec())
+    } else {
+        Err(TpmError::Answer { command: "TPM2_Quote", found: format!("{:?}", attest.attestation_type()) })
+    }
+}
+
+/// The composite digest (TPM 2.0 Part 1, 16.9.2). Our AKs hash with SHA-256.
+fn digest_of(values: &PcrValues) -> Vec<u8> {
+    let parts = values.0.iter().map(Vec::as_slice).collect::<Vec<_>>();
+    countersign_attestation::digest::Sha256Digest::of(&parts).0.to_vec()
+}
+
+/// `pcrUpdateCounter`, without reading a PCR: the cheapest question whether something was extended. Some PCRs (16 and
+/// 21 to 23 on PCs) do not count.
+///
+/// # Errors
+/// The TPM's refusal.
+pub fn pcr_update_counter(session: &mut Session) -> Result<u32, TpmError> {
+    let (counter, _, _) = session.plain().pcr_read(PcrSelectionList::default()).refused("TPM2_PCR_Read")?;
+    Ok(counter)
+}
+
+/// Reads all of `selection`. One command returns at most eight values and may return fewer.
+///
+/// # Errors
+/// The TPM's refusal; [`TpmError::Answer`] when a bank or PCR is not there.
+pub fn read_pcrs(session: &mut Session, selection: &[PcrSelection]) -> Result<PcrValues, TpmError> {
+    let mut values = Vec::new();
+    for bank in selection {
+        let mut left = bank.pcrs.as_slice();
+        while !left.is_empty() {
+            let wanted = left.get(..8.min(left.len())).unwrap_or(left);
+            let asked = selection_list(&[PcrSelection { bank: bank.bank, pcrs: wanted.to_vec() }])?;
+            let (_, answered, digests) = session.plain().pcr_read(asked.clone()).refused("TPM2_PCR_Read")?;
+            let read = digests.value();
+            // A PCR the TPM does not have is left out silently; then the values would be taken for others.
+            let complete = answered == asked && read.len() == wanted.len();
+            if !complete || read.iter().any(|value| value.value().len() != bank.bank.size()) {
+                let found = format!("{} of {wanted:?} of bank {}", read.len(), bank.bank.name());
+                return Err(TpmError::Answer { command: "TPM2_PCR_Read", found });
+            }
+            values.extend(read.iter().map(|value| value.value().to_vec()));
+            left = left.get(wanted.len()..).unwrap_or_default();
+        }
+    }
+    Ok(PcrValues(values))
+}
+
+/// TPML_PCR_SELECTION with the banks in the requested order and three octets each. The library's own builder keeps banks
+/// in a hash map, so their order would differ from run to run.
+fn selection_list(selection: &[PcrSelection]) -> Result<PcrSelectionList, TpmError> {
+    let wrong = |found: String| TpmError::Answer { command: "PCR selection", found };
+    let mut list = TPML_PCR_SELECTION::default();
+    for (index, bank) in selection.iter().enumerate() {
+        let algorithm = match bank.bank {
+            PcrHash::Sha256 => HashingAlgorithm::Sha256,
+            PcrHash::Sha384 => HashingAlgorithm::Sha384,
+            PcrHash::Sha512 => HashingAlgorithm::Sha512,
+        };
+        let mut slots = Vec::new();
+        for pcr in &bank.pcrs {
+            let bit = 1_u32.checked_shl(u32::from(*pcr)).filter(|_| *pcr < 24);
+            let slot = bit.and_then(|bit| PcrSlot::try_from(bit).ok());
+            slots.push(slot.ok_or_else(|| wrong(format!("PCR {pcr}")))?);
+        }
+        let entry = TpmsPcrSelection::create(algorithm, PcrSelectSize::ThreeOctets, &slots).refused("PCR selection")?;
+        let place = list.pcrSelections.get_mut(index).ok_or_else(|| wrong(format!("{} banks", selection.len())))?;
+        *place = entry.into();
+        list.count = list.count.saturating_add(1);
+    }
+    PcrSelectionList::try_from(list).refused("PCR selection")
+}

@@ -1,0 +1,323 @@
+//! The keys of a host and their templates: EK, storage primary, AK, credential key.
+//!
+//! Nothing is stored in the TPM. EK and storage primary are made again from their templates, and the AK and the
+//! credential key are kept as blobs that only this TPM, under this primary, can load.
+
+use countersign_attestation::binder::Binder;
+use countersign_attestation::digest::Sha256Digest;
+use tss_esapi::abstraction::{AsymmetricAlgorithmSelection, ek};
+use tss_esapi::attributes::{ObjectAttributes, ObjectAttributesBuilder};
+use tss_esapi::handles::KeyHandle;
+use tss_esapi::interface_types::algorithm::{HashingAlgorithm, PublicAlgorithm};
+use tss_esapi::interface_types::ecc::EccCurve;
+use tss_esapi::interface_types::key_bits::RsaKeyBits;
+use tss_esapi::interface_types::resource_handles::Hierarchy;
+use tss_esapi::structures::{
+    EccPoint, EccScheme, HashScheme, KeyDerivationFunctionScheme, Private, Public, PublicBuilder, PublicEccParameters,
+    PublicEccParametersBuilder, PublicKeyRsa, PublicRsaParametersBuilder, RsaExponent, RsaScheme,
+    SymmetricDefinitionObject,
+};
+use tss_esapi::traits::{Marshall as _, UnMarshall as _};
+
+use crate::der;
+use crate::device::{Refused as _, Session, TpmError};
+
+/// Which Endorsement Key a host enrols with; the manufacturer certified one or more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EkKind {
+    /// Template L-1 (TCG EK Credential Profile 2.5, B.3.3).
+    Rsa2048,
+    /// Template H-6 (B.4.9).
+    Rsa3072,
+    /// Template L-2 (B.3.4).
+    #[value(name = "ecc-p256")]
+    EccP256,
+    /// Template H-3 (B.4.5).
+    #[value(name = "ecc-p384")]
+    EccP384,
+}
+
+impl EkKind {
+    const fn selection(self) -> AsymmetricAlgorithmSelection {
+        match self {
+            Self::Rsa2048 => AsymmetricAlgorithmSelection::Rsa(RsaKeyBits::Rsa2048),
+            Self::Rsa3072 => AsymmetricAlgorithmSelection::Rsa(RsaKeyBits::Rsa3072),
+            Self::EccP256 => AsymmetricAlgorithmSelection::Ecc(EccCurve::NistP256),
+            Self::EccP384 => AsymmetricAlgorithmSelection::Ecc(EccCurve::NistP384),
+        }
+    }
+
+    /// Whether the template lets an empty password authorise the key: the high-range ones do (B.4), the low-range ones
+    /// want PolicySecret of the endorsement hierarchy (B.3).
+    #[must_use]
+    pub const fn user_with_auth(self) -> bool {
+        match self {
+            Self::Rsa2048 | Self::EccP256 => false,
+            Self::Rsa3072 | Self::EccP384 => true,
+        }
+    }
+}
+
+/// Algorithm of the Attestation Key. The scheme is part of the key: a verifier never takes it from a signature.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AkKind {
+    /// ECDSA with SHA-256 on P-256.
+    #[value(name = "ecc-p256")]
+    EccP256,
+    /// RSASSA-PKCS1-v1_5 with SHA-256, 2048 bits.
+    Rsa2048,
+}
+
+/// A key that only its TPM can load: public area and wrapped private area.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WrappedKey {
+    /// TPMT_PUBLIC.
+    #[serde(with = "hex_text")]
+    pub public: Vec<u8>,
+    /// The buffer of TPM2B_PRIVATE, encrypted by the parent.
+    #[serde(with = "hex_text")]
+    pub private: Vec<u8>,
+}
+
+mod hex_text {
+    use serde::Deserialize as _;
+
+    pub(super) fn serialize<S: serde::Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&hex::encode(bytes))
+    }
+
+    pub(super) fn deserialize<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        hex::decode(text).map_err(serde::de::Error::custom)
+    }
+}
+
+impl WrappedKey {
+    /// The P-256 point of the key, uncompressed; coordinates are padded, since TPMs may leave out leading zeros.
+    ///
+    /// # Errors
+    /// [`TpmError::Answer`] when the key is not on P-256.
+    pub fn p256_point(&self) -> Result<Vec<u8>, TpmError> {
+        let wrong = |found: &str| TpmError::Answer { command: "TPM2_Create", found: found.to_owned() };
+        let public = Public::unmarshall(&self.public).refused("read a public area")?;
+        let Public::Ecc { parameters, unique, .. } = public else { return Err(wrong("not an ECC key")) };
+        if parameters.ecc_curve() != EccCurve::NistP256 {
+            return Err(wrong("a curve other than P-256"));
+        }
+        let mut point = vec![4];
+        for coordinate in [unique.x(), unique.y()] {
+            let padding = 32_usize.checked_sub(coordinate.value().len()).ok_or_else(|| wrong("a long coordinate"))?;
+            point.resize(point.len().saturating_add(padding), 0);
+            point.extend_from_slice(coordinate.value());
+        }
+        Ok(point)
+    }
+
+    /// `SubjectPublicKeyInfo` of a P-256 key, DER.
+    ///
+    /// # Errors
+    /// [`TpmError::Answer`] when the key is not on P-256.
+    pub fn p256_spki(&self) -> Result<Vec<u8>, TpmError> {
+        self.p256_point().map(|point| der::p256_spki(&point))
+    }
+
+    /// TPM2B_PUBLIC: size and TPMT_PUBLIC.
+    #[must_use]
+    pub fn tpm2b_public(&self) -> Vec<u8> {
+        tpm2b(&self.public)
+    }
+
+    /// The key as a `TSS2 PRIVATE KEY` PEM (draft-bottomley-tpm2-keys, section 3), which OpenSSL's tpm2 provider loads:
+    /// loadable key, empty authorisation, parent `TPM_RH_OWNER`. A provider makes the owner primary again from the
+    /// template of [`storage_primary`].
+    #[must_use]
+    pub fn to_tss2_pem(&self) -> String {
+        // id-loadablekey 2.23.133.10.1.3
+        const LOADABLE_KEY: [u8; 8] = [0x06, 0x06, 0x67, 0x81, 0x05, 0x0a, 0x01, 0x03];
+        // [0] EXPLICIT BOOLEAN TRUE
+        const EMPTY_AUTH: [u8; 5] = [0xa0, 0x03, 0x01, 0x01, 0xff];
+        const TPM_RH_OWNER: u32 = 0x4000_0001;
+        let parent = der::unsigned(&TPM_RH_OWNER.to_be_bytes());
+        let public = der::value(der::OCTET_STRING, &[&self.tpm2b_public()]);
+        let private = der::value(der::OCTET_STRING, &[&tpm2b(&self.private)]);
+        let key = der::value(der::SEQUENCE, &[&LOADABLE_KEY, &EMPTY_AUTH, &parent, &public, &private]);
+        der::pem("TSS2 PRIVATE KEY", &key)
+    }
+
+    /// The binder of this key for a broker's nonce.
+    ///
+    /// # Errors
+    /// [`TpmError::Answer`] when the key is not on P-256.
+    pub fn binder(&self, nonce: &countersign_attestation::binder::Nonce) -> Result<Binder, TpmError> {
+        let spki = self.p256_spki()?;
+        Ok(Binder::new(countersign_attestation::binder::Role::Host, nonce, &spki))
+    }
+
+    /// Loads the key under `parent`.
+    ///
+    /// # Errors
+    /// The TPM's refusal, as after TPM2_Clear or on another machine.
+    pub fn load(&self, session: &mut Session, parent: KeyHandle) -> Result<KeyHandle, TpmError> {
+        let public = Public::unmarshall(&self.public).refused("read a public area")?;
+        let private = Private::try_from(self.private.clone()).refused("read a private area")?;
+        session.authorized("TPM2_Load", |context| context.load(parent, private, public))
+    }
+}
+
+/// A TPM2B: 16-bit size and content. Structures of a TPM are far below 64 KiB.
+fn tpm2b(content: &[u8]) -> Vec<u8> {
+    let size = u16::try_from(content.len()).unwrap_or(u16::MAX);
+    [&size.to_be_bytes(), content].concat()
+}
+
+/// The Endorsement Key, made again from its template.
+///
+/// # Errors
+/// The TPM's refusal.
+pub fn endorsement_key(session: &mut Session, kind: EkKind) -> Result<KeyHandle, TpmError> {
+    let public = ek::create_ek_public_from_default_template_2(kind.selection(), None).refused("EK template")?;
+    let created = session.authorized("TPM2_CreatePrimary of the EK", |context| {
+        context.create_primary(Hierarchy::Endorsement, public, None, None, None, None)
+    })?;
+    Ok(created.key_handle)
+}
+
+/// The EK certificate the manufacturer left in NV memory, without the padding behind it.
+///
+/// # Errors
+/// The TPM's refusal, as when the manufacturer left none of this kind.
+pub fn endorsement_certificate(session: &mut Session, kind: EkKind) -> Result<Vec<u8>, TpmError> {
+    let stored = ek::retrieve_ek_pubcert(session.plain(), kind.selection()).refused("read the EK certificate")?;
+    der::first_value(&stored).map(<[u8]>::to_vec).ok_or_else(|| TpmError::Answer {
+        command: "read the EK certificate",
+        found: format!("{} bytes that are no DER", stored.len()),
+    })
+}
+
+/// TPMT_PUBLIC of a loaded key.
+///
+/// # Errors
+/// The TPM's refusal.
+pub fn public_area(session: &mut Session, key: KeyHandle) -> Result<Vec<u8>, TpmError> {
+    let (public, _, _) = session.plain().read_public(key).refused("TPM2_ReadPublic")?;
+    public.marshall().refused("write a public area")
+}
+
+/// The parent of AK and credential key: the owner primary that OpenSSL's tpm2 provider makes for a key file whose
+/// parent is `TPM_RH_OWNER`. Seed and template give the same key every time. If one attribute differed, key files
+/// would load nowhere.
+///
+/// # Errors
+/// The TPM's refusal.
+pub fn storage_primary(session: &mut Session) -> Result<KeyHandle, TpmError> {
+    let template = || {
+        let attributes = ObjectAttributesBuilder::new()
+            .with_fixed_tpm(true)
+            .with_fixed_parent(true)
+            .with_sensitive_data_origin(true)
+            .with_user_with_auth(true)
+            .with_no_da(true)
+            .with_restricted(true)
+            .with_decrypt(true)
+            .build()?;
+        let parameters = PublicEccParametersBuilder::new_restricted_decryption_key(
+            SymmetricDefinitionObject::AES_128_CFB,
+            EccCurve::NistP256,
+        )
+        .build()?;
+        ecc(attributes, parameters)
+    };
+    let public = template().refused("storage primary template")?;
+    let created = session.authorized("TPM2_CreatePrimary of the storage primary", |context| {
+        context.create_primary(Hierarchy::Owner, public, None, None, None, None)
+    })?;
+    Ok(created.key_handle)
+}
+
+/// A new AK under `parent`: restricted, so that it signs only what its TPM made (TPM 2.0 Part 1, 25.1.4).
+///
+/// # Errors
+/// The TPM's refusal.
+pub fn create_attestation_key(session: &mut Session, parent: KeyHandle, kind: AkKind) -> Result<WrappedKey, TpmError> {
+    let template = || {
+        let attributes = signing_attributes(true)?;
+        match kind {
+            AkKind::EccP256 => ecc(attributes, signing_parameters()?),
+            AkKind::Rsa2048 => PublicBuilder::new()
+                .with_public_algorithm(PublicAlgorithm::Rsa)
+                .with_name_hashing_algorithm(HashingAlgorithm::Sha256)
+                .with_object_attributes(attributes)
+                .with_rsa_parameters(
+                    PublicRsaParametersBuilder::new()
+                        .with_symmetric(SymmetricDefinitionObject::Null)
+                        .with_scheme(RsaScheme::RsaSsa(HashScheme::new(HashingAlgorithm::Sha256)))
+                        .with_key_bits(RsaKeyBits::Rsa2048)
+                        .with_exponent(RsaExponent::default())
+                        .with_is_signing_key(true)
+                        .with_restricted(true)
+                        .build()?,
+                )
+                .with_rsa_unique_identifier(PublicKeyRsa::default())
+                .build(),
+        }
+    };
+    create(session, parent, template().refused("AK template")?)
+}
+
+/// A new credential key under `parent`: P-256, ECDSA with SHA-256, born in this TPM and never leaving it, not
+/// restricted, since it signs TLS handshakes.
+///
+/// # Errors
+/// The TPM's refusal.
+pub fn create_credential_key(session: &mut Session, parent: KeyHandle) -> Result<WrappedKey, TpmError> {
+    let template = || ecc(signing_attributes(false)?, signing_parameters()?);
+    create(session, parent, template().refused("credential key template")?)
+}
+
+fn signing_attributes(restricted: bool) -> tss_esapi::Result<ObjectAttributes> {
+    ObjectAttributesBuilder::new()
+        .with_fixed_tpm(true)
+        .with_fixed_parent(true)
+        .with_sensitive_data_origin(true)
+        .with_user_with_auth(true)
+        .with_no_da(true)
+        .with_restricted(restricted)
+        .with_sign_encrypt(true)
+        .build()
+}
+
+fn signing_parameters() -> tss_esapi::Result<PublicEccParameters> {
+    PublicEccParametersBuilder::new()
+        .with_symmetric(SymmetricDefinitionObject::Null)
+        .with_ecc_scheme(EccScheme::EcDsa(HashScheme::new(HashingAlgorithm::Sha256)))
+        .with_curve(EccCurve::NistP256)
+        .with_key_derivation_function_scheme(KeyDerivationFunctionScheme::Null)
+        .with_is_signing_key(true)
+        .build()
+}
+
+fn ecc(attributes: ObjectAttributes, parameters: PublicEccParameters) -> tss_esapi::Result<Public> {
+    PublicBuilder::new()
+        .with_public_algorithm(PublicAlgorithm::Ecc)
+        .with_name_hashing_algorithm(HashingAlgorithm::Sha256)
+        .with_object_attributes(attributes)
+        .with_ecc_parameters(parameters)
+        .with_ecc_unique_identifier(EccPoint::default())
+        .build()
+}
+
+fn create(session: &mut Session, parent: KeyHandle, template: Public) -> Result<WrappedKey, TpmError> {
+    let created =
+        session.authorized("TPM2_Create", |context| context.create(parent, template, None, None, None, None))?;
+    let public = created.out_public.marshall().refused("write a public area")?;
+    Ok(WrappedKey { public, private: created.out_private.value().to_vec() })
+}
+
+/// SHA-256 of a certificate's `SubjectPublicKeyInfo`: the identity of the TPM whose EK it is.
+#[must_use]
+pub fn ek_fingerprint(spki: &[u8]) -> Sha256Digest {
+    Sha256Digest::of(&[spki])
+}

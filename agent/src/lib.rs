@@ -1,0 +1,33 @@
+//! Countersign's attester. It runs on the inference host, collects evidence, keeps the execution credential, and
+//! enforces the broker's verdict. It judges nothing itself.
+//!
+//! * [`enroll`]: one host, one TPM, one AK
+//! * [`attester`]: challenge, evidence, decision; again and again
+//! * [`run`]: what follows from each decision
+//! * [`collect`]: what the hardware signs
+//! * [`enforce`]: the workload
+
+pub mod attester;
+pub mod broker_client;
+pub mod certificate;
+pub mod cgroup;
+pub mod clock;
+pub mod collect;
+pub mod config;
+pub mod credential_directory;
+mod der;
+pub mod device;
+pub mod enforce;
+pub mod enroll;
+pub mod error;
+pub mod events;
+mod files;
+pub mod guard;
+pub mod identity;
+pub mod keys;
+pub mod run;
+pub mod state;
+pub mod trust;
+pub mod watch;
+
+pub use files::FileError;

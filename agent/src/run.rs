@@ -1,0 +1,355 @@
+//! The daemon: three tasks and their story. The attester attests, the watch looks at the PCRs, and this file, which
+//! never waits for TPM or network, draws the consequences.
+
+use core::time::Duration;
+use std::env::current_exe;
+
+use countersign_attestation::protocol::Problem;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Interval, MissedTickBehavior, interval};
+
+use crate::attester::{Attester, Command, Granted, Outcome};
+use crate::broker_client::BrokerClient;
+use crate::cgroup;
+use crate::clock;
+use crate::collect::snp::SnpSource;
+use crate::config::RunArgs;
+use crate::credential_directory::{CredentialDirectory, Status};
+use crate::device::Tpm;
+use crate::enforce::{Ended, EnforceError, Launch, Workload};
+use crate::error::{AgentError, EXIT_DENIED, EXIT_LOCAL, EXIT_OK};
+use crate::events::{Details, EventKind, Events};
+use crate::state::StateDirectory;
+use crate::trust::{Cause, Change, Event, Grant, Trust};
+use crate::watch as pcr_watch;
+
+/// How often clocks are looked at. It bounds how late the end of a lease is noticed.
+const TICK: Duration = Duration::from_millis(25);
+/// Outcomes and commands in flight; one is usual.
+const QUEUE: usize = 8;
+
+/// Runs until the workload ends, trust is lost for good, or a signal says so. Returns the exit code.
+///
+/// # Errors
+/// [`AgentError`]: nothing could be started, or nothing can be enforced any more.
+pub async fn run(args: RunArgs) -> Result<u8, AgentError> {
+    let state = StateDirectory::open(&args.state_dir)?;
+    let (enrollment, channel_key) = state.enrolled()?;
+    let certificate = enrollment.channel_certificate.as_deref().unwrap_or_default();
+    let broker = BrokerClient::with_channel(&enrollment.broker, &enrollment.broker_ca, certificate, &channel_key)?;
+    let tpm = Tpm::new(args.tcti.as_deref().unwrap_or(&enrollment.tcti))?;
+    let events = Events::to(args.events.as_deref())?;
+    let path = args.credential_dir.clone().unwrap_or_else(|| state.credential_directory());
+    let directory = CredentialDirectory::open(&path, clock::wall())?;
+    let (baseline, quoted) = watch::channel(None);
+    let snp = SnpSource::system(args.snp_vek.clone());
+    let mut attester = Attester::new(tpm.clone(), enrollment.ak_key, snp, broker, baseline);
+    let (commands, inbox) = mpsc::channel(QUEUE);
+    let host = Host {
+        trust: Trust::Never,
+        directory,
+        events: events.clone(),
+        commands: commands.clone(),
+        launch: launch(&args, &path)?,
+        workload: None,
+        killing_at: None,
+        grace_ms: u64::try_from(args.grace.as_millis()).unwrap_or(u64::MAX),
+    };
+    if args.once {
+        let outcome = attester.attest().await;
+        return host.once(outcome);
+    }
+    let (sender, outcomes) = mpsc::channel(QUEUE);
+    let attesting = tokio::spawn(attester.run(inbox, sender));
+    let watching = tokio::spawn(pcr_watch::run(tpm, args.watch_interval, quoted, commands, events));
+    let result = host.supervise(outcomes).await;
+    attesting.abort();
+    watching.abort();
+    result
+}
+
+fn launch(args: &RunArgs, credential_directory: &std::path::Path) -> Result<Option<Launch>, AgentError> {
+    if args.workload.is_empty() {
+        return Ok(None);
+    }
+    let start = |error| EnforceError::Start { program: "this agent".to_owned(), error };
+    Ok(Some(Launch {
+        agent: current_exe().map_err(start)?,
+        command: args.workload.clone(),
+        credential_directory: std::path::absolute(credential_directory).map_err(start)?,
+        cgroup_parent: args.workload_cgroup.clone().or_else(cgroup::delegated),
+    }))
+}
+
+/// What the supervisor holds.
+struct Host {
+    trust: Trust,
+    directory: CredentialDirectory,
+    events: Events,
+    commands: mpsc::Sender<Command>,
+    launch: Option<Launch>,
+    workload: Option<Workload>,
+    /// Boot clock milliseconds at which a frozen workload is killed.
+    killing_at: Option<u64>,
+    grace_ms: u64,
+}
+
+/// Why the supervision goes on or ends.
+enum Next {
+    Continue,
+    Exit(u8),
+}
+
+impl Host {
+    /// Whatever way the story ends, no workload and no credential are left behind.
+    async fn supervise(mut self, outcomes: mpsc::Receiver<Outcome>) -> Result<u8, AgentError> {
+        let result = self.story(outcomes).await;
+        self.kill()?;
+        self.leave()?;
+        result
+    }
+
+    async fn story(&mut self, mut outcomes: mpsc::Receiver<Outcome>) -> Result<u8, AgentError> {
+        let mut terminate = signal(SignalKind::terminate()).map_err(AgentError::Signals)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(AgentError::Signals)?;
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        loop {
+            let next = tokio::select! {
+                biased;
+                _ = tick.tick() => self.tick()?,
+                outcome = outcomes.recv() => match outcome {
+                    Some(outcome) => self.outcome(outcome)?,
+                    // The attester panicked: no proof will come, so trust ends now rather than with the lease.
+                    None => return Err(AgentError::Grant("the attester stopped")),
+                },
+                ended = ended(self.workload.as_mut()) => self.workload_ended(ended?)?,
+                () = either(&mut terminate, &mut interrupt) => return self.stop(&mut tick).await,
+            };
+            if let Next::Exit(code) = next {
+                return Ok(code);
+            }
+        }
+    }
+
+    /// `--once`: the credential stays for whoever asked for it.
+    fn once(mut self, outcome: Outcome) -> Result<u8, AgentError> {
+        match outcome {
+            Outcome::Failed(error) => {
+                self.events.record(EventKind::AttestFailed, &Details::code(error.code()));
+                Err(error)
+            }
+            outcome @ (Outcome::Granted(_) | Outcome::Denied(_)) => {
+                self.outcome(outcome)?;
+                Ok(if self.trust.is_live() { EXIT_OK } else { EXIT_DENIED })
+            }
+        }
+    }
+
+    /// Time passed.
+    fn tick(&mut self) -> Result<Next, AgentError> {
+        let now = clock::now();
+        if let Change::Lost(cause) = self.trust.on(Event::Tick, now) {
+            self.lose(&cause)?;
+        }
+        if self.killing_at.is_some_and(|at| at <= now.boot_ms) {
+            self.kill()?;
+            return Ok(Next::Exit(EXIT_DENIED));
+        }
+        Ok(Next::Continue)
+    }
+
+    fn outcome(&mut self, outcome: Outcome) -> Result<Next, AgentError> {
+        match outcome {
+            Outcome::Granted(granted) => self.granted(*granted)?,
+            Outcome::Denied(problem) => {
+                let decision = problem.decision.map(|decision| decision.to_hex());
+                let details = Details { decision, ..Details::code(&problem.code) };
+                self.events.record(EventKind::Denied, &details);
+                tracing::error!(
+                    code = problem.code,
+                    expected = problem.expected,
+                    found = problem.found,
+                    remedy = problem.remedy,
+                    "denied: {}",
+                    problem.title
+                );
+                if let Change::Lost(cause) = self.trust.on(Event::Denied(cause_of(&problem)), clock::now()) {
+                    self.lose(&cause)?;
+                }
+            }
+            Outcome::Failed(error) => {
+                self.events.record(EventKind::AttestFailed, &Details::code(error.code()));
+                tracing::warn!(%error, "no attestation; trust lasts until the lease ends");
+            }
+        }
+        Ok(Next::Continue)
+    }
+
+    fn granted(&mut self, granted: Granted) -> Result<(), AgentError> {
+        let Granted { response, lease, credential } = granted;
+        let grant = if credential.is_some() { Grant::Credential } else { Grant::Prolonged };
+        let change = self.trust.on(Event::Granted(grant, lease), clock::now());
+        match change {
+            Change::Gained | Change::Prolonged => {}
+            Change::Lost(cause) => return self.lose(&cause),
+            Change::Unusable | Change::None => {
+                tracing::warn!("a grant came too late; attesting again with a new credential key");
+                return self.command(Command::RenewKey);
+            }
+        }
+        let serial = credential.as_ref().map(|(credential, _)| credential.serial.clone());
+        let details = Details { decision: Some(response.decision.to_hex()), serial, ..Details::default() };
+        self.events.record(EventKind::Granted, &details);
+        if let Some((credential, key_pem)) = credential {
+            let status = Status::Trusted {
+                serial: credential.serial.clone(),
+                decision: response.decision.to_hex(),
+                lease_until: response.lease_until,
+                not_after: credential.not_after,
+            };
+            self.directory.publish(&credential, &key_pem, &status)?;
+        } else {
+            self.directory.prolong(&response)?;
+        }
+        // The credential is there before the workload looks for it.
+        if change == Change::Gained { self.resume() } else { Ok(()) }
+    }
+
+    /// Trust began or came back: start the workload, or let it go on.
+    fn resume(&mut self) -> Result<(), AgentError> {
+        if self.killing_at.take().is_some()
+            && let Some(workload) = &self.workload
+        {
+            workload.thaw()?;
+            self.events.record(EventKind::WorkloadThawed, &Details::default());
+        }
+        if self.workload.is_none()
+            && let Some(launch) = &self.launch
+        {
+            let workload = Workload::start(launch)?;
+            let details = Details { pid: Some(workload.pid()), ..Details::default() };
+            self.workload = Some(workload);
+            self.events.record(EventKind::WorkloadStarted, &details);
+        }
+        Ok(())
+    }
+
+    /// Trust ended. The workload first, since it acts; then the credential; then the explanations.
+    fn lose(&mut self, cause: &Cause) -> Result<(), AgentError> {
+        let frozen = match (&self.workload, self.killing_at) {
+            (Some(workload), None) => match workload.freeze() {
+                Ok(took_us) => Some(took_us),
+                // What cannot be frozen is killed, without a grace.
+                Err(error) => {
+                    tracing::error!(%error, "the workload could not be frozen");
+                    workload.kill()?;
+                    None
+                }
+            },
+            (Some(_), Some(_)) | (None, _) => None,
+        };
+        if let Some(took_us) = frozen {
+            self.killing_at = Some(clock::boot_ms().saturating_add(self.grace_ms));
+            let details = Details { took_us: Some(took_us), ..Details::default() };
+            self.events.record(EventKind::WorkloadFrozen, &details);
+        } else if self.workload.is_some() {
+            self.killing_at = self.killing_at.or(Some(clock::boot_ms()));
+        }
+        let status = Status::Lost {
+            since: clock::wall(),
+            code: cause.code.clone(),
+            reason: cause.reason.clone(),
+            remedy: cause.remedy.clone(),
+        };
+        self.directory.remove(&status)?;
+        self.events.record(EventKind::TrustLost, &Details::code(&cause.code));
+        self.command(Command::RenewKey)
+    }
+
+    fn kill(&mut self) -> Result<(), AgentError> {
+        if let Some(workload) = self.workload.take() {
+            workload.kill()?;
+            self.events.record(EventKind::WorkloadKilled, &Details::default());
+        }
+        Ok(())
+    }
+
+    fn workload_ended(&mut self, ended: Ended) -> Result<Next, AgentError> {
+        match ended {
+            Ended::Unguarded => {
+                self.kill()?;
+                tracing::error!("the workload's sentinel ended; a workload that could outlive the agent is not kept");
+                Ok(Next::Exit(EXIT_LOCAL))
+            }
+            // Killed because trust was lost; its own code says nothing.
+            Ended::Exited(_) if self.killing_at.is_some() => {
+                self.kill()?;
+                Ok(Next::Exit(EXIT_DENIED))
+            }
+            Ended::Exited(code) => {
+                // Dropping it kills what its first process left behind.
+                self.workload = None;
+                self.events.record(EventKind::WorkloadEnded, &Details::code(&code.to_string()));
+                Ok(Next::Exit(code))
+            }
+        }
+    }
+
+    /// A signal: ask the workload to end, and end it when it has not after the grace.
+    async fn stop(&mut self, tick: &mut Interval) -> Result<u8, AgentError> {
+        let until = clock::boot_ms().saturating_add(self.grace_ms);
+        let mut gone = false;
+        if let Some(workload) = &mut self.workload {
+            // A frozen workload hears nothing: it has lost trust and is not let go on to end nicely.
+            if self.killing_at.is_none() {
+                workload.terminate()?;
+                while !gone && clock::boot_ms() < until {
+                    tokio::select! {
+                        _ = tick.tick() => {}
+                        ended = workload.ended() => gone = ended? != Ended::Unguarded,
+                    }
+                }
+            }
+        }
+        if gone {
+            self.workload = None;
+            self.events.record(EventKind::WorkloadEnded, &Details::default());
+        }
+        Ok(EXIT_OK)
+    }
+
+    /// Nothing is enforced any more, so no credential stays.
+    fn leave(&mut self) -> Result<(), AgentError> {
+        let status = if self.trust == Trust::Lost { None } else { Some(Status::Stopped { since: clock::wall() }) };
+        status.map_or(Ok(()), |status| self.directory.remove(&status)).map_err(AgentError::from)
+    }
+
+    /// Never waits: a full queue already holds what makes the attester act.
+    fn command(&self, command: Command) -> Result<(), AgentError> {
+        match self.commands.try_send(command) {
+            Ok(()) | Err(mpsc::error::TrySendError::Full(_)) => Ok(()),
+            Err(mpsc::error::TrySendError::Closed(_)) => Err(AgentError::Grant("the attester stopped")),
+        }
+    }
+}
+
+fn cause_of(problem: &Problem) -> Cause {
+    Cause { code: problem.code.clone(), reason: problem.title.clone(), remedy: problem.remedy.clone() }
+}
+
+/// Waits for the workload's end; for ever when there is none.
+async fn ended(workload: Option<&mut Workload>) -> Result<Ended, EnforceError> {
+    match workload {
+        Some(workload) => workload.ended().await,
+        None => core::future::pending().await,
+    }
+}
+
+async fn either(terminate: &mut Signal, interrupt: &mut Signal) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}

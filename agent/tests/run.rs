@@ -1,0 +1,310 @@
+//! The whole agent against a real software TPM and a broker that grants and denies on command.
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "helpers of tests")]
+
+mod broker;
+#[path = "../../tests/sim/swtpm.rs"]
+mod swtpm;
+
+use core::time::Duration;
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output};
+
+use broker::{Answer, Broker};
+use swtpm::Swtpm;
+
+/// A host: TPM, broker and state directory.
+struct Host {
+    directory: tempfile::TempDir,
+    tpm: Swtpm,
+    broker: Broker,
+}
+
+impl Host {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let tpm = Swtpm::start(&directory.path().join("tpm"));
+        let broker = Broker::start(directory.path());
+        Self { directory, tpm, broker }
+    }
+
+    fn enrolled() -> Self {
+        let host = Self::new();
+        let output = host.enroll("host-1");
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        host
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn agent(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_countersign-agent"));
+        command.env("COUNTERSIGN_STATE_DIR", self.path("state"));
+        command
+    }
+
+    fn enroll(&self, id: &str) -> Output {
+        let mut agent = self.agent();
+        agent.args(["enroll", "--host", id, "--broker", &self.broker.url(), "--tcti", &self.tpm.tcti()]);
+        agent.arg("--broker-ca").arg(self.broker.ca()).output().unwrap()
+    }
+
+    fn once(&self) -> Output {
+        self.agent().args(["run", "--once"]).output().unwrap()
+    }
+
+    /// `run -- sh -c SCRIPT` with events.
+    fn run(&self, options: &[&str], script: &str) -> Running {
+        let events = self.path("events");
+        let mut agent = self.agent();
+        agent.arg("run").arg("--events").arg(&events).args(options).args(["--", "sh", "-c", script]);
+        Running { child: agent.spawn().unwrap(), events }
+    }
+
+    /// What the broker says to a curl that presents the credential, with the TPM signing the handshake.
+    fn curl_with_the_credential(&self) -> String {
+        let configuration = self.path("openssl.cnf");
+        let text = "openssl_conf = init\n[init]\nproviders = providers\nrandom = random\nalg_section = algorithms\n\
+                    [providers]\ndefault = default_section\ntpm2 = tpm2_section\n[default_section]\nactivate = 1\n\
+                    [tpm2_section]\nactivate = 1\n[algorithms]\ndefault_properties = ?provider=tpm2,tpm2.digest!=yes,tpm2.cipher!=yes\n\
+                    [random]\nproperties = provider=default\n";
+        fs::write(&configuration, text).unwrap();
+        let mut curl = Command::new("curl");
+        curl.env("OPENSSL_CONF", configuration).env("TPM2OPENSSL_TCTI", self.tpm.tcti()).args([
+            "-sS",
+            "--noproxy",
+            "*",
+        ]);
+        curl.arg("--cacert").arg(self.broker.ca()).arg("--cert").arg(self.credential("credential.pem"));
+        curl.arg("--key").arg(self.credential("key.pem")).arg(format!("{}/v1/whoami", self.broker.url()));
+        let output = curl.output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn status(&self) -> serde_json::Value {
+        serde_json::from_slice(&fs::read(self.path("state/credential/status.json")).unwrap()).unwrap()
+    }
+
+    fn credential(&self, name: &str) -> PathBuf {
+        self.path("state/credential").join(name)
+    }
+}
+
+/// A running agent, killed when dropped.
+struct Running {
+    child: Child,
+    events: PathBuf,
+}
+
+impl Running {
+    fn events(&self) -> Vec<serde_json::Value> {
+        let text = fs::read_to_string(&self.events).unwrap_or_default();
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    fn count(&self, kind: &str) -> usize {
+        self.events().iter().filter(|event| event["event"] == kind).count()
+    }
+
+    /// Looks until an event is there.
+    fn until(&self, kind: &str, count: usize) -> serde_json::Value {
+        eventually(kind, || count <= self.count(kind));
+        self.events().into_iter().filter(|event| event["event"] == kind).nth(count - 1).unwrap()
+    }
+
+    fn code(&mut self) -> i32 {
+        eventually("the agent ends", || self.child.try_wait().unwrap().is_some());
+        self.child.wait().unwrap().code().unwrap()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    for _ in 0..3000 {
+        if is_so() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("not within thirty seconds: {what}");
+}
+
+fn state_of(pid: u64) -> Option<char> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    text.rsplit_once(") ")?.1.chars().next()
+}
+
+/// Gone, or waiting for whoever adopted it.
+fn is_dead(pid: u64) -> bool {
+    state_of(pid).is_none_or(|state| matches!(state, 'Z' | 'X'))
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn a_host_enrols_once_and_says_so() {
+    let host = Host::new();
+    let before = host.once();
+    assert_eq!(before.status.code(), Some(1));
+    assert!(stderr(&before).contains("run `countersign-agent enroll` first"), "{}", stderr(&before));
+    // A refusal is told in full, and the next attempt goes on with the same keys.
+    host.broker.refuse_next_enrollment();
+    let refused = host.enroll("host-1");
+    assert_eq!(refused.status.code(), Some(3));
+    for part in ["enrollment.host.unknown", "expected: a registered host", "found: host-1", "remedy: register it"] {
+        assert!(stderr(&refused).contains(part), "{part}: {}", stderr(&refused));
+    }
+    let enrolled = host.enroll("host-1");
+    assert_eq!(String::from_utf8_lossy(&enrolled.stdout), format!("enrolled as host-1 with {}\n", host.broker.url()));
+    let requests = host.broker.enrollments();
+    assert_eq!((requests.len(), &requests[0].ak_public), (2, &requests[1].ak_public));
+    assert_eq!(requests[0].channel_key, requests[1].channel_key);
+    let again = host.enroll("host-1");
+    assert_eq!(again.status.code(), Some(0));
+    assert!(String::from_utf8_lossy(&again.stdout).starts_with("already enrolled as host-1"));
+    assert_eq!(host.enroll("host-2").status.code(), Some(1));
+    assert_eq!(host.broker.enrollments().len(), 2, "the broker was not asked again");
+    for file in ["enrollment.json", "channel-key.pem"] {
+        let mode = std::os::unix::fs::PermissionsExt::mode(
+            &fs::metadata(host.path("state").join(file)).unwrap().permissions(),
+        );
+        assert_eq!(mode & 0o777, 0o600, "{file}");
+    }
+}
+
+#[test]
+fn another_brokers_certificate_is_refused() {
+    let host = Host::new();
+    let other = tempfile::tempdir().unwrap();
+    let impostor = Broker::start(other.path());
+    let mut agent = host.agent();
+    agent.args(["enroll", "--host", "host-1", "--broker", &impostor.url(), "--tcti", &host.tpm.tcti()]);
+    let output = agent.arg("--broker-ca").arg(host.broker.ca()).output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+    assert!(stderr(&output).contains("certificate"), "{}", stderr(&output));
+    assert_eq!(impostor.enrollments().len(), 0);
+}
+
+#[test]
+fn once_ends_with_the_verdict_and_the_credential_serves_openssl() {
+    let host = Host::enrolled();
+    let granted = host.once();
+    assert_eq!(granted.status.code(), Some(0), "{}", stderr(&granted));
+    assert_eq!(host.status()["state"], "trusted");
+    let body = host.curl_with_the_credential();
+    assert_eq!(body, "authenticated: true");
+    let mut verified = Command::new("openssl");
+    verified.arg("verify").arg("-CAfile").arg(host.credential("bundle.pem")).arg(host.credential("credential.pem"));
+    assert!(verified.output().unwrap().status.success());
+    host.broker.answer(Answer::Deny);
+    assert_eq!(host.once().status.code(), Some(3));
+    assert_eq!(host.status()["code"], "tpm.pcr.mismatch");
+    assert!(!host.credential("key.pem").exists());
+    host.broker.answer(Answer::Silence);
+    assert_eq!(host.once().status.code(), Some(2));
+}
+
+/// A workload that says who it is and goes on.
+const WORKLOAD: &str = "exec sleep 1000";
+
+#[test]
+fn a_denial_freezes_the_workload_takes_the_credential_and_kills_after_the_grace() {
+    let host = Host::enrolled();
+    let mut agent =
+        host.run(&["--grace", "400ms"], "test -s \"$COUNTERSIGN_CREDENTIAL_DIR/key.pem\" && exec sleep 1000");
+    let pid = agent.until("workload_started", 1)["pid"].as_u64().unwrap();
+    host.broker.answer(Answer::Deny);
+    // Drift makes the agent attest at once, long before its 15 seconds are over.
+    host.tpm.extend(14, &"cd".repeat(32));
+    let seen = agent.until("drift_seen", 1)["at_ms"].as_u64().unwrap();
+    let frozen = agent.until("workload_frozen", 1);
+    assert!(frozen["at_ms"].as_u64().unwrap() - seen < 5_000, "{frozen}");
+    assert!(frozen["took_us"].as_u64().unwrap() < 1_000_000, "{frozen}");
+    assert_eq!(agent.until("trust_lost", 1)["code"], "tpm.pcr.mismatch");
+    assert!(!host.credential("key.pem").exists() && !host.credential("credential.pem").exists());
+    assert_eq!(host.status()["remedy"], "register it");
+    assert_eq!(agent.code(), 3);
+    assert_eq!(agent.count("workload_killed"), 1);
+    eventually("the workload is dead", || is_dead(pid));
+    let quotes = host.broker.attestations();
+    assert_ne!(quotes[0].tpm_pcrs, quotes[quotes.len() - 1].tpm_pcrs, "the drift was quoted");
+}
+
+#[test]
+fn a_readmitted_host_goes_on_with_a_new_credential() {
+    let host = Host::enrolled();
+    let mut agent = host.run(&["--grace", "20s"], WORKLOAD);
+    let pid = agent.until("workload_started", 1)["pid"].as_u64().unwrap();
+    let serial = agent.until("granted", 1)["serial"].clone();
+    host.broker.answer(Answer::Deny);
+    host.tpm.extend(14, &"cd".repeat(32));
+    agent.until("workload_frozen", 1);
+    assert_eq!(state_of(pid), Some('T'));
+    host.broker.answer(Answer::Grant(45_000));
+    agent.until("workload_thawed", 1);
+    eventually("the workload goes on", || state_of(pid) == Some('S'));
+    let renewed = agent.until("granted", 2)["serial"].clone();
+    assert!(renewed.is_string() && renewed != serial, "{renewed}");
+    assert_eq!(host.status()["serial"], renewed);
+    assert!(host.credential("key.pem").exists());
+    // And a signal ends it well.
+    assert!(Command::new("kill").args(["-TERM", &agent.child.id().to_string()]).status().unwrap().success());
+    assert_eq!(agent.code(), 0);
+    eventually("the workload is dead", || is_dead(pid));
+    assert!(!host.credential("key.pem").exists());
+    assert_eq!(host.status()["state"], "stopped");
+}
+
+#[test]
+fn a13_silence_ends_trust_when_the_lease_does_and_not_before() {
+    let host = Host::enrolled();
+    host.broker.answer(Answer::Grant(3_000));
+    let mut agent = host.run(&["--grace", "100ms"], WORKLOAD);
+    agent.until("workload_started", 1);
+    // A refusal without a decision is no denial, and no proof either.
+    host.broker.answer(Answer::Refuse);
+    agent.until("attest_failed", 1);
+    assert_eq!(agent.count("trust_lost"), 0);
+    host.broker.answer(Answer::Silence);
+    let lost = agent.until("trust_lost", 1);
+    assert_eq!(lost["code"], "agent.lease.expired");
+    let granted = agent.events().into_iter().rfind(|event| event["event"] == "granted").unwrap();
+    let lasted = lost["at_ms"].as_u64().unwrap() - granted["at_ms"].as_u64().unwrap();
+    assert!((2_900..4_500).contains(&lasted), "{lasted} ms");
+    assert_eq!(agent.code(), 3);
+}
+
+#[test]
+fn the_workloads_own_end_is_the_agents_and_nothing_starts_without_trust() {
+    let host = Host::enrolled();
+    let mut agent = host.run(&[], "exit 42");
+    assert_eq!(agent.code(), 42);
+    assert!(!host.credential("key.pem").exists());
+    host.broker.answer(Answer::Deny);
+    let proof = host.path("started");
+    let denied = host.run(&["--grace", "100ms"], &format!("touch {}", proof.display()));
+    denied.until("denied", 2);
+    assert!(!proof.exists());
+    assert_eq!(denied.count("workload_started"), 1, "the one of the first run");
+}
+
+#[test]
+fn a_workload_dies_with_an_agent_that_is_killed() {
+    let host = Host::enrolled();
+    let mut agent = host.run(&[], WORKLOAD);
+    let pid = agent.until("workload_started", 1)["pid"].as_u64().unwrap();
+    agent.child.kill().unwrap();
+    agent.child.wait().unwrap();
+    eventually("the workload is dead", || is_dead(pid));
+}
