@@ -41,6 +41,9 @@ fn unusable<E: ToString>(doing: &'static str) -> impl Fn(E) -> KeyError {
     move |error| KeyError::Unusable { doing, reason: error.to_string() }
 }
 
+const WORKLOAD: &str = "workload-ca";
+const CONTROL: &str = "control-ca";
+
 /// Ten years: roots are replaced by re-initialising, and relying parties pin them.
 const ROOT_LIFE_MS: u64 = 3650 * 86_400_000;
 /// Certificates start a little early, for verifiers whose clocks are behind.
@@ -86,7 +89,7 @@ pub struct Leaf {
 }
 
 impl Authority {
-    /// Makes a key and root, and writes `<name>.key.pem` (0600) and `public/<name>.pem`.
+    /// Makes a key and root, and writes `keys/<name>.key.pem` (0600) and the root under `public/`.
     fn create(data: &DataDir, name: &str, subject: &str, now: UnixMillis) -> Result<(), KeyError> {
         let key = KeyPair::generate().map_err(unusable("make a CA key"))?;
         let mut params = CertificateParams::default();
@@ -214,8 +217,8 @@ impl Keys {
     pub fn create(data: &DataDir, trust_domain: &str, now: UnixMillis) -> Result<(), KeyError> {
         create_private_dir(&data.keys())?;
         create_private_dir(&data.public())?;
-        Authority::create(data, "workload-ca", &format!("{trust_domain} workloads"), now)?;
-        Authority::create(data, "control-ca", &format!("{trust_domain} control"), now)?;
+        Authority::create(data, WORKLOAD, &format!("{trust_domain} workloads"), now)?;
+        Authority::create(data, CONTROL, &format!("{trust_domain} control"), now)?;
         let token = KeyPair::generate().map_err(unusable("make the token key"))?;
         write_new(&private_path(data, "token"), Zeroizing::new(token.serialize_pem()).as_bytes())?;
         let jwks = TokenKey::load(data)?.jwks().to_json();
@@ -229,8 +232,8 @@ impl Keys {
     /// [`KeyError`] when one is missing or damaged.
     pub fn load(data: &DataDir) -> Result<Self, KeyError> {
         Ok(Self {
-            workload: Authority::load(data, "workload-ca")?,
-            control: Authority::load(data, "control-ca")?,
+            workload: Authority::load(data, WORKLOAD)?,
+            control: Authority::load(data, CONTROL)?,
             token: TokenKey::load(data)?,
         })
     }
@@ -324,6 +327,7 @@ fn private_path(data: &DataDir, name: &str) -> PathBuf {
     data.keys().join(format!("{name}.key.pem"))
 }
 
+/// Relying parties read `trust-bundle.pem` and `broker-ca.pem`; the names say what they are for there.
 fn root_path(data: &DataDir, name: &str) -> PathBuf {
-    data.public().join(format!("{name}.pem"))
+    data.public().join(if name == WORKLOAD { "trust-bundle.pem" } else { "broker-ca.pem" })
 }

@@ -1,1 +1,7 @@
-fn main() {}
+//! `countersign`: the broker and its operator command line.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    countersign::cli::main()
+}

@@ -1,3 +1,120 @@
-//! The operator's command line.
+//! The operator's command line. Data goes to standard output, logs and progress to standard error.
+//!
+//! Exit codes: 0 done, 1 usage or local failure, 2 the broker or the way to it failed, 3 denied or not as expected,
+//! 4 not found, 5 conflict.
 
+pub mod client;
+pub mod demo;
+pub mod hosts;
+pub mod init;
+pub mod log;
+pub mod refs;
+pub mod serve;
 pub mod verify;
+
+use std::io::stdout;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use tracing_subscriber::EnvFilter;
+
+use client::Refused;
+use verify::ExitOutcome;
+
+/// Hardware-attested trust broker: verifies TPM and confidential-computing evidence from inference hosts, issues
+/// short-lived execution credentials, and revokes them within a measured bound when anything drifts.
+#[derive(Debug, Parser)]
+#[command(name = "countersign", version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Create a broker's data directory and the first operator's credential.
+    Init(init::InitArgs),
+    /// Run the broker.
+    Broker(serve::BrokerArgs),
+    /// Issue, list and remove operator credentials, on the broker's machine.
+    #[command(subcommand)]
+    Operator(init::OperatorCommand),
+    /// Register, inspect, revoke, re-admit and remove hosts.
+    Hosts(hosts::HostsArgs),
+    /// Register, capture and withdraw reference manifests.
+    Refs(refs::RefsArgs),
+    /// Check the lineage log offline, or show an entry.
+    #[command(subcommand)]
+    Log(log::LogCommand),
+    /// Make a recorded decision again from its archived inputs, offline, and compare it bit for bit.
+    Replay(log::ReplayArgs),
+    /// Judge recorded evidence offline, as a manifest lists it.
+    Verify(verify::VerifyArgs),
+    /// Show the main job end to end on this machine: attest, drift, deny.
+    Demo(demo::DemoArgs),
+}
+
+/// How results are printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    #[default]
+    Table,
+    /// For machines.
+    Json,
+}
+
+/// Exit code of a denied or unexpected verdict.
+const DENIED: u8 = 3;
+
+/// Runs the command line of this process.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no errors; neither is a pipe that was closed while printing them.
+            let _printed = error.print();
+            return ExitCode::from(u8::from(error.use_stderr()));
+        }
+    };
+    log_to_stderr();
+    match run(cli.command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("countersign: {error:#}");
+            ExitCode::from(error.downcast_ref::<Refused>().map_or(1, Refused::exit_code))
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Init(args) => init::init(&args)?,
+        Command::Operator(command) => init::operator(&command)?,
+        Command::Broker(args) => runtime()?.block_on(serve::broker(&args))?,
+        Command::Hosts(args) => runtime()?.block_on(hosts::run(&args))?,
+        Command::Refs(args) => runtime()?.block_on(refs::run(&args))?,
+        Command::Log(command) => return log::run(&command).map(as_told),
+        Command::Replay(args) => return log::replay(&args, &mut stdout()).map(as_told),
+        Command::Verify(args) => {
+            return Ok(as_told(verify::run(&args, &mut stdout())? == ExitOutcome::AsExpected));
+        }
+        Command::Demo(args) => return demo::run(&args).map(as_told),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn as_told(as_expected: bool) -> ExitCode {
+    if as_expected { ExitCode::SUCCESS } else { ExitCode::from(DENIED) }
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()
+}
+
+fn log_to_stderr() {
+    let filter = EnvFilter::try_from_env("COUNTERSIGN_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    // Set already in tests that run commands in one process: the first one stays.
+    let _set = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+}

@@ -1,0 +1,128 @@
+//! The demo's processes: real binaries, each ended with the demo.
+
+use std::fs::File;
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use serde::Deserialize;
+
+use crate::clock::monotonic;
+
+/// Nothing on one machine takes this long.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A child process that is killed with the value, unless it is kept.
+#[derive(Debug)]
+pub(super) struct Process {
+    child: Child,
+    name: String,
+    kept: bool,
+}
+
+impl Process {
+    /// Starts a process whose output nobody reads.
+    pub(super) fn start(name: &str, command: &mut Command) -> anyhow::Result<Self> {
+        command.stdin(Stdio::null());
+        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        let child = child.with_context(|| format!("{name} cannot be started (run `make setup`)"))?;
+        Ok(Self { child, name: name.to_owned(), kept: false })
+    }
+
+    /// Starts a process that logs to a file and prints a JSON line of type `T` once it answers.
+    pub(super) fn announced<T: for<'de> Deserialize<'de>>(
+        name: &str,
+        command: &mut Command,
+        log: &Path,
+    ) -> anyhow::Result<(Self, T)> {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(File::create(log)?);
+        let child = command.spawn().with_context(|| format!("{name} cannot be started"))?;
+        let mut process = Self { child, name: name.to_owned(), kept: false };
+        let stdout = process.child.stdout.take().context("no standard output")?;
+        let mut line = String::new();
+        BufReader::new(stdout).read_line(&mut line)?;
+        let announced = serde_json::from_str(&line)
+            .with_context(|| format!("{name} did not come up; its log is {}", log.display()))?;
+        Ok((process, announced))
+    }
+
+    /// The process id.
+    pub(super) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Lets the process outlive the demo.
+    pub(super) fn keep(&mut self) {
+        self.kept = true;
+    }
+
+    /// Waits for the end and gives the exit code.
+    pub(super) fn wait(&mut self) -> anyhow::Result<Option<i32>> {
+        let mut code = None;
+        wait_until(&format!("{} ends", self.name), || {
+            code = self.child.try_wait()?;
+            Ok(code.is_some())
+        })?;
+        Ok(code.and_then(|status| status.code()))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if !self.kept {
+            // It may have ended by itself.
+            let _killed = self.child.kill();
+            let _status = self.child.wait();
+        }
+    }
+}
+
+/// What the broker prints.
+#[derive(Debug, Deserialize)]
+pub(super) struct BrokerListening {
+    pub(super) listening: SocketAddr,
+}
+
+/// What the gate prints.
+#[derive(Debug, Deserialize)]
+pub(super) struct GateListening {
+    pub(super) listen: String,
+}
+
+/// A sibling of this binary.
+pub(super) fn sibling(name: &str) -> anyhow::Result<PathBuf> {
+    let path = std::env::current_exe()?.with_file_name(name);
+    if !path.exists() {
+        bail!("{} is not built (run `make build`)", path.display());
+    }
+    Ok(path)
+}
+
+/// Runs a command to its end.
+pub(super) fn run(name: &str, command: &mut Command) -> anyhow::Result<Output> {
+    command.stdin(Stdio::null()).output().with_context(|| format!("{name} cannot be started"))
+}
+
+/// Runs a command that has to succeed and gives its output.
+pub(super) fn run_ok(name: &str, command: &mut Command) -> anyhow::Result<String> {
+    let output = run(name, command)?;
+    if !output.status.success() {
+        bail!("{name}: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+/// Looks again and again until `done`.
+pub(super) fn wait_until(what: &str, mut done: impl FnMut() -> anyhow::Result<bool>) -> anyhow::Result<()> {
+    let started = monotonic();
+    while !done()? {
+        if PATIENCE < started.elapsed() {
+            bail!("waited {} s until {what}", PATIENCE.as_secs());
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    Ok(())
+}

@@ -1,0 +1,135 @@
+//! `countersign refs`: the reference values hosts are compared with.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, bail};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use std::collections::BTreeMap;
+
+use crate::cli::client::{Client, Connection};
+use crate::config::read_bounded;
+
+/// A manifest is a few hundred digests.
+const MANIFEST_BYTES_MAX: u64 = 64 * 1024;
+
+/// Register, capture and withdraw reference manifests.
+#[derive(Debug, clap::Args)]
+pub struct RefsArgs {
+    #[command(flatten)]
+    connection: Connection,
+    #[command(subcommand)]
+    command: RefsCommand,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum RefsCommand {
+    /// Lists the registered manifests.
+    List,
+    /// Prints one manifest.
+    Show {
+        /// The manifest's id.
+        id: String,
+    },
+    /// Registers a manifest file.
+    Add {
+        /// JSON.
+        file: PathBuf,
+    },
+    /// Prints a manifest of what a host's newest verified evidence shows, for review; with --register, registers it.
+    Capture {
+        /// The host in its known-good state.
+        host: String,
+        /// Id of the new manifest.
+        #[arg(long)]
+        id: String,
+        /// PCRs of the SHA-256 bank to pin.
+        #[arg(long, value_delimiter = ',')]
+        pcrs: Vec<u8>,
+        /// Registers the manifest at once.
+        #[arg(long)]
+        register: bool,
+    },
+    /// Withdraws a manifest; hosts that do not pass without it are revoked.
+    Withdraw {
+        /// The manifest's id.
+        id: String,
+    },
+}
+
+#[derive(Debug, Deserialize)]
+struct Host {
+    latest: Option<Latest>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Latest {
+    claims: Option<Claims>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Claims {
+    tpm: Tpm,
+}
+
+#[derive(Debug, Deserialize)]
+struct Tpm {
+    pcrs: BTreeMap<String, BTreeMap<u8, String>>,
+}
+
+#[derive(Debug, Serialize)]
+struct Manifest {
+    id: String,
+    tpm: ManifestTpm,
+}
+
+#[derive(Debug, Serialize)]
+struct ManifestTpm {
+    pcrs: BTreeMap<String, BTreeMap<u8, [String; 1]>>,
+}
+
+/// Runs `countersign refs`.
+///
+/// # Errors
+/// What the broker refuses, and failures on the way to it.
+pub async fn run(args: &RefsArgs) -> anyhow::Result<()> {
+    let client = Client::new(&args.connection)?;
+    match &args.command {
+        RefsCommand::List => println!("{}", client.get_text("/v1/references").await?),
+        RefsCommand::Show { id } => println!("{}", client.get_text(&format!("/v1/references/{id}")).await?),
+        RefsCommand::Add { file } => {
+            let text = String::from_utf8(read_bounded(file, MANIFEST_BYTES_MAX)?).context("a manifest is UTF-8")?;
+            let manifest = RawValue::from_string(text).with_context(|| format!("{} is no JSON", file.display()))?;
+            let answer: Box<RawValue> = client.post("/v1/references", &manifest).await?;
+            println!("{answer}");
+        }
+        RefsCommand::Capture { host, id, pcrs, register } => {
+            let manifest = capture(&client, host, id, pcrs).await?;
+            println!("{}", serde_json::to_string_pretty(&manifest)?);
+            if *register {
+                let _registered: Box<RawValue> = client.post("/v1/references", &manifest).await?;
+            }
+        }
+        RefsCommand::Withdraw { id } => {
+            let answer: Box<RawValue> = client.delete(&format!("/v1/references/{id}")).await?;
+            println!("{answer}");
+        }
+    }
+    Ok(())
+}
+
+async fn capture(client: &Client, host: &str, id: &str, pcrs: &[u8]) -> anyhow::Result<Manifest> {
+    let found: Host = client.get(&format!("/v1/hosts/{host}")).await?;
+    let claims = found.latest.and_then(|latest| latest.claims);
+    let Some(claims) = claims else {
+        bail!("host {host} has shown no verified evidence since the broker started; let it attest once");
+    };
+    let Some(bank) = claims.tpm.pcrs.get("sha256") else { bail!("host {host} quoted no SHA-256 bank") };
+    let mut pinned = BTreeMap::new();
+    for pcr in pcrs {
+        let value = bank.get(pcr).with_context(|| format!("PCR {pcr} was not quoted; quoted: {:?}", bank.keys()))?;
+        pinned.insert(*pcr, [value.clone()]);
+    }
+    let pcrs = BTreeMap::from([("sha256".to_owned(), pinned)]);
+    Ok(Manifest { id: id.to_owned(), tpm: ManifestTpm { pcrs } })
+}
