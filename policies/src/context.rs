@@ -1,0 +1,271 @@
+//! The Cedar request for one appraisal, built from typed values: no JSON on the way, and nothing the schema lacks.
+
+use alloc::borrow::ToOwned;
+use alloc::collections::BTreeMap;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use cedar_policy::{Context, Entities, Entity, EntityId, EntityTypeName, EntityUid, Request, RestrictedExpression};
+use countersign_attestation::UnixMillis;
+use countersign_attestation::anchor::{AmdProduct, Assurance};
+use countersign_attestation::claims::{
+    Claims, HexBytes, Presented, Revocation, SnpClaims, SnpSigningKey, SnpTcb, TpmClaims,
+};
+
+use crate::decision::HostFacts;
+use crate::finding::{Finding, PolicyReason};
+use crate::reference::ReferenceManifest;
+
+type Pairs = Vec<(String, RestrictedExpression)>;
+
+/// The entities that are the same in every request.
+#[derive(Clone, Debug)]
+pub(crate) struct Vocabulary {
+    action: EntityUid,
+    host: EntityTypeName,
+    domain: EntityTypeName,
+    hardware: EntityUid,
+    simulated: EntityUid,
+    milan: EntityUid,
+    genoa: EntityUid,
+    turin: EntityUid,
+    vcek: EntityUid,
+    vlek: EntityUid,
+    not_presented: EntityUid,
+    not_revoked: EntityUid,
+    root_tpm: EntityUid,
+    root_milan: EntityUid,
+    root_genoa: EntityUid,
+    root_turin: EntityUid,
+    compared_tpm: EntityUid,
+    compared_snp: EntityUid,
+    compared_host_data: EntityUid,
+    compared_id_key_digest: EntityUid,
+    compared_min_tcb: EntityUid,
+}
+
+impl Vocabulary {
+    /// Fails only if the names below are not Cedar identifiers, which every test would notice.
+    pub(crate) fn new() -> Result<Self, Finding> {
+        let member = |kind: &str, id: &str| -> Result<EntityUid, Finding> {
+            Ok(EntityUid::from_type_name_and_id(type_name(kind)?, EntityId::new(id)))
+        };
+        Ok(Self {
+            action: member("Action", "issueCredential")?,
+            host: type_name("Host")?,
+            domain: type_name("TrustDomain")?,
+            hardware: member("Assurance", "hardware")?,
+            simulated: member("Assurance", "simulated")?,
+            milan: member("AmdProduct", "milan")?,
+            genoa: member("AmdProduct", "genoa")?,
+            turin: member("AmdProduct", "turin")?,
+            vcek: member("SigningKey", "vcek")?,
+            vlek: member("SigningKey", "vlek")?,
+            not_presented: member("Revocation", "not_presented")?,
+            not_revoked: member("Revocation", "not_revoked")?,
+            root_tpm: member("Root", "tpm")?,
+            root_milan: member("Root", "amd_milan")?,
+            root_genoa: member("Root", "amd_genoa")?,
+            root_turin: member("Root", "amd_turin")?,
+            compared_tpm: member("Compared", "tpm")?,
+            compared_snp: member("Compared", "snp")?,
+            compared_host_data: member("Compared", "snp_host_data")?,
+            compared_id_key_digest: member("Compared", "snp_id_key_digest")?,
+            compared_min_tcb: member("Compared", "snp_min_tcb")?,
+        })
+    }
+
+    /// The member that stands for the simulated class: a policy that names it admits the class knowingly.
+    pub(crate) const fn simulated(&self) -> &EntityUid {
+        &self.simulated
+    }
+
+    /// The request and its entities.
+    pub(crate) fn request(
+        &self,
+        claims: &Claims,
+        host: &HostFacts,
+        matched: Option<&ReferenceManifest>,
+        now: UnixMillis,
+    ) -> Result<(Request, Entities), Finding> {
+        let principal = EntityUid::from_type_name_and_id(self.host.clone(), EntityId::new(host.id.as_str()));
+        let resource = EntityUid::from_type_name_and_id(self.domain.clone(), EntityId::new(&host.trust_domain));
+        let labels = host.labels.iter().map(|(name, value)| (name.clone(), text(value)));
+        let entity = Entity::new_with_tags(principal.clone(), [], [], labels).map_err(unbuildable)?;
+        let entities = Entities::from_entities([entity], None).map_err(unbuildable)?;
+        let context =
+            Context::from_pairs(self.context(claims, host, matched, now).map_err(unbuildable)?).map_err(unbuildable)?;
+        let request = Request::new(principal, self.action.clone(), resource, context, None).map_err(unbuildable)?;
+        Ok((request, entities))
+    }
+
+    fn context(
+        &self,
+        claims: &Claims,
+        host: &HostFacts,
+        matched: Option<&ReferenceManifest>,
+        now: UnixMillis,
+    ) -> Result<Pairs, cedar_policy::ExpressionConstructionError> {
+        let mut context = pairs([
+            ("now", number(now.seconds())),
+            ("assurance", self.assurance(claims.assurance)),
+            ("roots", RestrictedExpression::new_set(self.roots(claims))),
+            ("generation", number(host.generation)),
+            ("reference", self.reference(matched)?),
+            ("tpm", self.tpm(&claims.tpm)?),
+        ]);
+        match &claims.snp {
+            Presented::NotPresented => {}
+            Presented::Verified(snp) => context.push(("snp".to_owned(), self.snp(snp)?)),
+        }
+        Ok(context)
+    }
+
+    fn assurance(&self, assurance: Assurance) -> RestrictedExpression {
+        entity(match assurance {
+            Assurance::Hardware => &self.hardware,
+            Assurance::Simulated => &self.simulated,
+        })
+    }
+
+    /// Hardware vendors' roots among the anchors, each judged by its own class.
+    fn roots(&self, claims: &Claims) -> Vec<RestrictedExpression> {
+        let mut roots = Vec::new();
+        if claims.tpm.assurance == Assurance::Hardware {
+            roots.push(entity(&self.root_tpm));
+        }
+        match &claims.snp {
+            Presented::Verified(snp) if snp.assurance == Assurance::Hardware => roots.push(entity(match snp.product {
+                AmdProduct::Milan => &self.root_milan,
+                AmdProduct::Genoa => &self.root_genoa,
+                AmdProduct::Turin => &self.root_turin,
+            })),
+            Presented::Verified(_) | Presented::NotPresented => {}
+        }
+        roots
+    }
+
+    fn reference(&self, matched: Option<&ReferenceManifest>) -> Built {
+        let mut compared = Vec::new();
+        let mut reference = pairs([("matched", RestrictedExpression::new_bool(matched.is_some()))]);
+        if let Some(manifest) = matched {
+            let snp = manifest.snp.as_ref();
+            let named = [
+                (&self.compared_tpm, manifest.tpm.is_some()),
+                (&self.compared_snp, snp.is_some()),
+                (&self.compared_host_data, snp.is_some_and(|snp| snp.host_data.is_some())),
+                (&self.compared_id_key_digest, snp.is_some_and(|snp| snp.id_key_digest.is_some())),
+                (&self.compared_min_tcb, snp.is_some_and(|snp| snp.min_tcb.is_some())),
+            ];
+            compared.extend(named.into_iter().filter(|(_, named)| *named).map(|(uid, _)| entity(uid)));
+            reference.push(("manifest".to_owned(), text(manifest.id())));
+        }
+        reference.push(("compared".to_owned(), RestrictedExpression::new_set(compared)));
+        RestrictedExpression::new_record(reference)
+    }
+
+    fn tpm(&self, tpm: &TpmClaims) -> Built {
+        RestrictedExpression::new_record(pairs([
+            ("assurance", self.assurance(tpm.assurance)),
+            ("ek", RestrictedExpression::new_string(tpm.ek.to_hex())),
+            ("firmware_version_1", number(tpm.firmware_version >> 32)),
+            ("firmware_version_2", number(tpm.firmware_version & 0xffff_ffff)),
+            ("reset_count", number(u64::from(tpm.clock.reset_count))),
+            ("restart_count", number(u64::from(tpm.clock.restart_count))),
+            ("safe", RestrictedExpression::new_bool(tpm.clock.safe)),
+            ("pcr_banks", RestrictedExpression::new_set(tpm.pcrs.keys().map(|bank| text(bank.name())))),
+        ]))
+    }
+
+    fn snp(&self, snp: &SnpClaims) -> Built {
+        let product = match snp.product {
+            AmdProduct::Milan => &self.milan,
+            AmdProduct::Genoa => &self.genoa,
+            AmdProduct::Turin => &self.turin,
+        };
+        let signing_key = match snp.signing_key {
+            SnpSigningKey::Vcek => &self.vcek,
+            SnpSigningKey::Vlek => &self.vlek,
+        };
+        let revocation = match snp.revocation {
+            Revocation::NotPresented => &self.not_presented,
+            Revocation::NotRevoked { .. } => &self.not_revoked,
+        };
+        let mut record = pairs([
+            ("assurance", self.assurance(snp.assurance)),
+            ("product", entity(product)),
+            ("version", number(u64::from(snp.version))),
+            ("signing_key", entity(signing_key)),
+            ("guest_svn", number(u64::from(snp.guest_svn))),
+            ("vmpl", number(u64::from(snp.vmpl))),
+            ("revocation", entity(revocation)),
+            ("measurement", hexadecimal(&snp.measurement)),
+            ("host_data", hexadecimal(&snp.host_data)),
+            ("id_key_digest", hexadecimal(&snp.id_key_digest)),
+            ("author_key_digest", hexadecimal(&snp.author_key_digest)),
+            ("family_id", hexadecimal(&snp.family_id)),
+            ("image_id", hexadecimal(&snp.image_id)),
+            ("reported_tcb", tcb(snp.reported_tcb)?),
+            ("committed_tcb", tcb(snp.committed_tcb)?),
+            ("launch_tcb", tcb(snp.launch_tcb)?),
+            ("policy", bits(&snp.policy_bits)?),
+            ("platform_info", bits(&snp.platform_info)?),
+        ]);
+        match &snp.chip_id {
+            Presented::NotPresented => {}
+            Presented::Verified(chip_id) => record.push(("chip_id".to_owned(), hexadecimal(chip_id))),
+        }
+        RestrictedExpression::new_record(record)
+    }
+}
+
+type Built = Result<RestrictedExpression, cedar_policy::ExpressionConstructionError>;
+
+fn type_name(name: &str) -> Result<EntityTypeName, Finding> {
+    name.parse().map_err(|error| PolicyReason::EvaluationError.because("a Cedar type name", error))
+}
+
+/// A request that cannot be built cannot be permitted.
+fn unbuildable(error: impl core::fmt::Display) -> Finding {
+    PolicyReason::EvaluationError.because("a request that Cedar can evaluate", error)
+}
+
+fn pairs<const N: usize>(pairs: [(&str, RestrictedExpression); N]) -> Pairs {
+    pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+fn entity(uid: &EntityUid) -> RestrictedExpression {
+    RestrictedExpression::new_entity_uid(uid.clone())
+}
+
+fn text(value: &str) -> RestrictedExpression {
+    RestrictedExpression::new_string(value.to_owned())
+}
+
+fn hexadecimal(value: &HexBytes) -> RestrictedExpression {
+    RestrictedExpression::new_string(value.to_string())
+}
+
+/// Cedar's Long is signed. Nothing here comes near its limit; if it did, the largest value is what it is nearest to.
+fn number(value: u64) -> RestrictedExpression {
+    RestrictedExpression::new_long(i64::try_from(value).unwrap_or(i64::MAX))
+}
+
+fn tcb(tcb: SnpTcb) -> Built {
+    let mut record = pairs([
+        ("bootloader", number(u64::from(tcb.bootloader))),
+        ("tee", number(u64::from(tcb.tee))),
+        ("snp", number(u64::from(tcb.snp))),
+        ("microcode", number(u64::from(tcb.microcode))),
+    ]);
+    if let Some(fmc) = tcb.fmc {
+        record.push(("fmc".to_owned(), number(u64::from(fmc))));
+    }
+    RestrictedExpression::new_record(record)
+}
+
+fn bits(bits: &BTreeMap<&'static str, bool>) -> Built {
+    RestrictedExpression::new_record(
+        bits.iter().map(|(name, set)| ((*name).to_owned(), RestrictedExpression::new_bool(*set))),
+    )
+}

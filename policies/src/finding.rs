@@ -1,0 +1,323 @@
+//! Findings: why a host was denied, or a manifest or policy refused. The set of reasons is closed; a code is API: never
+//! renamed, the metric's label and the name under which a test exists.
+
+use alloc::borrow::Cow;
+use alloc::string::{String, ToString};
+use core::fmt;
+
+use countersign_attestation::Rejection;
+use serde::Serialize;
+
+/// Longest `expected` or `found` text kept: findings end up in logs, problem documents and the lineage.
+const TEXT_BYTES_MAX: usize = 1024;
+
+macro_rules! reasons {
+    ($(#[$enum_doc:meta])* $room:ident {
+        $($(#[$doc:meta])* $variant:ident($whose:ident) = $code:literal, $sentence:literal, $remedy:literal;)+
+    }) => {
+        $(#[$enum_doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum $room { $($(#[$doc])* #[doc = concat!("Code `", $code, "`: ", $sentence, ".")] $variant,)+ }
+
+        impl $room {
+            /// Every reason, in the order of its definition.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+
+            /// The stable code.
+            #[must_use]
+            pub const fn code(self) -> &'static str { match self { $(Self::$variant => $code,)+ } }
+
+            /// What is wrong, as one sentence without a full stop.
+            #[must_use]
+            pub const fn sentence(self) -> &'static str { match self { $(Self::$variant => $sentence,)+ } }
+
+            /// What to do about it.
+            #[must_use]
+            pub const fn remedy(self) -> &'static str { match self { $(Self::$variant => $remedy,)+ } }
+
+            /// Who may read what was found.
+            const fn found_is_for(self) -> Audience { match self { $(Self::$variant => Audience::$whose,)+ } }
+        }
+    };
+}
+
+reasons! {
+    /// Why the judge denies, or refuses to load what it would judge by.
+    PolicyReason {
+        /// Load: the text is not what serde expects.
+        ManifestSyntax(Operator) = "reference.manifest.syntax", "the reference manifest is not well-formed",
+            "correct the manifest; unknown and repeated members are refused so that a typo never loosens a check";
+        /// Load.
+        ManifestSize(Operator) = "reference.manifest.size", "the reference manifest is larger than accepted",
+            "split the manifest, one per golden state";
+        /// Load.
+        ManifestId(Operator) = "reference.manifest.id", "the reference manifest's id is not acceptable",
+            "name the manifest with letters, digits, '-', '_' and '.', starting with a letter or digit";
+        /// Load: a manifest that names nothing would match every host.
+        ManifestEmpty(Operator) = "reference.manifest.empty", "the reference manifest names nothing to compare",
+            "name at least one PCR or one launch measurement; an empty manifest would match every host";
+        /// Load: an empty list can never match, which nobody means.
+        ValueListEmpty(Operator) = "reference.values.empty", "a list of reference values is empty",
+            "list at least one value, or leave the member out";
+        /// Load.
+        ValueListSize(Operator) = "reference.values.size", "a list of reference values is longer than accepted",
+            "split the manifest, one per golden state";
+        /// Load.
+        BankUnknown(Operator) = "reference.bank.unknown", "the PCR bank is not one that is judged",
+            "use sha256, sha384 or sha512";
+        /// Load.
+        BankSha1(Operator) = "reference.bank.sha1", "SHA-1 PCR values are not evidence",
+            "register values of the sha256 or sha384 bank; collisions of SHA-1 are practical";
+        /// Load.
+        PcrIndex(Operator) = "reference.pcr.index", "the PCR index does not exist",
+            "use 0 to 23, written in decimal without leading zeros";
+        /// Load: PC Client Platform TPM Profile 1.05, 4.6: PCR 16 and 23 reset from locality 0.
+        PcrResettable(Operator) = "reference.pcr.resettable", "the PCR can be reset by the host's own software",
+            "name PCRs that only a restart resets; 16 and 23 prove nothing about a running system";
+        /// Load.
+        ValueMalformed(Operator) = "reference.value.malformed", "a reference value is not a digest of its kind",
+            "write the value in hexadecimal at the full length of its hash";
+        /// Load: firmware extends at least a separator into PCR 0 to 7 (PC Client Platform Firmware Profile 1.06, 3.3).
+        ValueZero(Operator) = "reference.value.zero", "an all-zero value is the mark of something never measured",
+            "register values of a host whose firmware measures into this bank";
+        /// Load: AMD SNP ABI, TCB_VERSION: only Turin and later have an FMC component.
+        MinTcbFmc(Operator) = "reference.min_tcb.fmc", "the minimum TCB's fmc does not suit the product",
+            "name fmc for turin and leave it out for milan and genoa";
+
+        /// Decision.
+        ReferencesNone(Operator) = "reference.none", "no reference values are registered",
+            "register a reference manifest; until then no host is trusted";
+        /// Decision.
+        NoMatch(Operator) = "reference.no_match", "the host does not match this manifest either",
+            "compare with the closest manifest, named first";
+        /// Decision.
+        PcrMismatch(Host) = "reference.pcr_mismatch", "a PCR does not hold a registered value",
+            "restore the measured software, or register the new state if the change was intended";
+        /// Decision.
+        PcrNotPresented(Host) = "reference.pcr_not_presented", "a PCR that the manifest names was not quoted",
+            "quote the selection of the challenge; a bank the TPM does not have cannot match";
+        /// Decision: CVE-2021-42299. An active bank the firmware does not extend can be filled by anyone.
+        PcrBankUnextended(Host) = "reference.pcr_bank_unextended",
+            "the firmware measured nothing into PCR 0 to 7 of a quoted bank",
+            "activate only PCR banks that the firmware extends, and reference those";
+        /// Note on a grant, never a denial.
+        PcrUnjudged(Host) = "reference.pcr_unjudged", "quoted PCRs that the matching manifest does not name",
+            "add them to the manifest if they should count";
+        /// Decision.
+        SnpNotPresented(Host) = "reference.snp.not_presented", "the manifest names SEV-SNP values and none were presented",
+            "attest from the confidential VM, with its report in the bundle";
+        /// Decision.
+        SnpMeasurement(Host) = "reference.snp.measurement", "the launch measurement is not registered",
+            "start the registered image, or register this one if the change was intended";
+        /// Decision.
+        SnpHostData(Host) = "reference.snp.host_data", "HOST_DATA is not registered",
+            "start the VM with the registered HOST_DATA";
+        /// Decision.
+        SnpIdKeyDigest(Host) = "reference.snp.id_key_digest", "the launch was not signed by a registered ID key",
+            "start the VM with an ID block of a registered key";
+        /// Decision.
+        SnpProduct(Host) = "reference.snp.product", "the manifest names no minimum TCB for this product",
+            "add the product to min_tcb, or move the host to a product it names";
+        /// Decision.
+        TcbBelowReference(Host) = "snp.tcb.below_reference", "a TCB component is below the registered minimum",
+            "update and commit the platform's SEV firmware and microcode, then restart the guest";
+        /// Decision.
+        TcbComponentMissing(Host) = "snp.tcb.component_missing", "the report lacks a TCB component that a minimum names",
+            "use a platform whose reports carry the component";
+
+        /// Decision: archived claims outlive the collateral they were verified with.
+        ClaimsExpired(Host) = "policy.claims_expired", "the collateral under the claims has expired",
+            "attest again with current certificates and revocation list";
+        /// Decision: rule 7 of the design, whatever the policies say.
+        SimulatedNotNamed(Host) = "policy.simulated_not_named",
+            "the host stands on simulated hardware and no policy that permits it names that class",
+            "use real hardware, or install a policy that names Assurance::\"simulated\"";
+        /// Decision.
+        NoPermit(Operator) = "policy.no_permit", "no policy permits this host", "meet the conditions of a permit policy";
+        /// Decision.
+        Forbidden(Operator) = "policy.forbidden", "a policy forbids this host", "change what the policy forbids";
+        /// Decision: Cedar skips a policy that fails to evaluate, so an erroring forbid would permit.
+        EvaluationError(Operator) = "policy.evaluation_error", "a policy could not be evaluated",
+            "correct the policy; until then it denies every host it cannot be evaluated for";
+
+        /// Load.
+        PolicySyntax(Operator) = "policy.load.syntax", "the policy text does not parse", "correct the policy text";
+        /// Load.
+        PolicySize(Operator) = "policy.load.size", "the policies are larger than accepted", "shorten the policies";
+        /// Load.
+        PolicyName(Operator) = "policy.load.name", "a policy's name is not acceptable or is used twice",
+            "give each file and each @id its own name of letters, digits, '-', '_' and '.'";
+        /// Load.
+        PolicyEmpty(Operator) = "policy.load.empty", "a policy text holds no policy",
+            "remove the text, or add the policies it should hold";
+        /// Load.
+        PolicyNoPermit(Operator) = "policy.load.no_permit", "nothing in the policy set permits anything",
+            "install a permit policy, for instance the shipped baseline";
+        /// Load.
+        PolicyInvalid(Operator) = "policy.load.invalid", "the policy does not agree with the schema",
+            "use only what the schema declares, and guard every optional attribute with `has`";
+        /// Load.
+        PolicyUnconditional(Operator) = "policy.load.unconditional", "a permit has no condition",
+            "say in a `when` clause what must be proven";
+        /// Load.
+        PolicyTemplate(Operator) = "policy.load.template", "policy templates are not supported",
+            "write the policy without slots";
+        /// Load.
+        PolicyWildcard(Operator) = "policy.load.wildcard", "a policy identifies something by a wildcard",
+            "name identities in full, or group hosts by a label and compare that with ==";
+    }
+}
+
+/// Who may read a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Audience {
+    /// The host too: it is the host's own value.
+    Host,
+    /// Operators only.
+    Operator,
+}
+
+/// One reason with what was expected and what was found, for operators. Hosts see [`Finding::for_host`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// The stable code.
+    pub code: &'static str,
+    /// What is wrong, as one sentence without a full stop.
+    pub sentence: &'static str,
+    /// What would have been accepted.
+    pub expected: String,
+    /// What was there instead.
+    pub found: String,
+    /// What to do about it.
+    pub remedy: Cow<'static, str>,
+    #[serde(skip)]
+    found_is_for: Audience,
+}
+
+/// A finding as the host may read it: its own value, but never the reference values or policies it is judged by.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct HostFinding<'a> {
+    /// The stable code.
+    pub code: &'static str,
+    /// What is wrong.
+    pub sentence: &'static str,
+    /// The host's own value, where the finding is about one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub found: Option<&'a str>,
+    /// What to do about it.
+    pub remedy: &'a str,
+}
+
+impl PolicyReason {
+    /// The finding for this reason.
+    #[must_use]
+    pub fn because(self, expected: impl fmt::Display, found: impl fmt::Display) -> Finding {
+        Finding {
+            code: self.code(),
+            sentence: self.sentence(),
+            expected: printable(&expected.to_string()),
+            found: printable(&found.to_string()),
+            remedy: Cow::Borrowed(self.remedy()),
+            found_is_for: self.found_is_for(),
+        }
+    }
+}
+
+impl Finding {
+    /// The same finding with the remedy that a policy's author wrote.
+    pub(crate) fn with_remedy(mut self, remedy: Option<&str>) -> Self {
+        if let Some(remedy) = remedy {
+            self.remedy = Cow::Owned(printable(remedy));
+        }
+        self
+    }
+
+    /// What the host may know.
+    #[must_use]
+    pub fn for_host(&self) -> HostFinding<'_> {
+        let found = match self.found_is_for {
+            Audience::Host => Some(self.found.as_str()),
+            Audience::Operator => None,
+        };
+        HostFinding { code: self.code, sentence: self.sentence, found, remedy: &self.remedy }
+    }
+}
+
+impl From<&Rejection> for Finding {
+    /// A rejection is about the host's own evidence.
+    fn from(rejection: &Rejection) -> Self {
+        let reason = rejection.reason();
+        Self {
+            code: reason.code(),
+            sentence: reason.sentence(),
+            expected: rejection.expected().to_string(),
+            found: rejection.found().to_string(),
+            remedy: Cow::Borrowed(reason.remedy()),
+            found_is_for: Audience::Host,
+        }
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}; expected {}, found {}", self.code, self.sentence, self.expected, self.found)
+    }
+}
+
+impl core::error::Error for Finding {}
+
+fn printable(text: &str) -> String {
+    let mut kept = String::new();
+    for character in text.chars().map(|character| if character == '\n' { ' ' } else { character }) {
+        if TEXT_BYTES_MAX < kept.len().saturating_add(character.len_utf8()) {
+            kept.push('…');
+            break;
+        }
+        if !character.is_control() {
+            kept.push(character);
+        }
+    }
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::collections::BTreeSet;
+    use alloc::string::String;
+
+    use countersign_attestation::Reason;
+
+    use super::{PolicyReason, TEXT_BYTES_MAX, printable};
+
+    #[test]
+    fn every_code_is_unique_and_well_formed() {
+        let mut codes: BTreeSet<_> = Reason::all().map(Reason::code).collect();
+        for reason in PolicyReason::ALL {
+            let code = reason.code();
+            assert!(codes.insert(code), "{code} is used twice");
+            assert!((2..=4).contains(&code.split('.').count()), "{code}: room.thing[.fault]");
+            let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '.';
+            assert!(code.chars().all(plain), "{code}: lower case, digits, _ and . only");
+            assert!(!reason.sentence().ends_with('.'), "{code}: no full stop");
+            assert!(!reason.remedy().is_empty(), "{code}: a remedy");
+        }
+    }
+
+    #[test]
+    fn text_is_cut_and_has_no_control_characters() {
+        assert_eq!(printable("a\u{1b}[31m\nb"), "a[31m b");
+        assert!(
+            printable(&String::from_iter(core::iter::repeat_n('é', 2000))).len() <= TEXT_BYTES_MAX + '…'.len_utf8()
+        );
+    }
+
+    #[test]
+    fn a_host_never_learns_what_was_expected() {
+        let finding = PolicyReason::PcrMismatch.because("golden-secret", "own-value");
+        let seen = serde_json::to_string(&finding.for_host()).unwrap();
+        assert!(seen.contains("own-value") && !seen.contains("golden-secret"), "{seen}");
+        let finding = PolicyReason::NoMatch.because("golden-secret", "other-manifest");
+        let seen = serde_json::to_string(&finding.for_host()).unwrap();
+        assert!(!seen.contains("other-manifest") && !seen.contains("golden-secret"), "{seen}");
+    }
+}

@@ -1,0 +1,310 @@
+//! Cedar policies: what must hold beside matching measurements. A set is validated strictly against one schema when it
+//! is loaded, and any error while it is evaluated denies.
+
+use alloc::borrow::ToOwned;
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use cedar_policy::{Authorizer, Decision, Effect, PolicyId, Schema, ValidationMode, Validator};
+use countersign_attestation::UnixMillis;
+use countersign_attestation::anchor::Assurance;
+use countersign_attestation::claims::Claims;
+use countersign_attestation::digest::Sha256Digest;
+use countersign_attestation::protocol::HostId;
+
+use crate::context::Vocabulary;
+use crate::decision::HostFacts;
+use crate::finding::{Finding, PolicyReason};
+use crate::reference::{NAME_RULE, ReferenceManifest, is_name};
+
+/// The schema every policy is validated against.
+pub const SCHEMA: &str = include_str!("../schema/countersign.cedarschema");
+
+/// The policies we ship, by name. A new trust domain starts with `baseline`.
+pub const SHIPPED: &[(&str, &str)] = &[
+    ("baseline", include_str!("../shipped/baseline.cedar")),
+    ("confidential-vm", include_str!("../shipped/confidential-vm.cedar")),
+    ("milan-co-root", include_str!("../shipped/milan-co-root.cedar")),
+    ("simulated", include_str!("../shipped/simulated.cedar")),
+];
+
+/// All texts of a set together: a few thousand lines. Parsing is superlinear in hostile text.
+const TEXT_BYTES_MAX: usize = 256 * 1024;
+/// Texts in a set.
+const TEXTS_MAX: usize = 64;
+/// Policies in a set: each is evaluated for every appraisal.
+const POLICIES_MAX: usize = 512;
+
+/// A validated policy set. [`PolicySet::parse`] is the only constructor.
+#[derive(Clone, Debug)]
+pub struct PolicySet {
+    texts: BTreeMap<String, String>,
+    policies: cedar_policy::PolicySet,
+    /// Permits that name the simulated class.
+    admit_simulated: BTreeSet<PolicyId>,
+    authorizer: SharedAuthorizer,
+    vocabulary: Vocabulary,
+    digest: Sha256Digest,
+}
+
+/// What the policies say, before anything else is weighed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// These policies permit; no policy forbids, none failed. Ids in order, never empty.
+    Permitted(Vec<String>),
+    /// Why not. Never empty.
+    Refused(Finding, Vec<Finding>),
+}
+
+impl PolicySet {
+    /// Parses and validates `(name, text)` pairs, in any order. A policy's id is `name/` and its `@id`, or its position.
+    ///
+    /// # Errors
+    /// A finding that says what is not acceptable: anything the strict validator warns of, an empty set or text, a set
+    /// that permits nothing, an unconditional permit, a template, a wildcard.
+    pub fn parse(texts: &[(&str, &str)]) -> Result<Self, Finding> {
+        check_sizes(texts)?;
+        let vocabulary = Vocabulary::new()?;
+        let schema = schema()?;
+        let mut kept = BTreeMap::new();
+        let mut policies = Vec::new();
+        for (name, text) in texts {
+            if !is_name(name) || kept.insert((*name).to_owned(), (*text).to_owned()).is_some() {
+                let found = format_args!("`{name}`");
+                return Err(PolicyReason::PolicyName.because(format_args!("once: {NAME_RULE}"), found));
+            }
+            policies.extend(parse_text(name, text)?);
+        }
+        if POLICIES_MAX < policies.len() {
+            let expected = format_args!("at most {POLICIES_MAX} policies");
+            return Err(PolicyReason::PolicySize.because(expected, policies.len()));
+        }
+        if !policies.iter().any(|policy| policy.effect() == Effect::Permit) {
+            let found = format_args!("{} policies, none a permit", policies.len());
+            return Err(PolicyReason::PolicyNoPermit.because("at least one permit", found));
+        }
+        for policy in &policies {
+            check_policy(policy)?;
+        }
+        let names_simulated = |policy: &&cedar_policy::Policy| {
+            policy.effect() == Effect::Permit && policy.entity_literals().contains(vocabulary.simulated())
+        };
+        let admit_simulated = policies.iter().filter(names_simulated).map(|policy| policy.id().clone()).collect();
+        let policies = cedar_policy::PolicySet::from_policies(policies)
+            .map_err(|error| PolicyReason::PolicyName.because("each policy id once", error))?;
+        validate(&policies, schema)?;
+        let digest = digest_of(&kept);
+        Ok(Self { texts: kept, policies, admit_simulated, authorizer: SharedAuthorizer::new(), vocabulary, digest })
+    }
+
+    /// The texts the set was parsed from, by name.
+    pub fn texts(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.texts.iter().map(|(name, text)| (name.as_str(), text.as_str()))
+    }
+
+    /// SHA-256 over every name and text, in the order of the names.
+    #[must_use]
+    pub const fn digest(&self) -> Sha256Digest {
+        self.digest
+    }
+
+    /// Asks the policies. References are the caller's to insist on; here they are one fact among others.
+    pub(crate) fn authorize(
+        &self,
+        claims: &Claims,
+        host: &HostFacts,
+        matched: Option<&ReferenceManifest>,
+        now: UnixMillis,
+    ) -> Verdict {
+        let (request, entities) = match self.vocabulary.request(claims, host, matched, now) {
+            Ok(request) => request,
+            Err(finding) => return Verdict::Refused(finding, Vec::new()),
+        };
+        let response = self.authorizer.0.is_authorized(&request, &self.policies, &entities);
+        // Cedar skips a policy whose evaluation fails. A skipped forbid would be a check turned off, so any error denies,
+        // whatever the others say. Sorted: Cedar's order is that of a hash table.
+        let mut errors: Vec<String> = response.diagnostics().errors().map(ToString::to_string).collect();
+        errors.sort_unstable();
+        let mut errors = errors
+            .into_iter()
+            .map(|error| PolicyReason::EvaluationError.because("every policy to be evaluated without error", error));
+        if let Some(first) = errors.next() {
+            return Verdict::Refused(first, errors.collect());
+        }
+        let determining: BTreeSet<&PolicyId> = response.diagnostics().reason().collect();
+        match response.decision() {
+            Decision::Allow => self.permitted(claims.assurance, &determining),
+            Decision::Deny => self.forbidden(&determining),
+        }
+    }
+
+    fn permitted(&self, assurance: Assurance, permits: &BTreeSet<&PolicyId>) -> Verdict {
+        let admits = |id: &&&PolicyId| match assurance {
+            Assurance::Hardware => true,
+            Assurance::Simulated => self.admit_simulated.contains(**id),
+        };
+        let names: Vec<String> = permits.iter().filter(admits).map(ToString::to_string).collect();
+        if names.is_empty() {
+            let permits: Vec<String> = permits.iter().map(ToString::to_string).collect();
+            let found = format_args!("simulated, permitted only by {}", permits.join(", "));
+            let expected = "hardware, or a permit that names Assurance::\"simulated\"";
+            return Verdict::Refused(PolicyReason::SimulatedNotNamed.because(expected, found), Vec::new());
+        }
+        Verdict::Permitted(names)
+    }
+
+    /// Without a determining policy, nothing permitted; otherwise each of them forbids.
+    fn forbidden(&self, forbids: &BTreeSet<&PolicyId>) -> Verdict {
+        let explain = |id: &&PolicyId| {
+            let reason = self.policies.annotation(id, "reason").unwrap_or("what the policy demands").to_owned();
+            PolicyReason::Forbidden
+                .because(reason, format_args!("forbidden by {id}"))
+                .with_remedy(self.policies.annotation(id, "remedy"))
+        };
+        let mut findings = forbids.iter().map(explain);
+        match findings.next() {
+            Some(first) => Verdict::Refused(first, findings.collect()),
+            None => Verdict::Refused(self.no_permit(), Vec::new()),
+        }
+    }
+
+    /// What each permit would have asked for.
+    fn no_permit(&self) -> Finding {
+        let permits: BTreeMap<&PolicyId, &str> = self
+            .policies
+            .policies()
+            .filter(|policy| policy.effect() == Effect::Permit)
+            .map(|policy| (policy.id(), policy.annotation("reason").unwrap_or("its conditions")))
+            .collect();
+        let expected: Vec<String> = permits.iter().map(|(id, reason)| format!("{id}: {reason}")).collect();
+        PolicyReason::NoPermit.because(expected.join("; "), "no permit whose conditions hold")
+    }
+}
+
+/// `Authorizer` has no state to share; it is cloned with its set.
+#[derive(Debug)]
+struct SharedAuthorizer(Authorizer);
+
+impl SharedAuthorizer {
+    fn new() -> Self {
+        Self(Authorizer::new())
+    }
+}
+
+impl Clone for SharedAuthorizer {
+    fn clone(&self) -> Self {
+        Self::new()
+    }
+}
+
+fn check_sizes(texts: &[(&str, &str)]) -> Result<(), Finding> {
+    if texts.is_empty() {
+        return Err(PolicyReason::PolicyEmpty.because("at least one policy text", "none"));
+    }
+    if TEXTS_MAX < texts.len() {
+        return Err(PolicyReason::PolicySize.because(format_args!("at most {TEXTS_MAX} texts"), texts.len()));
+    }
+    let bytes: usize = texts.iter().map(|(_, text)| text.len()).fold(0, usize::saturating_add);
+    if TEXT_BYTES_MAX < bytes {
+        let expected = format_args!("at most {TEXT_BYTES_MAX} bytes of text");
+        return Err(PolicyReason::PolicySize.because(expected, format_args!("{bytes} bytes")));
+    }
+    Ok(())
+}
+
+fn schema() -> Result<Schema, Finding> {
+    let (schema, warnings) = Schema::from_cedarschema_str(SCHEMA)
+        .map_err(|error| PolicyReason::PolicyInvalid.because("the built-in schema to parse", error))?;
+    drop(warnings);
+    Ok(schema)
+}
+
+fn parse_text(name: &str, text: &str) -> Result<Vec<cedar_policy::Policy>, Finding> {
+    let set: cedar_policy::PolicySet = text.parse().map_err(|error: cedar_policy::ParseErrors| {
+        let causes: Vec<String> = error.iter().map(ToString::to_string).collect();
+        PolicyReason::PolicySyntax.because("Cedar policies", format_args!("`{name}`: {}", causes.join("; ")))
+    })?;
+    if let Some(template) = set.templates().next() {
+        return Err(PolicyReason::PolicyTemplate.because("no slots", format_args!("{} in `{name}`", template.id())));
+    }
+    if set.is_empty() {
+        return Err(PolicyReason::PolicyEmpty.because("at least one policy", format_args!("none in `{name}`")));
+    }
+    let renamed = set.policies().map(|policy| {
+        // Without an `@id`, Cedar's own name tells the position: policy0, policy1.
+        let id = policy.annotation("id").map_or_else(|| policy.id().to_string(), ToOwned::to_owned);
+        if !is_name(&id) {
+            return Err(PolicyReason::PolicyName.because(NAME_RULE, format_args!("@id(\"{id}\") in `{name}`")));
+        }
+        Ok(policy.new_id(PolicyId::new(format!("{name}/{id}"))))
+    });
+    renamed.collect()
+}
+
+fn check_policy(policy: &cedar_policy::Policy) -> Result<(), Finding> {
+    let id = policy.id();
+    if policy.effect() == Effect::Permit && !policy.has_non_scope_constraint() {
+        let found = format_args!("{id} permits unconditionally");
+        return Err(PolicyReason::PolicyUnconditional.because("a `when` or `unless` clause", found));
+    }
+    // An identity is one host or one domain. Patterns over identities are how a fleet's trust ends up with a stranger
+    // whose name begins alike.
+    for literal in policy.entity_literals() {
+        let name = literal.id().unescaped();
+        let exact = match literal.type_name().to_string().as_str() {
+            "Host" => HostId::parse(name).is_some(),
+            "TrustDomain" => is_name(name),
+            // Closed sets: the validator knows their members.
+            _ => true,
+        };
+        if !exact {
+            return Err(PolicyReason::PolicyWildcard
+                .because("the full name of one host or trust domain", format_args!("{literal} in {id}")));
+        }
+    }
+    let json = policy.to_json().map_err(|error| PolicyReason::PolicySyntax.because("a Cedar policy", error))?;
+    if uses_like(&json) {
+        let found = format_args!("`like` in {id}");
+        return Err(PolicyReason::PolicyWildcard.because("comparison with ==, contains or in", found));
+    }
+    Ok(())
+}
+
+/// Whether the `like` operator is somewhere in a policy's JSON form. The nesting is that of the parsed policy, which
+/// Cedar's parser bounds.
+fn uses_like(json: &serde_json::Value) -> bool {
+    match json {
+        serde_json::Value::Object(members) => {
+            members.contains_key("like") || members.iter().any(|(_, value)| uses_like(value))
+        }
+        serde_json::Value::Array(values) => values.iter().any(uses_like),
+        serde_json::Value::Null
+        | serde_json::Value::Bool(_)
+        | serde_json::Value::Number(_)
+        | serde_json::Value::String(_) => false,
+    }
+}
+
+/// A warning tells of a policy that can never apply or that reads unlike it acts: both mean that its author is mistaken.
+fn validate(policies: &cedar_policy::PolicySet, schema: Schema) -> Result<(), Finding> {
+    let result = Validator::new(schema).validate(policies, ValidationMode::Strict);
+    let errors = result.validation_errors().map(ToString::to_string);
+    let mut faults: Vec<String> = errors.chain(result.validation_warnings().map(ToString::to_string)).collect();
+    faults.sort_unstable();
+    if faults.is_empty() {
+        return Ok(());
+    }
+    Err(PolicyReason::PolicyInvalid.because("policies that the schema validates", faults.join("; ")))
+}
+
+fn digest_of(texts: &BTreeMap<String, String>) -> Sha256Digest {
+    // Each part by its own digest: lengths are fixed, so no two sets share an encoding.
+    let mut input = b"countersign/v1/policies\0".to_vec();
+    for (name, text) in texts {
+        input.extend_from_slice(&Sha256Digest::of(&[name.as_bytes()]).0);
+        input.extend_from_slice(&Sha256Digest::of(&[text.as_bytes()]).0);
+    }
+    Sha256Digest::of(&[&input])
+}

@@ -1,0 +1,378 @@
+//! Reference Values: the measurements an operator registered as good, one manifest per golden state of a fleet.
+//!
+//! ```json
+//! {
+//!   "id": "inference-2026.11",
+//!   "description": "golden image of November",
+//!   "tpm": { "pcrs": { "sha256": { "0": ["<hex>", "<hex>"], "4": ["<hex>"] } } },
+//!   "snp": {
+//!     "measurement": ["<hex>"], "host_data": ["<hex>"], "id_key_digest": ["<hex>"],
+//!     "min_tcb": { "genoa": { "bootloader": 9, "tee": 0, "snp": 21, "microcode": 72 } }
+//!   }
+//! }
+//! ```
+//!
+//! A host matches a manifest when every value the manifest names was presented and is one of those listed. What a host
+//! presents beyond a manifest does not make it match.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use countersign_attestation::anchor::AmdProduct;
+use countersign_attestation::claims::{HexBytes, PcrHash, SnpTcb};
+use countersign_attestation::digest::Sha256Digest;
+use countersign_attestation::protocol::PcrSelection;
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::finding::{Finding, PolicyReason};
+use crate::json::Members;
+
+/// A manifest of every PCR with dozens of values each stays far below; anything larger is not a golden state.
+const MANIFEST_BYTES_MAX: usize = 256 * 1024;
+/// Values accepted for one measurement: more than any fleet keeps images in use.
+const VALUES_MAX: usize = 256;
+/// Longest id of a manifest, a policy file or a policy: it is part of file names, log lines and credentials.
+const NAME_BYTES_MAX: usize = 128;
+/// PCRs that a TPM resets on the request of any software (PC Client Platform TPM Profile 1.05, 4.6).
+const RESETTABLE: [u8; 2] = [16, 23];
+/// The last PCR of a PC Client TPM.
+const PCR_MAX: u8 = 23;
+/// The last of the PCRs that the firmware is sure to extend, with a separator at least.
+const FIRMWARE_PCR_MAX: u8 = 7;
+/// What to quote while nothing is registered: firmware and its configuration (0-7), boot loader, kernel and command
+/// line (8, 9, 11, 12), system extensions (13) and the shim's keys (14). PCR 10 grows while Linux runs (IMA) and 15
+/// differs per machine, so neither has a golden value of a fleet.
+const FIRST_SELECTION: [u8; 14] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14];
+
+/// The accepted values of one measurement.
+pub(crate) type Values = BTreeSet<HexBytes>;
+
+/// One golden state. [`ReferenceManifest::parse`] is the only constructor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ReferenceManifest {
+    id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    description: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) tpm: Option<TpmReference>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) snp: Option<SnpReference>,
+}
+
+/// What a manifest says about the TPM: at least one PCR.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct TpmReference {
+    pub(crate) pcrs: BTreeMap<PcrHash, BTreeMap<u8, Values>>,
+}
+
+/// What a manifest says about the confidential VM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct SnpReference {
+    pub(crate) measurement: Values,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) host_data: Option<Values>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) id_key_digest: Option<Values>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) min_tcb: Option<BTreeMap<AmdProduct, MinTcb>>,
+}
+
+/// Lowest accepted component of each TCB; compared component by component.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct MinTcb {
+    bootloader: u8,
+    tee: u8,
+    snp: u8,
+    microcode: u8,
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "not_null")]
+    fmc: Option<u8>,
+}
+
+impl MinTcb {
+    /// Every component a minimum names: its name, the minimum, and what `tcb` holds.
+    pub(crate) fn components(self, tcb: SnpTcb) -> impl Iterator<Item = (&'static str, u8, Option<u8>)> {
+        [
+            ("bootloader", Some(self.bootloader), Some(tcb.bootloader)),
+            ("tee", Some(self.tee), Some(tcb.tee)),
+            ("snp", Some(self.snp), Some(tcb.snp)),
+            ("microcode", Some(self.microcode), Some(tcb.microcode)),
+            ("fmc", self.fmc, tcb.fmc),
+        ]
+        .into_iter()
+        .filter_map(|(name, minimum, found)| minimum.map(|minimum| (name, minimum, found)))
+    }
+}
+
+/// `null` is not "absent": it is a value nobody should have to guess the meaning of.
+fn not_null<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}
+
+/// The manifest as written, before its values are understood.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    id: String,
+    #[serde(default, deserialize_with = "not_null")]
+    description: Option<String>,
+    #[serde(default, deserialize_with = "not_null")]
+    tpm: Option<WrittenTpm>,
+    #[serde(default, deserialize_with = "not_null")]
+    snp: Option<WrittenSnp>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenTpm {
+    pcrs: Members<Members<Vec<String>>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenSnp {
+    measurement: Vec<String>,
+    #[serde(default, deserialize_with = "not_null")]
+    host_data: Option<Vec<String>>,
+    #[serde(default, deserialize_with = "not_null")]
+    id_key_digest: Option<Vec<String>>,
+    #[serde(default, deserialize_with = "not_null")]
+    min_tcb: Option<Members<MinTcb>>,
+}
+
+impl ReferenceManifest {
+    /// Reads a manifest.
+    ///
+    /// # Errors
+    /// A finding that says what is not acceptable, what would be, and how to correct it.
+    pub fn parse(json: &[u8]) -> Result<Self, Finding> {
+        if MANIFEST_BYTES_MAX < json.len() {
+            return Err(PolicyReason::ManifestSize
+                .because(format_args!("at most {MANIFEST_BYTES_MAX} bytes"), format_args!("{} bytes", json.len())));
+        }
+        let written: Written = serde_json::from_slice(json)
+            .map_err(|error| PolicyReason::ManifestSyntax.because("a reference manifest in JSON", error))?;
+        if !is_name(&written.id) {
+            return Err(PolicyReason::ManifestId.because(NAME_RULE, format_args!("`{}`", written.id)));
+        }
+        if written.tpm.is_none() && written.snp.is_none() {
+            return Err(PolicyReason::ManifestEmpty.because("`tpm`, `snp` or both", "neither"));
+        }
+        Ok(Self {
+            id: written.id,
+            description: written.description,
+            tpm: written.tpm.map(TpmReference::read).transpose()?,
+            snp: written.snp.map(SnpReference::read).transpose()?,
+        })
+    }
+
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// What an operator wrote about it.
+    #[must_use]
+    pub fn description(&self) -> &str {
+        self.description.as_deref().unwrap_or_default()
+    }
+
+    /// The one canonical form: members in fixed order, values sorted, hexadecimal in lower case.
+    /// [`ReferenceManifest::parse`] reads it back.
+    #[must_use]
+    pub fn to_json(&self) -> Vec<u8> {
+        crate::decision::canonical(self)
+    }
+
+    /// SHA-256 of [`ReferenceManifest::to_json`].
+    #[must_use]
+    pub fn digest(&self) -> Sha256Digest {
+        Sha256Digest::of(&[&self.to_json()])
+    }
+}
+
+impl TpmReference {
+    fn read(written: WrittenTpm) -> Result<Self, Finding> {
+        if written.pcrs.0.is_empty() {
+            return Err(PolicyReason::ManifestEmpty.because("at least one PCR bank in `tpm.pcrs`", "none"));
+        }
+        let mut pcrs = BTreeMap::new();
+        for (name, indexes) in written.pcrs.0 {
+            let bank = bank(&name)?;
+            if indexes.0.is_empty() {
+                return Err(
+                    PolicyReason::ManifestEmpty.because(format_args!("at least one PCR in `tpm.pcrs.{name}`"), "none")
+                );
+            }
+            let mut values = BTreeMap::new();
+            for (index, texts) in indexes.0 {
+                let index = pcr_index(&index)?;
+                let at = format!("tpm.pcrs.{name}.{index}");
+                values.insert(index, read_values(&at, &texts, bank.size(), index <= FIRMWARE_PCR_MAX)?);
+            }
+            pcrs.insert(bank, values);
+        }
+        Ok(Self { pcrs })
+    }
+}
+
+impl SnpReference {
+    fn read(written: WrittenSnp) -> Result<Self, Finding> {
+        let values = |at: &str, texts: Option<Vec<String>>, size: usize| {
+            texts.map(|texts| read_values(at, &texts, size, false)).transpose()
+        };
+        Ok(Self {
+            // A guest is always measured; zero HOST_DATA and ID_KEY_DIGEST are legitimate where an operator names them.
+            measurement: read_values("snp.measurement", &written.measurement, 48, true)?,
+            host_data: values("snp.host_data", written.host_data, 32)?,
+            id_key_digest: values("snp.id_key_digest", written.id_key_digest, 48)?,
+            min_tcb: written.min_tcb.map(read_min_tcb).transpose()?,
+        })
+    }
+}
+
+fn read_min_tcb(written: Members<MinTcb>) -> Result<BTreeMap<AmdProduct, MinTcb>, Finding> {
+    if written.0.is_empty() {
+        return Err(PolicyReason::ManifestEmpty.because("at least one product in `snp.min_tcb`", "none"));
+    }
+    let mut minimums = BTreeMap::new();
+    for (name, minimum) in written.0 {
+        let (product, has_fmc) = match name.as_str() {
+            "milan" => (AmdProduct::Milan, false),
+            "genoa" => (AmdProduct::Genoa, false),
+            "turin" => (AmdProduct::Turin, true),
+            _ => {
+                let found = format_args!("`{name}`");
+                return Err(PolicyReason::ManifestSyntax.because("milan, genoa or turin in `snp.min_tcb`", found));
+            }
+        };
+        // SNP ABI, TCB_VERSION: the FMC component came with Turin. Left out there, a component would go unjudged.
+        if minimum.fmc.is_some() != has_fmc {
+            let (expected, found) = if has_fmc { ("fmc", "no fmc") } else { ("no fmc", "fmc") };
+            return Err(PolicyReason::MinTcbFmc
+                .because(format_args!("{expected} for {name}"), format_args!("{found} in `snp.min_tcb.{name}`")));
+        }
+        minimums.insert(product, minimum);
+    }
+    Ok(minimums)
+}
+
+fn bank(name: &str) -> Result<PcrHash, Finding> {
+    match name {
+        "sha256" => Ok(PcrHash::Sha256),
+        "sha384" => Ok(PcrHash::Sha384),
+        "sha512" => Ok(PcrHash::Sha512),
+        "sha1" => Err(PolicyReason::BankSha1.because("sha256, sha384 or sha512", "sha1")),
+        _ => Err(PolicyReason::BankUnknown.because("sha256, sha384 or sha512", format_args!("`{name}`"))),
+    }
+}
+
+fn pcr_index(text: &str) -> Result<u8, Finding> {
+    let index = text.parse::<u8>().ok().filter(|index| *index <= PCR_MAX);
+    // "07" and "+7" parse too, and would name one PCR twice.
+    let Some(index) = index.filter(|index| text == format!("{index}")) else {
+        return Err(PolicyReason::PcrIndex.because(format_args!("0 to {PCR_MAX}"), format_args!("`{text}`")));
+    };
+    if RESETTABLE.contains(&index) {
+        return Err(PolicyReason::PcrResettable.because("0 to 15 or 17 to 22", format_args!("PCR {index}")));
+    }
+    Ok(index)
+}
+
+fn read_values(at: &str, texts: &[String], size: usize, measured: bool) -> Result<Values, Finding> {
+    if texts.is_empty() {
+        return Err(PolicyReason::ValueListEmpty.because(format_args!("at least one value in `{at}`"), "none"));
+    }
+    if VALUES_MAX < texts.len() {
+        return Err(PolicyReason::ValueListSize
+            .because(format_args!("at most {VALUES_MAX} values in `{at}`"), format_args!("{} values", texts.len())));
+    }
+    let mut values = Values::new();
+    for text in texts {
+        let value = hex::decode(text).ok().filter(|value| value.len() == size).ok_or_else(|| {
+            let digits = size.saturating_mul(2);
+            PolicyReason::ValueMalformed
+                .because(format_args!("{digits} hex digits in `{at}`"), format_args!("`{text}`"))
+        })?;
+        if measured && value.iter().all(|byte| *byte == 0) {
+            return Err(PolicyReason::ValueZero.because(format_args!("a measured value in `{at}`"), "all zero"));
+        }
+        values.insert(HexBytes(value));
+    }
+    Ok(values)
+}
+
+/// What [`is_name`] accepts, for people.
+pub(crate) const NAME_RULE: &str = "1 to 128 of A-Z, a-z, 0-9, '-', '_' and '.', starting with a letter or digit";
+
+/// Whether `text` may name a manifest, a policy file or a policy.
+pub(crate) fn is_name(text: &str) -> bool {
+    (1..=NAME_BYTES_MAX).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
+        && text.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric())
+}
+
+/// Every registered manifest, by id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReferenceSet {
+    manifests: BTreeMap<String, ReferenceManifest>,
+    digest: Sha256Digest,
+}
+
+impl ReferenceSet {
+    /// The set of these manifests; of two with one id the later counts. The empty set matches no host.
+    #[must_use]
+    pub fn new(manifests: impl IntoIterator<Item = ReferenceManifest>) -> Self {
+        let manifests: BTreeMap<_, _> = manifests.into_iter().map(|manifest| (manifest.id.clone(), manifest)).collect();
+        let digest = digest_of(&manifests);
+        Self { manifests, digest }
+    }
+
+    /// The manifest with this id.
+    #[must_use]
+    pub fn get(&self, id: &str) -> Option<&ReferenceManifest> {
+        self.manifests.get(id)
+    }
+
+    /// Every manifest, by id.
+    pub fn manifests(&self) -> impl Iterator<Item = &ReferenceManifest> {
+        self.manifests.values()
+    }
+
+    /// SHA-256 over the digests of the manifests in the order of their ids.
+    #[must_use]
+    pub const fn digest(&self) -> Sha256Digest {
+        self.digest
+    }
+
+    /// What a challenge must ask a host to quote: every PCR that some manifest names, banks and indexes ascending.
+    ///
+    /// When no manifest names a PCR (nothing is registered yet, or launch measurements only), a fixed selection of the
+    /// `sha256` bank: nothing is admitted by it, but a quote is needed for the key, and its values are what an operator
+    /// registers first.
+    #[must_use]
+    pub fn pcr_selection(&self) -> Vec<PcrSelection> {
+        let mut union: BTreeMap<PcrHash, BTreeSet<u8>> = BTreeMap::new();
+        for tpm in self.manifests().filter_map(|manifest| manifest.tpm.as_ref()) {
+            for (bank, pcrs) in &tpm.pcrs {
+                union.entry(*bank).or_default().extend(pcrs.keys().copied());
+            }
+        }
+        if union.is_empty() {
+            union.insert(PcrHash::Sha256, FIRST_SELECTION.into());
+        }
+        union.into_iter().map(|(bank, pcrs)| PcrSelection { bank, pcrs: pcrs.into_iter().collect() }).collect()
+    }
+}
+
+fn digest_of(manifests: &BTreeMap<String, ReferenceManifest>) -> Sha256Digest {
+    // Digests have one length, so their sequence is unambiguous; each covers its manifest's id.
+    let mut input = b"countersign/v1/references\0".to_vec();
+    for manifest in manifests.values() {
+        input.extend_from_slice(&manifest.digest().0);
+    }
+    Sha256Digest::of(&[&input])
+}
