@@ -151,8 +151,10 @@ impl Problem {
     /// A recorded denial, as the host may know it: without what would have been accepted.
     #[must_use]
     pub fn denied_to_host(finding: &Finding, decision: Sha256Digest) -> Self {
+        let shown = finding.for_host();
         let mut problem = Self::from_finding(finding, 403);
         problem.0.expected = None;
+        problem.0.found = shown.found.map(ToOwned::to_owned);
         problem.0.decision = Some(decision);
         problem
     }

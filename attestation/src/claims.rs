@@ -9,6 +9,8 @@ use serde::{Serialize, Serializer};
 
 use crate::anchor::{AmdProduct, Assurance};
 use crate::digest::Sha256Digest;
+use crate::evidence::tpm::TpmReason;
+use crate::rejection::Rejection;
 use crate::time::UnixMillis;
 
 /// Bytes that serialize as lower-case hex.
@@ -50,6 +52,21 @@ pub struct Claims {
     pub snp: Presented<SnpClaims>,
 }
 
+impl Claims {
+    /// The claims without what is new in every attestation: nonces, the key, and time that just passes. Two appraisals
+    /// of an unchanged host are equal in this form.
+    #[must_use]
+    pub fn without_moment(&self) -> Self {
+        let mut claims = self.clone();
+        claims.credential_key = Sha256Digest([0; 32]);
+        claims.tpm.clock.clock = 0;
+        if let Presented::Verified(snp) = &mut claims.snp {
+            snp.report_data = HexBytes(Vec::new());
+        }
+        claims
+    }
+}
+
 /// One PCR bank: the values of the quoted PCRs by index.
 pub type PcrBank = BTreeMap<u8, HexBytes>;
 
@@ -82,6 +99,23 @@ pub struct ClockInfo {
     pub restart_count: u32,
     /// Whether no higher `clock` was ever reported: `NO` after an unorderly shutdown.
     pub safe: bool,
+}
+
+impl ClockInfo {
+    /// Whether this clock can come after `last` on one TPM: resetCount, then restartCount, then clock only ever grow
+    /// (TPM 2.0 Part 1, 36).
+    ///
+    /// # Errors
+    /// [`TpmReason::ClockBackwards`] when it cannot: an older quote, or another TPM with the same keys.
+    pub fn check_follows(&self, last: &Self) -> Result<(), Rejection> {
+        let order = |clock: &Self| (clock.reset_count, clock.restart_count, clock.clock);
+        if order(self) < order(last) {
+            let shown = |(reset, restart, clock)| alloc::format!("reset {reset}, restart {restart}, clock {clock} ms");
+            let expected = alloc::format!("at least {}", shown(order(last)));
+            return Err(TpmReason::ClockBackwards.because(expected, shown(order(self))));
+        }
+        Ok(())
+    }
 }
 
 /// Hash of a PCR bank. SHA-1 banks are readable but never trusted, so claims cannot name one.
@@ -213,4 +247,21 @@ pub struct SnpClaims {
     pub revocation: Revocation,
     /// Earliest `notAfter` of the chain, and of the revocation list where one was presented.
     pub valid_until: UnixMillis,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ClockInfo;
+
+    #[test]
+    fn a16_a_tpm_clock_never_goes_back() {
+        let at = |reset_count, restart_count, clock| ClockInfo { clock, reset_count, restart_count, safe: true };
+        let last = at(3, 2, 1000);
+        for follows in [last, at(3, 2, 1001), at(3, 3, 0), at(4, 0, 0)] {
+            assert_eq!(follows.check_follows(&last), Ok(()));
+        }
+        for back in [at(3, 2, 999), at(3, 1, 5000), at(2, 9, 5000)] {
+            assert_eq!(back.check_follows(&last).map_err(|r| r.code()), Err("tpm.clock.backwards"));
+        }
+    }
 }

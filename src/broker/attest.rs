@@ -10,7 +10,7 @@ use countersign_attestation::protocol::{
     AttestationRequest, AttestationResponse, Base64Bytes, Challenge, HostId,
 };
 use countersign_attestation::result::jws::Thumbprint;
-use countersign_policies::decision::Outcome;
+use countersign_policies::decision::{Grant, HostFacts, Outcome, Terms};
 
 use crate::broker::judge::{Inputs, Judgement, judge};
 use crate::broker::{Broker, Latest};
@@ -66,11 +66,10 @@ impl Broker {
 
         // 5. Record. 6. Grant or revoke. 7. Issue.
         match (judged.decision.outcome(), &judged.claims) {
-            (Outcome::Granted { not_after, lease_until }, Some(claims)) => {
-                let until = (not_after, lease_until);
-                self.grant(&inputs, &judged, claims, &trust, &governance, until).await
+            (Outcome::Granted(grant), Some(claims)) => {
+                self.grant(&inputs, &judged, claims, &trust, &governance, grant).await
             }
-            (Outcome::Granted { .. } | Outcome::Denied, _) => {
+            (Outcome::Granted(_) | Outcome::Denied(_), _) => {
                 Err(self.deny(&inputs, &judged, &trust, &governance).await)
             }
         }
@@ -83,17 +82,18 @@ impl Broker {
         claims: &Claims,
         trust: &HostTrust,
         governance: &Governance,
-        (not_after, lease_until): (UnixMillis, UnixMillis),
+        grant: &Grant,
     ) -> Result<AttestationResponse, Problem> {
         let key = Sha256Digest::of(&[&inputs.credential_key.0]);
         let has_key = trust.credential.as_ref().is_some_and(|live| live.key == key);
-        let credential = if has_key { None } else { Some(self.credential_record(trust, key, not_after)?) };
-        let on = trust.revision_of(inputs.host.clone());
+        let credential = if has_key { None } else { Some(self.credential_record(trust, key, grant.not_after())?) };
+        let on = trust.revision_of(inputs.host.id.clone());
         let unchanged = trust.claims.is_some() && trust.claims == judged.digest(governance);
         let entry = if unchanged {
-            Entry::renewed(inputs.at, on, lease_until, credential)
+            Entry::renewed(inputs.at, on, grant.lease_until(), credential)
         } else {
-            Entry::granted(inputs.at, on, self.decision_record(inputs, judged, governance)?, lease_until, credential)
+            let decision = self.decision_record(inputs, judged, governance)?;
+            Entry::granted(inputs.at, on, decision, grant.lease_until(), credential)
         };
         // A crash after this leaves a grant that nobody holds a credential of; the host attests again.
         let recorded = self.record(entry).await?;
@@ -129,7 +129,7 @@ impl Broker {
         governance: &Governance,
     ) -> Problem {
         let drifted = judged.claims.is_some() && matches!(trust.standing, Standing::Trusted | Standing::Lapsed);
-        let on = trust.revision_of(inputs.host.clone());
+        let on = trust.revision_of(inputs.host.id.clone());
         let entry = match self.decision_record(inputs, judged, governance) {
             Ok(decision) if drifted => Entry::revoked_by_decision(inputs.at, on, decision),
             Ok(decision) => Entry::denied(inputs.at, on, decision),
@@ -141,13 +141,13 @@ impl Broker {
         };
         if drifted {
             self.pulse.wake();
-            tracing::warn!(host = %inputs.host, reasons = ?judged.codes(), "revoked");
+            tracing::warn!(host = %inputs.host.id, reasons = ?judged.codes(), "revoked");
         }
         self.remember(inputs, judged, &recorded);
-        match judged.decision.findings().first() {
-            Some(finding) => Problem::denied_to_host(finding, recorded.leaf_hash()),
-            // A denial without a reason does not exist; were there one, it is still a denial.
-            None => Refusal::Internal.plain(),
+        match judged.decision.outcome() {
+            Outcome::Denied(denial) => Problem::denied_to_host(denial.first(), recorded.leaf_hash()),
+            // A grant without claims does not exist; were there one, it is no grant.
+            Outcome::Granted(_) => Refusal::Internal.plain(),
         }
     }
 
@@ -164,10 +164,13 @@ impl Broker {
     ) -> Inputs {
         Inputs {
             at,
-            trust_domain: self.config.trust_domain.clone(),
-            host: host.id.clone(),
-            labels: host.labels.clone(),
-            generation: trust.generation,
+            host: HostFacts {
+                id: host.id.clone(),
+                trust_domain: self.config.trust_domain.clone(),
+                labels: host.labels.clone(),
+                generation: trust.generation,
+                terms: Terms { credential_ttl_ms: self.config.credential_ttl_ms, lease_ms: self.config.lease_ms },
+            },
             ak_public: enrolled.ak_public.clone(),
             ek: host.ek_sha256,
             assurance: enrolled.assurance,
@@ -176,8 +179,6 @@ impl Broker {
             credential_key: request.credential_key,
             evidence: request.evidence,
             last_clock: self.clocks.last(&host.id),
-            credential_ttl_ms: self.config.credential_ttl_ms,
-            lease_ms: self.config.lease_ms,
             governance: governance.digests,
         }
     }
@@ -220,18 +221,18 @@ impl Broker {
 
     fn remember(&self, inputs: &Inputs, judged: &Judgement, recorded: &Recorded) {
         if let Some(claims) = &judged.claims {
-            self.clocks.saw(&inputs.host, claims.tpm.clock);
+            self.clocks.saw(&inputs.host.id, claims.tpm.clock);
         }
         let claims = judged.claims.as_ref().and_then(|claims| serde_json::value::to_raw_value(claims).ok());
         let latest = Latest {
             claims: claims.map(Arc::from),
-            findings: judged.decision.findings().to_vec(),
+            findings: judged.decision.findings().into_iter().cloned().collect(),
             decision: recorded.leaf_hash(),
             log_index: recorded.index(),
         };
         // Poisoned: operators see no newest claims; no decision reads them.
         if let Ok(mut all) = self.latest.lock() {
-            all.insert(inputs.host.clone(), latest);
+            all.insert(inputs.host.id.clone(), latest);
         }
     }
 }

@@ -9,11 +9,12 @@ use countersign_attestation::binder::{Binder, Role};
 use countersign_attestation::claims::{Claims, ClockInfo};
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::evidence::bundle::{Bundle, BundleReason, Collection};
-use countersign_attestation::evidence::tpm::{AttestationKey, EnrolledTpm};
+use countersign_attestation::evidence::tpm::EnrolledTpm;
+use countersign_attestation::evidence::tpm::key::AttestationKey;
 use countersign_attestation::evidence::{self, Endorsements};
 use countersign_attestation::protocol::{Base64Bytes, HostId, PcrSelection};
 use countersign_attestation::{Rejection, UnixMillis};
-use countersign_policies::decision::{Decision, HostFacts, Terms, appraise};
+use countersign_policies::decision::{Decision, HostFacts, Outcome, appraise, claims_digest};
 use serde::{Deserialize, Serialize};
 
 use crate::references::{Digests, Governance};
@@ -24,14 +25,8 @@ use crate::references::{Digests, Governance};
 pub struct Inputs {
     /// The moment the decision was made at.
     pub at: UnixMillis,
-    /// The trust domain.
-    pub trust_domain: String,
-    /// The host.
-    pub host: HostId,
-    /// Facts an operator states about it.
-    pub labels: BTreeMap<String, String>,
-    /// Its generation.
-    pub generation: u64,
+    /// The host, and what an operator states about it.
+    pub host: HostFacts,
     /// The enrolled AK, TPMT_PUBLIC.
     pub ak_public: Base64Bytes,
     /// SHA-256 of the enrolled EK's `SubjectPublicKeyInfo`.
@@ -48,10 +43,6 @@ pub struct Inputs {
     pub evidence: Collection,
     /// The TPM's clock in the host's last verified quote, if there was one.
     pub last_clock: Option<ClockInfo>,
-    /// Longest life of a credential.
-    pub credential_ttl_ms: u64,
-    /// Longest lease.
-    pub lease_ms: u64,
     /// References, policy and collateral in force.
     pub governance: Digests,
 }
@@ -93,18 +84,22 @@ pub struct Judgement {
 }
 
 impl Judgement {
-    /// Digest of what was appraised and what it was appraised against: equal for a renewal that changes nothing.
+    /// Digest of what was appraised and what it was appraised against, without the moment: equal for a renewal that
+    /// changes nothing.
     #[must_use]
     pub fn digest(&self, governance: &Governance) -> Option<Sha256Digest> {
         let Digests { references, policy, collateral } = governance.digests;
-        let claims = self.decision.claims_digest()?;
+        let claims = claims_digest(&self.claims.as_ref()?.without_moment());
         Some(Sha256Digest::of(&[&claims.0, &references.0, &policy.0, &collateral.0]))
     }
 
-    /// The codes of the findings.
+    /// The codes of a denial's findings; none for a grant.
     #[must_use]
     pub fn codes(&self) -> Vec<String> {
-        self.decision.findings().iter().map(|finding| finding.code.to_owned()).collect()
+        match self.decision.outcome() {
+            Outcome::Granted(_) => Vec::new(),
+            Outcome::Denied(denial) => denial.findings().map(|finding| finding.code.to_owned()).collect(),
+        }
     }
 }
 
@@ -120,19 +115,15 @@ pub fn judge(inputs: &Inputs, governance: &Governance) -> Judgement {
     {
         return rejected(inputs, governance, Some(claims), &rejection);
     }
-    let host = HostFacts {
-        id: &inputs.host,
-        trust_domain: &inputs.trust_domain,
-        labels: &inputs.labels,
-        generation: inputs.generation,
-    };
-    let terms = Terms { credential_ttl_ms: inputs.credential_ttl_ms, lease_ms: inputs.lease_ms };
-    let decision = appraise(&claims, &host, &governance.references, &governance.policy, terms, inputs.at);
+    let decision = appraise(&claims, &inputs.host, &governance.references, &governance.policy, inputs.at);
     Judgement { claims: Some(claims), decision }
 }
 
 fn rejected(inputs: &Inputs, governance: &Governance, claims: Option<Claims>, rejection: &Rejection) -> Judgement {
-    let decision = Decision::rejected(rejection, &governance.references, &governance.policy, inputs.at);
+    // Maps and strings always serialize.
+    let evidence = Sha256Digest::of(&[&serde_json::to_vec(&inputs.evidence).unwrap_or_default()]);
+    let (references, policy) = (&governance.references, &governance.policy);
+    let decision = Decision::rejected(rejection, evidence, &inputs.host, references, policy, inputs.at);
     Judgement { claims, decision }
 }
 
@@ -142,11 +133,8 @@ fn verify(inputs: &Inputs, governance: &Governance) -> Result<Claims, Rejection>
     let nonce = inputs.nonce.0.as_slice().try_into();
     let nonce = nonce.map_err(|_| BundleReason::Encoding.because("a nonce of 32 bytes", inputs.nonce.0.len()))?;
     let binder = Binder::new(Role::Host, nonce, &inputs.credential_key.0);
-    let enrolled = EnrolledTpm {
-        ak: AttestationKey::from_public(&inputs.ak_public.0)?,
-        ek: inputs.ek,
-        assurance: inputs.assurance,
-    };
+    let ak = AttestationKey::from_public(&inputs.ak_public.0)?;
+    let enrolled = EnrolledTpm::new(ak, inputs.ek, inputs.assurance);
     let endorsements =
         Endorsements { anchors: &governance.collateral.anchors, crls: &governance.collateral.crls };
     let expected = evidence::Expected {
