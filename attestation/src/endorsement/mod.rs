@@ -1,1 +1,3 @@
 //! What vendors signed about hardware.
+
+pub mod tpm;

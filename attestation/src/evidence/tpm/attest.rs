@@ -80,8 +80,7 @@ impl<'a> Attest<'a> {
         let magic = reader.u32_be().map_err(short)?;
         // Part 2, 10.12.12: without the magic, the bytes may come from anyone.
         if magic != TPM_GENERATED {
-            return Err(TpmReason::Magic
-                .because(format_args!("{TPM_GENERATED:#010x}"), format_args!("{magic:#010x}")));
+            return Err(TpmReason::Magic.because(format_args!("{TPM_GENERATED:#010x}"), format_args!("{magic:#010x}")));
         }
         let kind = reader.u16_be().map_err(short)?;
         if ![TPM_ST_ATTEST_QUOTE, TPM_ST_ATTEST_CERTIFY].contains(&kind) {

@@ -184,12 +184,7 @@ fn engine_scheme(key: Key<'_>, scheme: KeyScheme) -> Result<Scheme, Rejection> {
 
 /// r and s as the engine takes them: fixed width, or DER. Leading zeros say nothing; a value wider than the field is no
 /// signature (A23).
-fn encode_ecdsa<'b>(
-    scheme: Scheme,
-    r: &[u8],
-    s: &[u8],
-    buffer: &'b mut [u8; ECDSA_DER_BYTES_MAX],
-) -> Option<&'b [u8]> {
+fn encode_ecdsa<'b>(scheme: Scheme, r: &[u8], s: &[u8], buffer: &'b mut [u8; ECDSA_DER_BYTES_MAX]) -> Option<&'b [u8]> {
     let (size, fixed) = match scheme {
         Scheme::EcdsaP256Sha256 => (32, true),
         Scheme::EcdsaP384Sha384 => (48, true),

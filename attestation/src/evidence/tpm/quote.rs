@@ -176,9 +176,8 @@ fn verify_attest<'a>(
 
 /// Banks, their order and their PCRs as requested (A1, A2).
 fn check_requested(selection: &[BankSelection], requested: &[PcrSelection]) -> Result<(), Rejection> {
-    let bitmap = |pcrs: &[u8]| {
-        pcrs.iter().try_fold(0_u32, |map, index| Some(map | 1_u32.checked_shl(u32::from(*index))?))
-    };
+    let bitmap =
+        |pcrs: &[u8]| pcrs.iter().try_fold(0_u32, |map, index| Some(map | 1_u32.checked_shl(u32::from(*index))?));
     let equal = selection.len() == requested.len()
         && selection.iter().zip(requested).all(|(quoted, asked)| {
             quoted.bank == TpmHash::from(asked.bank) && Some(quoted.pcrs) == bitmap(&asked.pcrs)
