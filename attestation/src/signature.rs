@@ -54,6 +54,26 @@ pub enum Scheme {
     Ed25519,
 }
 
+impl Scheme {
+    fn algorithm(self) -> &'static dyn engine::VerificationAlgorithm {
+        match self {
+            Self::RsaPkcs1Sha256 => &engine::RSA_PKCS1_2048_8192_SHA256,
+            Self::RsaPkcs1Sha384 => &engine::RSA_PKCS1_2048_8192_SHA384,
+            Self::RsaPkcs1Sha512 => &engine::RSA_PKCS1_2048_8192_SHA512,
+            Self::RsaPssSha256 => &engine::RSA_PSS_2048_8192_SHA256,
+            Self::RsaPssSha384 => &engine::RSA_PSS_2048_8192_SHA384,
+            Self::RsaPssSha512 => &engine::RSA_PSS_2048_8192_SHA512,
+            Self::EcdsaP256Sha256 => &engine::ECDSA_P256_SHA256_FIXED,
+            Self::EcdsaP384Sha384 => &engine::ECDSA_P384_SHA384_FIXED,
+            Self::EcdsaP384Sha256Der => &engine::ECDSA_P384_SHA256_ASN1,
+            Self::EcdsaP256Sha256Der => &engine::ECDSA_P256_SHA256_ASN1,
+            Self::EcdsaP256Sha384Der => &engine::ECDSA_P256_SHA384_ASN1,
+            Self::EcdsaP384Sha384Der => &engine::ECDSA_P384_SHA384_ASN1,
+            Self::Ed25519 => &engine::ED25519,
+        }
+    }
+}
+
 /// A public key as its scheme's engine takes it, with the scheme it is used with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PublicKey {
@@ -82,29 +102,50 @@ impl PublicKey {
         &self.key
     }
 
+    /// The key, read by its engine once and for all.
+    ///
+    /// # Errors
+    /// [`BadKey`] when the engine does not take it.
+    pub fn prepare(&self) -> Result<PreparedKey, BadKey> {
+        let key = engine::ParsedPublicKey::new(self.scheme.algorithm(), &self.key).map_err(|_| BadKey)?;
+        Ok(PreparedKey { scheme: self.scheme, key })
+    }
+
     /// Checks `signature` over `message`.
     ///
     /// # Errors
     /// [`BadSignature`] when it does not verify, or when key or signature are malformed.
     pub fn verify<'a>(&self, message: &'a [u8], signature: &[u8]) -> Result<SignedBytes<'a>, BadSignature> {
-        let algorithm: &dyn engine::VerificationAlgorithm = match self.scheme {
-            Scheme::RsaPkcs1Sha256 => &engine::RSA_PKCS1_2048_8192_SHA256,
-            Scheme::RsaPkcs1Sha384 => &engine::RSA_PKCS1_2048_8192_SHA384,
-            Scheme::RsaPkcs1Sha512 => &engine::RSA_PKCS1_2048_8192_SHA512,
-            Scheme::RsaPssSha256 => &engine::RSA_PSS_2048_8192_SHA256,
-            Scheme::RsaPssSha384 => &engine::RSA_PSS_2048_8192_SHA384,
-            Scheme::RsaPssSha512 => &engine::RSA_PSS_2048_8192_SHA512,
-            Scheme::EcdsaP256Sha256 => &engine::ECDSA_P256_SHA256_FIXED,
-            Scheme::EcdsaP384Sha384 => &engine::ECDSA_P384_SHA384_FIXED,
-            Scheme::EcdsaP384Sha256Der => &engine::ECDSA_P384_SHA256_ASN1,
-            Scheme::EcdsaP256Sha256Der => &engine::ECDSA_P256_SHA256_ASN1,
-            Scheme::EcdsaP256Sha384Der => &engine::ECDSA_P256_SHA384_ASN1,
-            Scheme::EcdsaP384Sha384Der => &engine::ECDSA_P384_SHA384_ASN1,
-            Scheme::Ed25519 => &engine::ED25519,
-        };
-        engine::UnparsedPublicKey::new(algorithm, &self.key)
+        engine::UnparsedPublicKey::new(self.scheme.algorithm(), &self.key)
             .verify(message, signature)
             .map(|()| SignedBytes { bytes: message })
             .map_err(|_| BadSignature)
     }
 }
+
+/// A public key that its engine has read and checked once, for keys that verify many messages.
+#[derive(Clone, Debug)]
+pub struct PreparedKey {
+    scheme: Scheme,
+    key: engine::ParsedPublicKey,
+}
+
+impl PreparedKey {
+    /// The scheme this key verifies.
+    #[must_use]
+    pub const fn scheme(&self) -> Scheme {
+        self.scheme
+    }
+
+    /// Checks `signature` over `message`.
+    ///
+    /// # Errors
+    /// [`BadSignature`] when it does not verify or is malformed.
+    pub fn verify<'a>(&self, message: &'a [u8], signature: &[u8]) -> Result<SignedBytes<'a>, BadSignature> {
+        self.key.verify_sig(message, signature).map(|()| SignedBytes { bytes: message }).map_err(|_| BadSignature)
+    }
+}
+
+/// The key is not one of its scheme: wrong encoding, size, or not on the curve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BadKey;

@@ -458,6 +458,14 @@ impl<'a> Signed<'a> {
     }
 }
 
+/// The key in a `SubjectPublicKeyInfo` (DER), for `scheme`.
+///
+/// # Errors
+/// [`X509Reason::Key`] when the key is of another kind or curve.
+pub fn public_key(scheme: Scheme, spki: &[u8]) -> Result<PublicKey, Rejection> {
+    algorithm::public_key(scheme, spki)
+}
+
 fn check_signature(tbs: &[u8], algorithm: &[u8], signature: &[u8], issuer: &Certificate<'_>) -> Result<(), Rejection> {
     let key = algorithm::signature_key(algorithm, issuer.spki)?;
     match key.verify(tbs, signature) {

@@ -1,3 +1,4 @@
 //! What vendors signed about hardware, checked to a pinned [`anchor`](crate::anchor).
 
 pub mod amd;
+pub mod tpm;

@@ -1,0 +1,186 @@
+//! Endorsement key certificates: from the manufacturer's pinned root to one TPM (TCG EK Credential Profile 2.6).
+
+use alloc::vec::Vec;
+
+use crate::anchor::{Assurance, TpmAnchor};
+use crate::digest::Sha256Digest;
+use crate::evidence::tpm::TpmReason;
+use crate::evidence::tpm::credential::EndorsementKey;
+use crate::evidence::tpm::public::{Curve, Key};
+use crate::rejection::Rejection;
+use crate::signature::Scheme;
+use crate::time::UnixMillis;
+use crate::x509::der::{Der, NotDer, tag};
+use crate::x509::oid::{self, Oid};
+use crate::x509::{self, BasicConstraints, Certificate, VerifiedPath, X509Reason};
+
+/// tcg-kp-EKCertificate, 2.23.133.8.1.
+const EK_CERTIFICATE: Oid = Oid::new(&[0x67, 0x81, 0x05, 8, 1], "tcg-kp-EKCertificate");
+/// tcg-at-tpmManufacturer, tpmModel and tpmVersion: 2.23.133.2.1 to .3.
+const TPM_ATTRIBUTES: [Oid; 3] = [
+    Oid::new(&[0x67, 0x81, 0x05, 2, 1], "tpmManufacturer"),
+    Oid::new(&[0x67, 0x81, 0x05, 2, 2], "tpmModel"),
+    Oid::new(&[0x67, 0x81, 0x05, 2, 3], "tpmVersion"),
+];
+
+/// Critical extensions that are processed here. Policies are the manufacturer's statement about itself; none narrows
+/// what a certificate is used for.
+const UNDERSTOOD: [Oid; 3] = [oid::SUBJECT_ALT_NAME, oid::EXTENDED_KEY_USAGE, oid::CERTIFICATE_POLICIES];
+
+/// Context tag of GeneralName.directoryName, explicit.
+const DIRECTORY_NAME: u8 = 0xa4;
+/// SET.
+const SET: u8 = 0x31;
+
+/// A TPM whose EK certificate led to a pinned anchor. [`verify`] is the only constructor.
+#[derive(Clone, Debug)]
+pub struct EndorsedTpm<'a> {
+    key: EndorsementKey<'a>,
+    assurance: Assurance,
+    valid_until: UnixMillis,
+}
+
+impl<'a> EndorsedTpm<'a> {
+    /// The endorsement key, for [`make_credential`](crate::evidence::tpm::credential::make_credential).
+    #[must_use]
+    pub const fn key(&self) -> &EndorsementKey<'a> {
+        &self.key
+    }
+
+    /// SHA-256 of the EK's SubjectPublicKeyInfo: the identity of the TPM.
+    #[must_use]
+    pub fn ek(&self) -> Sha256Digest {
+        self.key.id()
+    }
+
+    /// What the anchor is worth.
+    #[must_use]
+    pub const fn assurance(&self) -> Assurance {
+        self.assurance
+    }
+
+    /// The earliest notAfter of the chain.
+    #[must_use]
+    pub const fn valid_until(&self) -> UnixMillis {
+        self.valid_until
+    }
+}
+
+/// Checks an EK certificate (DER) to one of `anchors`, and that `ek_public` (TPMT_PUBLIC) is the key it speaks for.
+///
+/// # Errors
+/// A [`TpmReason`] or [`X509Reason`].
+pub fn verify<'a>(
+    certificate: &[u8],
+    ek_public: &'a [u8],
+    anchors: &[TpmAnchor],
+    now: UnixMillis,
+) -> Result<EndorsedTpm<'a>, Rejection> {
+    let key = EndorsementKey::from_public(ek_public)?;
+    let (assurance, valid_until) = verify_certificate(certificate, &[], anchors, now)?;
+    let leaf = Certificate::parse(certificate)?;
+    let scheme = match key.public().key() {
+        // The scheme only selects the kind of key; an EK signs nothing.
+        Key::Rsa { .. } => Scheme::RsaPkcs1Sha256,
+        Key::Ecc { curve: Curve::P256, .. } => Scheme::EcdsaP256Sha256,
+        Key::Ecc { curve: Curve::P384, .. } => Scheme::EcdsaP384Sha384,
+    };
+    let certified = leaf.public_key(scheme)?;
+    if certified.key() != key.public().engine_key() {
+        let found = Sha256Digest::of(&[&key.public().spki()]);
+        return Err(TpmReason::EkKey.because(Sha256Digest::of(&[leaf.spki()]), found));
+    }
+    Ok(EndorsedTpm { key, assurance, valid_until })
+}
+
+/// Checks an EK certificate alone: its profile, and its chain over the anchors' own and the presented `intermediates`
+/// (never fetched). Returns the anchor's class and the chain's earliest notAfter.
+///
+/// # Errors
+/// [`TpmReason::EkCertificate`], or the [`X509Reason`] of the anchor that came closest.
+pub fn verify_certificate(
+    certificate: &[u8],
+    intermediates: &[&[u8]],
+    anchors: &[TpmAnchor],
+    now: UnixMillis,
+) -> Result<(Assurance, UnixMillis), Rejection> {
+    let leaf = Certificate::parse(certificate)?;
+    check_profile(&leaf)?;
+    let mut closest = X509Reason::NoPath.because("a pinned TPM manufacturer root", "no anchor leads here");
+    for anchor in anchors {
+        match path_to(&leaf, intermediates, anchor, now) {
+            Ok(path) => return Ok((anchor.assurance, path.not_after())),
+            // "No path" says least: another anchor's rejection explains more.
+            Err(rejection) if rejection.reason() != X509Reason::NoPath.into() => closest = rejection,
+            Err(_) => {}
+        }
+    }
+    Err(closest)
+}
+
+fn path_to<'a>(
+    leaf: &Certificate<'a>,
+    intermediates: &[&'a [u8]],
+    anchor: &'a TpmAnchor,
+    now: UnixMillis,
+) -> Result<VerifiedPath<'a>, Rejection> {
+    let root = Certificate::parse(&anchor.root)?;
+    let own = anchor.intermediates.iter().map(Vec::as_slice);
+    let candidates: Result<Vec<_>, _> = own.chain(intermediates.iter().copied()).map(Certificate::parse).collect();
+    x509::verify_path(leaf, &candidates?, &root, now, &UNDERSTOOD)
+}
+
+/// TCG EK Credential Profile 2.6, 3.2: what makes a certificate one of an endorsement key.
+fn check_profile(leaf: &Certificate<'_>) -> Result<(), Rejection> {
+    let reason = TpmReason::EkCertificate;
+    if leaf.basic_constraints() != BasicConstraints::EndEntity {
+        return Err(reason.because("an end entity", "a certification authority"));
+    }
+    // An AK certificate has tcg-kp-AIKCertificate in its place.
+    if !leaf.has_extended_key_usage(EK_CERTIFICATE)? {
+        return Err(reason.because(EK_CERTIFICATE, "another extKeyUsage or none"));
+    }
+    // RSA EKs encipher the seed, ECC EKs agree on it; neither ever signs.
+    let usage = leaf.key_usage().is_some_and(|usage| {
+        (usage.key_encipherment() || usage.key_agreement()) && !usage.key_cert_sign() && !usage.digital_signature()
+    });
+    if !usage {
+        return Err(reason.because("keyUsage of keyEncipherment or keyAgreement", "another or none"));
+    }
+    let name = leaf.extension(oid::SUBJECT_ALT_NAME).map_or(Ok([false; 3]), |san| tpm_attributes(san.value));
+    let name = name.map_err(|NotDer| reason.because("a readable subjectAltName", "one that is not"))?;
+    match TPM_ATTRIBUTES.iter().zip(name).find(|(_, there)| !there) {
+        Some((missing, _)) => Err(reason.because(missing, "a subjectAltName without it")),
+        None => Ok(()),
+    }
+}
+
+/// Which of the TPM's attributes the directoryName names. Manufacturers put them in one RDN or several, in any order.
+fn tpm_attributes(value: &[u8]) -> Result<[bool; 3], NotDer> {
+    let mut found = [false; 3];
+    let mut outer = Der::new(value);
+    let mut names = outer.inner(tag::SEQUENCE)?;
+    outer.finish()?;
+    while !names.is_empty() {
+        let name = names.any()?;
+        if name.tag != DIRECTORY_NAME {
+            continue;
+        }
+        let mut explicit = Der::new(name.content);
+        let mut rdns = explicit.inner(tag::SEQUENCE)?;
+        explicit.finish()?;
+        while !rdns.is_empty() {
+            let mut attributes = rdns.inner(SET)?;
+            while !attributes.is_empty() {
+                let mut attribute = attributes.inner(tag::SEQUENCE)?;
+                let kind = attribute.content(tag::OID)?;
+                let text = attribute.any()?.content;
+                attribute.finish()?;
+                for (known, there) in TPM_ATTRIBUTES.iter().zip(&mut found) {
+                    *there |= known.octets() == kind && !text.is_empty();
+                }
+            }
+        }
+    }
+    Ok(found)
+}

@@ -1,0 +1,74 @@
+//! Recorded TPM evidence against its expected verdicts. Skips when the vectors are not there.
+#![expect(clippy::disallowed_methods, reason = "a test names its vectors through the environment")]
+
+use std::path::{Path, PathBuf};
+
+use base64::Engine as _;
+use countersign_attestation::Rejection;
+use countersign_attestation::anchor::{Assurance, TpmAnchor};
+use countersign_attestation::endorsement;
+use countersign_attestation::time::UnixMillis;
+use serde_json::Value;
+
+fn vectors() -> Option<PathBuf> {
+    let folder = std::env::var_os("COUNTERSIGN_VECTORS")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/vectors"), PathBuf::from);
+    if folder.is_dir() {
+        return Some(folder);
+    }
+    println!("skipped: no vectors at {}", folder.display());
+    None
+}
+
+fn cases(folder: &Path, kind: &str) -> Vec<Value> {
+    let text = std::fs::read(folder.join("MANIFEST-tpm-nv.json")).unwrap();
+    let all: Vec<Value> = serde_json::from_slice(&text).unwrap();
+    all.into_iter().filter(|case| case["kind"] == kind).collect()
+}
+
+fn pem(text: &[u8]) -> Vec<Vec<u8>> {
+    let text = std::str::from_utf8(text).unwrap();
+    let blocks = text.split("-----BEGIN").skip(1).map(|block| {
+        let body = block.split("-----").nth(1).unwrap();
+        let body: String = body.chars().filter(|c| !c.is_whitespace()).collect();
+        base64::engine::general_purpose::STANDARD.decode(body).unwrap()
+    });
+    blocks.collect()
+}
+
+fn evaluation_time(case: &Value) -> UnixMillis {
+    let text = case["evaluation_time"].as_str().unwrap();
+    let number = |range: std::ops::Range<usize>| text[range].parse::<i64>().unwrap();
+    let (year, month, day) = (number(0..4), number(5..7), number(8..10));
+    let (y, m) = if month <= 2 { (year - 1, month + 9) } else { (year, month - 3) };
+    let (era, yoe) = (y / 400, y % 400);
+    let days = era * 146_097 + yoe * 365 + yoe / 4 - yoe / 100 + (153 * m + 2) / 5 + day - 1 - 719_468;
+    UnixMillis::from_seconds(days * 86_400 + number(11..13) * 3600 + number(14..16) * 60 + number(17..19)).unwrap()
+}
+
+fn judge_ek(folder: &Path, case: &Value) -> Result<(), Rejection> {
+    let file = |role: &str| case["files"][role].as_str().map(|path| std::fs::read(folder.join(path)).unwrap());
+    let anchors: Vec<_> = file("root")
+        .map(|root| pem(&root))
+        .into_iter()
+        .flatten()
+        .map(|root| TpmAnchor { name: "root".into(), assurance: Assurance::Hardware, root, intermediates: Vec::new() })
+        .collect();
+    let intermediates = file("intermediates").map(|text| pem(&text)).unwrap_or_default();
+    let intermediates: Vec<_> = intermediates.iter().map(Vec::as_slice).collect();
+    let certificate = file("ek_cert").unwrap();
+    endorsement::tpm::verify_certificate(&certificate, &intermediates, &anchors, evaluation_time(case)).map(drop)
+}
+
+#[test]
+fn ek_certificates_get_their_verdict() {
+    let Some(folder) = vectors() else { return };
+    let mut wrong = Vec::new();
+    for case in cases(&folder, "tpm-ek-cert") {
+        let verdict = judge_ek(&folder, &case);
+        if verdict.is_ok() != (case["expect"] == "accept") {
+            wrong.push(format!("{}: expected {}, {verdict:?}", case["id"], case["expect"]));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
