@@ -5,8 +5,10 @@ use std::sync::{Mutex, PoisonError};
 
 use countersign_attestation::UnixMillis;
 use countersign_attestation::digest::Sha256Digest;
-use countersign_attestation::endorsement::tpm::verify_ek;
-use countersign_attestation::evidence::tpm::{AttestationKey, make_credential};
+use countersign_attestation::anchor::Assurance;
+use countersign_attestation::endorsement;
+use countersign_attestation::evidence::tpm::credential::{ActivationSecret, make_credential};
+use countersign_attestation::evidence::tpm::key::AttestationKey;
 use countersign_attestation::lineage::entry::Entry;
 use countersign_attestation::protocol::{
     ActivationRequest, ActivationResponse, Base64Bytes, EnrollmentChallenge, EnrollmentRequest, HostId,
@@ -20,7 +22,6 @@ use crate::keys::random;
 use crate::problem::{Problem, Refusal};
 use crate::trust::hosts::{Enrolled, Host};
 use crate::trust::state::HostTrust;
-use zeroize::Zeroizing;
 
 /// How long a TPM has to activate the credential.
 const LIFE_MS: u64 = 60_000;
@@ -34,9 +35,9 @@ pub struct Pending(Mutex<BTreeMap<String, Enrollment>>);
 struct Enrollment {
     host: HostId,
     ak_public: Vec<u8>,
-    assurance: countersign_attestation::anchor::Assurance,
+    assurance: Assurance,
     channel_key: Vec<u8>,
-    secret: Zeroizing<[u8; 32]>,
+    secret: ActivationSecret,
     expires_at: UnixMillis,
 }
 
@@ -79,10 +80,10 @@ impl Broker {
         }
         // 2. The EK is genuine: its certificate leads to a pinned root and certifies this public area.
         let anchors = &self.references.current().collateral.anchors.tpm;
-        let ek = verify_ek(&request.ek_certificate.0, &request.ek_public.0, anchors, now)?;
+        let ek = endorsement::tpm::verify(&request.ek_certificate.0, &request.ek_public.0, anchors, now)?;
         // 3. It is the EK that the operator registered.
-        if ek.digest != host.ek_sha256 {
-            return Err(Refusal::EkMismatch.because(host.ek_sha256, ek.digest));
+        if ek.ek() != host.ek_sha256 {
+            return Err(Refusal::EkMismatch.because(host.ek_sha256, ek.ek()));
         }
         // 4. The AK is one that can only sign what the TPM made.
         let ak = AttestationKey::from_public(&request.ak_public.0)?;
@@ -92,15 +93,17 @@ impl Broker {
         }
         // 6. A secret for this EK and AK together (TPM2_MakeCredential).
         let internal = |_| Refusal::Internal.plain();
-        let secret = Zeroizing::new(random::<32>().map_err(internal)?);
-        let seed = Zeroizing::new(random::<48>().map_err(internal)?);
-        let wrapped = make_credential(&request.ek_public.0, ak.name(), &*secret, &*seed)?;
+        let secret = ActivationSecret::new(random().map_err(internal)?);
+        let mut drawn = Ok(());
+        let mut draw = |bytes: &mut [u8]| drawn = drawn.and(aws_lc_rs::rand::fill(bytes));
+        let wrapped = make_credential(ek.key(), ak.name(), &secret, &mut draw)?;
+        drawn.map_err(|_| Refusal::Internal.plain())?;
         let id = hex::encode(random::<16>().map_err(internal)?);
         let expires_at = now.plus(LIFE_MS);
         let enrollment = Enrollment {
             host: request.host,
             ak_public: request.ak_public.0,
-            assurance: ek.assurance,
+            assurance: ek.assurance(),
             channel_key: request.channel_key.0,
             secret,
             expires_at,
@@ -127,7 +130,7 @@ impl Broker {
         // 1. The enrolment is taken out before anything can fail.
         let enrollment = self.enrollments.take(id, now)?;
         // 2. The proof, in constant time. The answer never says what it should have been.
-        let proof = activation_proof(&*enrollment.secret, id, &enrollment.channel_key);
+        let proof = activation_proof(enrollment.secret.expose(), id, &enrollment.channel_key);
         aws_lc_rs::constant_time::verify_slices_are_equal(&proof, &request.proof.0)
             .map_err(|_| Refusal::ActivationFailed.plain())?;
         let host = self.hosts.find(&enrollment.host)?;

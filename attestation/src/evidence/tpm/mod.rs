@@ -110,6 +110,10 @@ reasons! {
         CertifiedAttributes = "tpm.certify.attributes",
             "the certified key is not a signing key that only this TPM can use",
             "make the credential key P-256, fixedTPM, fixedParent, sensitiveDataOrigin, sign, neither restricted nor decrypt";
+        /// TPM 2.0 Part 1, 36: resetCount, restartCount and clock only ever grow.
+        ClockBackwards = "tpm.clock.backwards",
+            "the TPM's clock went back since the host's last attestation",
+            "find out whether the TPM was cleared, swapped or cloned; an operator removes and registers the host again";
         /// TPM 2.0 Part 1, 24.
         Credential = "tpm.credential",
             "no credential can be made for this key",

@@ -1,0 +1,144 @@
+//! `countersign log` and `countersign replay`: what an auditor runs, offline, on a broker's data directory or a copy.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use countersign_attestation::UnixMillis;
+use countersign_attestation::digest::Sha256Digest;
+use countersign_attestation::lineage::entry::Entry;
+
+use crate::broker::judge::{Inputs, judge};
+use crate::cli::Output;
+use crate::config::DataDir;
+use crate::lineage::archive::Archive;
+use crate::lineage::audit;
+use crate::references::Governance;
+
+/// Check the lineage log offline, or show an entry.
+#[derive(Debug, clap::Subcommand)]
+pub enum LogCommand {
+    /// Checks a whole log: every entry, the tree, the signed checkpoint, and that each host's story is one.
+    Verify {
+        /// Data directory of the broker, or a copy of it.
+        #[arg(long, env = "COUNTERSIGN_DATA_DIR", default_value = "countersign-data")]
+        data_dir: PathBuf,
+        /// The log's verifier key; the data directory's own is no proof to a stranger [default: DATA_DIR/public/log.vkey].
+        #[arg(long)]
+        vkey: Option<String>,
+        /// An older checkpoint of this log, which it must extend.
+        #[arg(long)]
+        older: Option<PathBuf>,
+    },
+    /// Prints entries, newest last.
+    Show {
+        /// Data directory of the broker, or a copy of it.
+        #[arg(long, env = "COUNTERSIGN_DATA_DIR", default_value = "countersign-data")]
+        data_dir: PathBuf,
+        /// Of one host only.
+        #[arg(long)]
+        host: Option<String>,
+    },
+}
+
+/// Make a recorded decision again from its archived inputs, offline, and compare it bit for bit.
+#[derive(Debug, clap::Args)]
+pub struct ReplayArgs {
+    /// Data directory of the broker, or a copy of it.
+    #[arg(long, env = "COUNTERSIGN_DATA_DIR", default_value = "countersign-data")]
+    data_dir: PathBuf,
+    /// Index of the decision's entry.
+    #[arg(long)]
+    entry: u64,
+    /// How to print.
+    #[arg(long, short, value_enum, default_value_t)]
+    output: Output,
+}
+
+/// Runs `countersign log`; tells whether the log is whole.
+///
+/// # Errors
+/// A log that cannot be read, or the first thing in it that is not as it has to be.
+pub fn run(command: &LogCommand) -> anyhow::Result<bool> {
+    match command {
+        LogCommand::Verify { data_dir, vkey, older } => {
+            let data = DataDir::at(data_dir);
+            let vkey = match vkey {
+                Some(vkey) => vkey.clone(),
+                None => read(&data.public().join("log.vkey"))?,
+            };
+            let older = older.as_deref().map(read).transpose()?;
+            let report = audit::audit(&data.log(), vkey.trim(), older.as_deref())?;
+            println!("{report}");
+            Ok(true)
+        }
+        LogCommand::Show { data_dir, host } => {
+            for (index, bytes) in (0_u64..).zip(audit::entries(&DataDir::at(data_dir).log())?) {
+                let entry = Entry::decode(&bytes)?;
+                let of = entry.host().map_or("", |host| host.as_str());
+                if host.as_deref().is_none_or(|host| host == of) {
+                    let reasons = entry.reasons().join(" ");
+                    println!("{index:>8}  {}  {:<20}  {of:<20}  {reasons}", entry.at(), entry.event().name());
+                }
+            }
+            Ok(true)
+        }
+    }
+}
+
+fn read(path: &Path) -> anyhow::Result<String> {
+    std::fs::read_to_string(path).with_context(|| path.display().to_string())
+}
+
+/// A replayed decision.
+#[derive(Debug, serde::Serialize)]
+struct Replayed {
+    entry: u64,
+    event: &'static str,
+    at: UnixMillis,
+    recorded: Sha256Digest,
+    replayed: Sha256Digest,
+    identical: bool,
+    reasons: Vec<String>,
+}
+
+/// Runs `countersign replay`; tells whether the decision is the recorded one.
+///
+/// # Errors
+/// An entry that records no decision, or inputs that are missing or damaged.
+pub fn replay(args: &ReplayArgs, out: &mut dyn Write) -> anyhow::Result<bool> {
+    let data = DataDir::at(&args.data_dir);
+    let entries = audit::entries(&data.log())?;
+    let bytes = usize::try_from(args.entry).ok().and_then(|index| entries.get(index));
+    let bytes = bytes.with_context(|| format!("the log has {} entries", entries.len()))?;
+    let entry = Entry::decode(bytes)?;
+    let (Some(digest), Some(recorded)) = (entry.inputs(), entry.subject()) else {
+        bail!("entry {} is of event {}, which keeps no inputs", args.entry, entry.event());
+    };
+    let archive = Archive::open(&data.archive())?;
+    let inputs: Inputs = serde_json::from_slice(&archive.get(digest)?).context("archived inputs")?;
+    let governance = Governance::from_archive(&archive, inputs.governance)
+        .map_err(|error| anyhow::anyhow!("archived references, policy or collateral: {error}"))?;
+    let judged = judge(&inputs, &governance);
+    let replayed = Sha256Digest::of(&[&judged.decision.canonical_bytes()]);
+    let reasons = judged.codes();
+    // The decision's digest covers outcome, reasons and time; the entry says the reasons once more for readers.
+    let identical = replayed == recorded && reasons == entry.reasons();
+    let event = entry.event().name();
+    let (at, entry) = (inputs.at, args.entry);
+    match args.output {
+        Output::Json => {
+            let replayed = Replayed { entry, event, at, recorded, replayed, identical, reasons };
+            writeln!(out, "{}", serde_json::to_string(&replayed)?)?;
+        }
+        Output::Table => {
+            writeln!(out, "entry {entry}: {event} at {at}")?;
+            writeln!(out, "recorded {recorded}\nreplayed {replayed}")?;
+            for finding in judged.decision.findings() {
+                writeln!(out, "{}: expected {}, found {}", finding.code, finding.expected, finding.found)?;
+            }
+            writeln!(out, "{}", if identical { "identical" } else { "NOT identical" })?;
+        }
+    }
+    Ok(identical)
+}
