@@ -282,7 +282,7 @@ mod tests {
         for value in [plain.clone(), format!(":{plain}"), format!("{plain}:"), ":*:".to_owned(), ":".to_owned()] {
             assert_eq!(read(&[(&RFC_9440, &value)]), Err("gate.certificate.malformed"), "{value}");
         }
-        let (leaf, many) = (format!(":{plain}:"), vec![":AAAA:"; 4].join(","));
+        let (leaf, many) = (format!(":{plain}:"), [":AAAA:"; 4].join(","));
         for chain in [many.as_str(), ":AAAA:,", "AAAA", ":AAAA:;x=1"] {
             let read = read(&[(&RFC_9440, &leaf), (&RFC_9440_CHAIN, chain)]);
             assert_eq!(read, Err("gate.certificate.malformed"), "{chain}");
