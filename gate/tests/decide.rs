@@ -1,6 +1,6 @@
 //! The decision: every denial has its code, and no sequence of messages and clocks makes the gate accept for longer
 //! than the newest pulse that said VALID.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 
 use std::collections::BTreeMap;
 

@@ -1,9 +1,9 @@
 //! The feed against a broker over real TLS: pushed, asked for, cut off and back again. Time is set by hand.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 
-use std::net::SocketAddr;
+use core::net::SocketAddr;
+use core::time::Duration;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use countersign_attestation::UnixMillis;
 use countersign_attestation::status_list::{Status, StatusList};

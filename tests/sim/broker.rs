@@ -7,10 +7,10 @@
     reason = "shared by several test crates, each uses a part"
 )]
 
+use core::convert::Infallible;
+use core::net::SocketAddr;
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
