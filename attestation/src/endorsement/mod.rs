@@ -1,1 +1,3 @@
-//! What vendors signed about hardware.
+//! What vendors signed about hardware, checked to a pinned [`anchor`](crate::anchor).
+
+pub mod amd;

@@ -1,0 +1,516 @@
+//! AMD: VCEK or VLEK, issued by ASK or ASVK, issued by the pinned ARK of the product line (AMD 57230, "Versioned Chip
+//! Endorsement Key Certificate and KDS Interface Specification", chapters 2 and 3).
+
+use alloc::format;
+use alloc::string::{String, ToString as _};
+use alloc::vec::Vec;
+
+use crate::anchor::{AmdAnchor, AmdProduct, Assurance};
+use crate::claims::{HexBytes, Presented, Revocation, SnpSigningKey, SnpTcb};
+use crate::digest::Sha256Digest;
+use crate::evidence::snp::SnpReason;
+use crate::rejection::Rejection;
+use crate::signature::{PublicKey, Scheme};
+use crate::time::UnixMillis;
+use crate::x509::der::{Der, NotDer, integer_u64, tag};
+use crate::x509::{Certificate, Crl, Oid, VerifiedPath, X509Reason, verify_path};
+
+/// Anchors tried for one certificate: three products, hardware and simulated, and room for a root's successor.
+const ANCHORS_MAX: usize = 16;
+
+/// Lists looked at for one certificate, likewise.
+const CRLS_MAX: usize = 32;
+
+/// VEK, intermediate, root.
+const PATH_CERTIFICATES: usize = 3;
+
+macro_rules! amd_oids {
+    ($($name:ident = $label:literal, [$($arc:literal),+];)+) => {
+        $(const $name: Oid = Oid::new(&[0x2b, 6, 1, 4, 1, 0x9c, 0x78, 1, $($arc),+], $label);)+
+    };
+}
+
+// AMD 57230, table "VCEK Certificate Custom Extensions": 1.3.6.1.4.1.3704.1.
+amd_oids! {
+    STRUCT_VERSION = "structVersion", [1];
+    PRODUCT_NAME = "productName", [2];
+    BL_SPL = "blSPL", [3, 1];
+    TEE_SPL = "teeSPL", [3, 2];
+    SNP_SPL = "snpSPL", [3, 3];
+    SPL_4 = "spl_4", [3, 4];
+    SPL_5 = "spl_5", [3, 5];
+    SPL_6 = "spl_6", [3, 6];
+    SPL_7 = "spl_7", [3, 7];
+    UCODE_SPL = "ucodeSPL", [3, 8];
+    FMC_SPL = "fmcSPL", [3, 9];
+    HWID = "hwID", [4];
+    CSP_ID = "cspID", [5];
+}
+
+/// A VCEK or VLEK whose chain led to a pinned ARK. [`endorse`] is the only constructor.
+///
+/// It may be kept for as long as [`VerifiedVek::check_current`] holds, under [`VerifiedVek::digest`], the digest of the
+/// revocation lists and the generation of the anchors it was checked with: a report is then judged with one signature.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VerifiedVek {
+    digest: Sha256Digest,
+    key: PublicKey,
+    kind: SnpSigningKey,
+    product: AmdProduct,
+    assurance: Assurance,
+    tcb: SnpTcb,
+    hwid: Presented<HexBytes>,
+    csp_id: Presented<String>,
+    validity: ChainValidity,
+}
+
+impl VerifiedVek {
+    /// SHA-256 of the certificate, DER.
+    #[must_use]
+    pub const fn digest(&self) -> Sha256Digest {
+        self.digest
+    }
+
+    /// The key: P-384, for the report's r || s.
+    pub(crate) const fn key(&self) -> &PublicKey {
+        &self.key
+    }
+
+    /// Which kind of key this is.
+    #[must_use]
+    pub const fn kind(&self) -> SnpSigningKey {
+        self.kind
+    }
+
+    /// The product line of the chain.
+    #[must_use]
+    pub const fn product(&self) -> AmdProduct {
+        self.product
+    }
+
+    /// What the ARK is worth.
+    #[must_use]
+    pub const fn assurance(&self) -> Assurance {
+        self.assurance
+    }
+
+    /// The TCB the key was derived for.
+    #[must_use]
+    pub const fn tcb(&self) -> SnpTcb {
+        self.tcb
+    }
+
+    /// hwID: 8 bytes on Turin, 64 elsewhere. A VLEK has none.
+    #[must_use]
+    pub const fn hwid(&self) -> &Presented<HexBytes> {
+        &self.hwid
+    }
+
+    /// cspID: the cloud provider a VLEK belongs to. A VCEK has none.
+    #[must_use]
+    pub const fn csp_id(&self) -> &Presented<String> {
+        &self.csp_id
+    }
+
+    /// Whether the chain was checked against a revocation list.
+    #[must_use]
+    pub const fn revocation(&self) -> Revocation {
+        self.validity.revocation
+    }
+
+    /// Earliest notAfter of the chain, and nextUpdate of the revocation list where there was one.
+    #[must_use]
+    pub fn valid_until(&self) -> UnixMillis {
+        self.validity.valid_until()
+    }
+
+    /// Checks at every use that no certificate of the chain and no list it was checked against is out of date.
+    ///
+    /// # Errors
+    /// [`X509Reason::NotYetValid`], [`X509Reason::Expired`], [`X509Reason::CrlNotYetValid`] or
+    /// [`X509Reason::CrlExpired`].
+    pub fn check_current(&self, now: UnixMillis) -> Result<(), Rejection> {
+        self.validity.check(now)
+    }
+}
+
+/// An ASK or ASVK whose issuer is a pinned ARK. [`endorse_intermediate`] is the only constructor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VerifiedIntermediate {
+    kind: SnpSigningKey,
+    product: AmdProduct,
+    assurance: Assurance,
+    validity: ChainValidity,
+}
+
+impl VerifiedIntermediate {
+    /// The kind of key it issues.
+    #[must_use]
+    pub const fn issues(&self) -> SnpSigningKey {
+        self.kind
+    }
+
+    /// The product line of the root.
+    #[must_use]
+    pub const fn product(&self) -> AmdProduct {
+        self.product
+    }
+
+    /// What the ARK is worth.
+    #[must_use]
+    pub const fn assurance(&self) -> Assurance {
+        self.assurance
+    }
+
+    /// Whether it was checked against a revocation list.
+    #[must_use]
+    pub const fn revocation(&self) -> Revocation {
+        self.validity.revocation
+    }
+
+    /// Earliest notAfter, and nextUpdate of the revocation list where there was one.
+    #[must_use]
+    pub fn valid_until(&self) -> UnixMillis {
+        self.validity.valid_until()
+    }
+}
+
+/// The time in which a chain and its revocation list hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct ChainValidity {
+    not_before: UnixMillis,
+    not_after: UnixMillis,
+    crl_this_update: UnixMillis,
+    revocation: Revocation,
+}
+
+impl ChainValidity {
+    fn check(&self, now: UnixMillis) -> Result<(), Rejection> {
+        if now < self.not_before {
+            return Err(X509Reason::NotYetValid.because(format_args!("a time from {}", self.not_before), now));
+        }
+        if self.not_after < now {
+            return Err(X509Reason::Expired.because(format_args!("a time up to {}", self.not_after), now));
+        }
+        match self.revocation {
+            Revocation::NotRevoked { next_update } if next_update <= now => {
+                Err(X509Reason::CrlExpired.because(format_args!("a time before nextUpdate {next_update}"), now))
+            }
+            Revocation::NotRevoked { .. } if now < self.crl_this_update => {
+                Err(X509Reason::CrlNotYetValid.because(format_args!("a time from {}", self.crl_this_update), now))
+            }
+            Revocation::NotRevoked { .. } | Revocation::NotPresented => Ok(()),
+        }
+    }
+
+    fn valid_until(&self) -> UnixMillis {
+        match self.revocation {
+            Revocation::NotRevoked { next_update } => self.not_after.min(next_update),
+            Revocation::NotPresented => self.not_after,
+        }
+    }
+}
+
+/// Checks a VCEK or VLEK: chain to one of `anchors`, validity at `now`, revocation, and the extensions that say which
+/// chip and TCB it stands for.
+///
+/// `crls` holds the revocation lists there are, DER. None at all leaves [`Revocation::NotPresented`] in the claims,
+/// for the policy to judge; otherwise one must be the current list of the chain's own ARK.
+///
+/// # Errors
+/// An [`SnpReason`] or [`X509Reason`] for what does not hold.
+pub fn endorse(vek: &[u8], anchors: &[AmdAnchor], crls: &[&[u8]], now: UnixMillis) -> Result<VerifiedVek, Rejection> {
+    let certificate = Certificate::parse(vek)?;
+    let subject = certificate.subject_common_name();
+    let kind = match subject {
+        Some("SEV-VCEK") => SnpSigningKey::Vcek,
+        Some("SEV-VLEK") => SnpSigningKey::Vlek,
+        Some(_) | None => {
+            return Err(SnpReason::VekKind.because("CN SEV-VCEK or SEV-VLEK", subject.unwrap_or("no common name")));
+        }
+    };
+    let issuer = certificate.issuer_common_name().unwrap_or("no common name");
+    let (anchor, validity) = first_anchor(anchors, issuer, kind, |anchor, ark| {
+        let intermediates = anchor.intermediates.iter().map(|der| Certificate::parse(der));
+        let intermediates = intermediates.collect::<Result<Vec<_>, _>>()?;
+        let path = verify_path(&certificate, &intermediates, ark, now, &[])?;
+        check_shape(&path)?;
+        chain_validity(&path, ark, crls, now)
+    })?;
+    let product = anchor.product;
+    check_product_name(&certificate, product)?;
+    let (hwid, csp_id) = identity(&certificate, kind, product)?;
+    Ok(VerifiedVek {
+        digest: Sha256Digest::of(&[vek]),
+        key: certificate.public_key(Scheme::EcdsaP384Sha384)?,
+        kind,
+        product,
+        assurance: anchor.assurance,
+        tcb: certificate_tcb(&certificate, product)?,
+        hwid,
+        csp_id,
+        validity,
+    })
+}
+
+/// Checks an ASK or ASVK alone against one of `anchors` and the revocation lists, as [`endorse`] does for a whole chain.
+///
+/// # Errors
+/// An [`SnpReason`] or [`X509Reason`] for what does not hold.
+pub fn endorse_intermediate(
+    intermediate: &[u8],
+    anchors: &[AmdAnchor],
+    crls: &[&[u8]],
+    now: UnixMillis,
+) -> Result<VerifiedIntermediate, Rejection> {
+    let certificate = Certificate::parse(intermediate)?;
+    let name = certificate.subject_common_name().unwrap_or("no common name");
+    let kind = if name.starts_with("SEV-VLEK-") { SnpSigningKey::Vlek } else { SnpSigningKey::Vcek };
+    let (anchor, validity) = first_anchor(anchors, name, kind, |_, ark| {
+        let path = verify_path(&certificate, &[], ark, now, &[])?;
+        chain_validity(&path, ark, crls, now)
+    })?;
+    Ok(VerifiedIntermediate { kind, product: anchor.product, assurance: anchor.assurance, validity })
+}
+
+/// AMD 57230, 2.1: SEV-<product> issues VCEKs, SEV-VLEK-<product> issues VLEKs.
+fn intermediate_name(kind: SnpSigningKey, product: AmdProduct) -> String {
+    match kind {
+        SnpSigningKey::Vcek => format!("SEV-{product}"),
+        SnpSigningKey::Vlek => format!("SEV-VLEK-{product}"),
+    }
+}
+
+/// The first anchor under which `check` holds, of those whose intermediate for this kind of key has the name `issuer`.
+/// The rejection is the one of the last such anchor.
+fn first_anchor<'a, T>(
+    anchors: &'a [AmdAnchor],
+    issuer: &str,
+    kind: SnpSigningKey,
+    check: impl Fn(&'a AmdAnchor, &Certificate<'a>) -> Result<T, Rejection>,
+) -> Result<(&'a AmdAnchor, T), Rejection> {
+    let mut closest = None;
+    for anchor in anchors.iter().take(ANCHORS_MAX) {
+        if intermediate_name(kind, anchor.product) != issuer {
+            continue;
+        }
+        let ark = Certificate::parse(&anchor.ark)?;
+        let root = format!("ARK-{}", anchor.product);
+        if ark.subject_common_name() != Some(&root) {
+            let found = ark.subject_common_name().unwrap_or("no common name");
+            closest = Some(SnpReason::VekAnchor.because(root, found));
+            continue;
+        }
+        match check(anchor, &ark) {
+            Ok(checked) => return Ok((anchor, checked)),
+            Err(rejection) => closest = Some(rejection),
+        }
+    }
+    Err(closest.unwrap_or_else(|| {
+        let names = |anchor: &AmdAnchor| intermediate_name(kind, anchor.product);
+        let expected: Vec<_> = anchors.iter().take(ANCHORS_MAX).map(names).collect();
+        if expected.is_empty() {
+            SnpReason::VekAnchor.because("a pinned AMD root", "none")
+        } else {
+            SnpReason::VekIssuer.because(expected.join(" or "), issuer)
+        }
+    }))
+}
+
+fn check_shape(path: &VerifiedPath<'_>) -> Result<(), Rejection> {
+    let found = path.certificates().len();
+    if found == PATH_CERTIFICATES {
+        Ok(())
+    } else {
+        Err(SnpReason::VekChain.because("VEK, intermediate and root", format_args!("{found} certificates")))
+    }
+}
+
+fn chain_validity(
+    path: &VerifiedPath<'_>,
+    ark: &Certificate<'_>,
+    crls: &[&[u8]],
+    now: UnixMillis,
+) -> Result<ChainValidity, Rejection> {
+    let (crl_this_update, revocation) = check_revocation(path, ark, crls, now)?;
+    Ok(ChainValidity { not_before: path.not_before(), not_after: path.not_after(), crl_this_update, revocation })
+}
+
+/// AMD publishes one list per product line, signed by the ARK itself (AMD 57230, 4.3).
+///
+/// A list under another root's name is another product's and says nothing here. Every list that the ARK did sign
+/// counts against the chain, current or not; one of them must be current.
+fn check_revocation(
+    path: &VerifiedPath<'_>,
+    ark: &Certificate<'_>,
+    crls: &[&[u8]],
+    now: UnixMillis,
+) -> Result<(UnixMillis, Revocation), Rejection> {
+    if crls.is_empty() {
+        return Ok((UnixMillis(0), Revocation::NotPresented));
+    }
+    if CRLS_MAX < crls.len() {
+        return Err(SnpReason::CrlProduct.because(format_args!("at most {CRLS_MAX} lists"), crls.len()));
+    }
+    let mut current = None;
+    let mut closest = None;
+    for der in crls {
+        let crl = Crl::parse(der)?;
+        if crl.issuer() != ark.subject() {
+            continue;
+        }
+        if let Err(rejection) = crl.check_signed_by(ark) {
+            closest = Some(rejection);
+            continue;
+        }
+        check_not_listed(path, &crl)?;
+        match crl.check_current(now) {
+            Ok(next_update) if current.is_none_or(|(_, known)| known < next_update) => {
+                current = Some((crl.this_update(), next_update));
+            }
+            Ok(_) => {}
+            Err(rejection) => closest = Some(rejection),
+        }
+    }
+    match current {
+        Some((this_update, next_update)) => Ok((this_update, Revocation::NotRevoked { next_update })),
+        None => Err(closest.unwrap_or_else(|| {
+            let root = ark.subject_common_name().unwrap_or("the pinned root");
+            SnpReason::CrlProduct.because(format_args!("a list of {root}"), "lists of other roots")
+        })),
+    }
+}
+
+/// Every VEK that AMD issued so far has the serial number 0, so an entry 0 would name all of them at once. It is taken
+/// at its word: a root that lists 0 withdraws every VEK, and whether it meant to is not ours to guess.
+fn check_not_listed(path: &VerifiedPath<'_>, crl: &Crl<'_>) -> Result<(), Rejection> {
+    for (index, certificate) in path.certificates().iter().enumerate() {
+        if !crl.revokes(certificate.serial()) {
+            continue;
+        }
+        let name = certificate.subject_common_name().unwrap_or("no common name");
+        let serial = hex::encode(certificate.serial());
+        // The leaf of a whole chain is the VEK; of an intermediate's it is the intermediate.
+        let reason = if index == 0 && path.certificates().len() == PATH_CERTIFICATES {
+            SnpReason::VekRevoked
+        } else {
+            SnpReason::IntermediateRevoked
+        };
+        let zero = if certificate.serial() == [0] { ", which every AMD VEK has" } else { "" };
+        return Err(reason.because("a serial number the list does not name", format_args!("{name} {serial}{zero}")));
+    }
+    Ok(())
+}
+
+/// productName: "Milan-B0" on Milan VCEKs, the product line alone elsewhere. structVersion: 1 on Turin, else 0.
+fn check_product_name(certificate: &Certificate<'_>, product: AmdProduct) -> Result<(), Rejection> {
+    let struct_version = spl(certificate, STRUCT_VERSION)?;
+    let expected_version = match product {
+        AmdProduct::Milan | AmdProduct::Genoa => 0,
+        AmdProduct::Turin => 1,
+    };
+    if struct_version != expected_version {
+        return Err(SnpReason::VekExtensionMalformed
+            .because(format_args!("{STRUCT_VERSION} {expected_version} for {product}"), struct_version));
+    }
+    let found = ia5_string(certificate, PRODUCT_NAME)?;
+    let (line, _stepping) = found.split_once('-').unwrap_or((found, ""));
+    if line == product.to_string() { Ok(()) } else { Err(SnpReason::VekProduct.because(product, found)) }
+}
+
+/// hwID names the chip of a VCEK, cspID the provider of a VLEK; neither has the other's.
+fn identity(
+    certificate: &Certificate<'_>,
+    kind: SnpSigningKey,
+    product: AmdProduct,
+) -> Result<(Presented<HexBytes>, Presented<String>), Rejection> {
+    let (demanded, forbidden) = match kind {
+        SnpSigningKey::Vcek => (HWID, CSP_ID),
+        SnpSigningKey::Vlek => (CSP_ID, HWID),
+    };
+    if certificate.extension(forbidden).is_some() {
+        return Err(SnpReason::VekExtensionMalformed.because(format_args!("{demanded} alone"), forbidden));
+    }
+    match kind {
+        SnpSigningKey::Vcek => {
+            // Raw octets: the value has no inner OCTET STRING.
+            let hwid = value(certificate, HWID)?;
+            let size = hwid_size(product);
+            if hwid.len() != size || hwid.iter().all(|byte| *byte == 0) {
+                return Err(SnpReason::VekExtensionMalformed
+                    .because(format_args!("{HWID} of {size} bytes, not all zero"), hex::encode(hwid)));
+            }
+            Ok((Presented::Verified(HexBytes(hwid.to_vec())), Presented::NotPresented))
+        }
+        SnpSigningKey::Vlek => {
+            let csp_id = ia5_string(certificate, CSP_ID)?;
+            Ok((Presented::NotPresented, Presented::Verified(csp_id.to_string())))
+        }
+    }
+}
+
+/// Bytes of hwID (AMD 57230): CHIP_ID is padded with zeros where it is shorter than 64.
+const fn hwid_size(product: AmdProduct) -> usize {
+    match product {
+        AmdProduct::Milan | AmdProduct::Genoa => 64,
+        AmdProduct::Turin => 8,
+    }
+}
+
+/// The TCB in the certificate. The reserved SPLs are zero where they are there, like the reserved bytes of
+/// TCB_VERSION.
+fn certificate_tcb(certificate: &Certificate<'_>, product: AmdProduct) -> Result<SnpTcb, Rejection> {
+    for reserved in [SPL_4, SPL_5, SPL_6, SPL_7] {
+        if certificate.extension(reserved).is_some() && spl(certificate, reserved)? != 0 {
+            return Err(SnpReason::VekExtensionMalformed.because(format_args!("{reserved} 0"), "another value"));
+        }
+    }
+    let fmc = match product {
+        AmdProduct::Turin => Some(spl(certificate, FMC_SPL)?),
+        AmdProduct::Milan | AmdProduct::Genoa if certificate.extension(FMC_SPL).is_some() => {
+            return Err(SnpReason::VekExtensionMalformed.because(format_args!("no {FMC_SPL} on {product}"), FMC_SPL));
+        }
+        AmdProduct::Milan | AmdProduct::Genoa => None,
+    };
+    Ok(SnpTcb {
+        fmc,
+        bootloader: spl(certificate, BL_SPL)?,
+        tee: spl(certificate, TEE_SPL)?,
+        snp: spl(certificate, SNP_SPL)?,
+        microcode: spl(certificate, UCODE_SPL)?,
+    })
+}
+
+fn value<'a>(certificate: &Certificate<'a>, oid: Oid) -> Result<&'a [u8], Rejection> {
+    certificate
+        .extension(oid)
+        .map(|extension| extension.value)
+        .ok_or_else(|| SnpReason::VekExtensionMissing.because(oid, "no such extension"))
+}
+
+/// An INTEGER of 0 to 255.
+fn spl(certificate: &Certificate<'_>, oid: Oid) -> Result<u8, Rejection> {
+    let value = value(certificate, oid)?;
+    let read = || -> Result<u8, NotDer> {
+        let mut outer = Der::new(value);
+        let number = integer_u64(outer.content(tag::INTEGER)?)?;
+        outer.finish()?;
+        u8::try_from(number).map_err(|_| NotDer)
+    };
+    read().map_err(|NotDer| {
+        SnpReason::VekExtensionMalformed.because(format_args!("{oid} as INTEGER 0 to 255"), hex::encode(value))
+    })
+}
+
+fn ia5_string<'a>(certificate: &Certificate<'a>, oid: Oid) -> Result<&'a str, Rejection> {
+    let value = value(certificate, oid)?;
+    let read = || -> Result<&'a str, NotDer> {
+        let mut outer = Der::new(value);
+        let text = outer.content(tag::IA5_STRING)?;
+        outer.finish()?;
+        if text.is_ascii() { core::str::from_utf8(text).map_err(|_| NotDer) } else { Err(NotDer) }
+    };
+    read().map_err(|NotDer| {
+        SnpReason::VekExtensionMalformed.because(format_args!("{oid} as IA5String"), hex::encode(value))
+    })
+}

@@ -1,0 +1,57 @@
+//! Every recorded case that this version judges gets the verdict its manifest expects.
+
+#![expect(clippy::expect_used, reason = "a test that cannot read its cases fails")]
+
+use std::path::PathBuf;
+
+use countersign::cli::verify::{Judged, Verdict, VerifyArgs, VerifyOutput, judge_manifest};
+
+/// The folder of the vectors, where there is one.
+#[expect(clippy::disallowed_methods, reason = "a test reads its environment")]
+fn vectors() -> Option<PathBuf> {
+    let folder = std::env::var("COUNTERSIGN_VECTORS")
+        .map_or_else(|_| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/vectors")), PathBuf::from);
+    if folder.is_dir() {
+        return Some(folder);
+    }
+    println!("no vectors at {}: skipped", folder.display());
+    None
+}
+
+fn judged(manifest: &str) -> Option<Vec<Judged>> {
+    let manifest = vectors()?.join(manifest);
+    let args = VerifyArgs { manifest, kinds: Vec::new(), ids: Vec::new(), output: VerifyOutput::Json };
+    Some(judge_manifest(&args).expect("a readable manifest"))
+}
+
+/// Asserts that all judged cases are as expected, and that at least `minimum` of the kind were judged.
+fn assert_as_expected(cases: &[Judged], minimum: &[(&str, usize)]) {
+    for case in cases.iter().filter(|case| case.verdict != Verdict::Unsupported) {
+        assert!(case.matches_expectation, "{}: {:?} {:?}", case.id, case.verdict, case.explanation);
+        assert_eq!(case.verdict == Verdict::Accept, case.reasons.is_empty(), "{}: reasons", case.id);
+    }
+    for (kind, minimum) in minimum {
+        let supported = |case: &&Judged| case.kind == *kind && case.verdict != Verdict::Unsupported;
+        let found = cases.iter().filter(supported).count();
+        assert!(*minimum <= found, "{found} cases of {kind} judged, at least {minimum} are known");
+    }
+}
+
+#[test]
+fn confidential_computing_cases_are_judged_as_expected() {
+    let Some(cases) = judged("MANIFEST-cc.json") else { return };
+    assert_as_expected(&cases, &[("snp-report", 76), ("snp-chain", 4), ("snp-report-unendorsed", 5)]);
+    assert!(cases.iter().any(|case| case.verdict == Verdict::Unsupported), "kinds without a judge are never passed");
+}
+
+#[test]
+fn tpm_cases_are_judged_as_expected() {
+    let Some(cases) = judged("MANIFEST-tpm-nv.json") else { return };
+    assert_as_expected(&cases, &[]);
+}
+
+#[test]
+fn selection_cases_are_judged_as_expected() {
+    let Some(cases) = judged("MANIFEST-selection.json") else { return };
+    assert_as_expected(&cases, &[]);
+}
