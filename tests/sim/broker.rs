@@ -9,6 +9,7 @@
 
 use core::convert::Infallible;
 use core::net::SocketAddr;
+use core::time::Duration;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -117,7 +118,9 @@ impl SimBroker {
 
     /// Ends it at once, connections and all, as `kill -9` does.
     pub(crate) fn kill(mut self) -> SocketAddr {
-        self.runtime.take().unwrap().shutdown_background();
+        let runtime = self.runtime.take().unwrap();
+        // Waits until every task is dropped, so that the address is free; a runtime may not be waited for inside another.
+        std::thread::spawn(|| runtime.shutdown_timeout(Duration::from_secs(10))).join().unwrap();
         self.address
     }
 }
