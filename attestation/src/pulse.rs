@@ -43,8 +43,8 @@ reasons! {
 /// `typ` and size of a pulse: 512 lists (32 million hosts) need about 60 KiB.
 pub const KIND: Kind = Kind { typ: "countersign-pulse+jwt", bytes_max: 128 * 1024 };
 
-/// Longest life of a pulse after its basis. Whatever a broker signs, a revocation is in force everywhere this long after
-/// it committed, plus the clock error.
+/// Longest life of a pulse after its basis. Whatever a broker signs, a revocation is in force everywhere this long
+/// after it committed, plus the clock error.
 pub const Y_MAX_MS: u64 = 10_000;
 
 /// How far a basis may seem to lie in the future: the clock error of broker and gate together.

@@ -109,6 +109,9 @@ fn a_token_has_one_form() {
     let sibling = ALPHABET.chars().nth(ALPHABET.find(last).unwrap() + 1).unwrap();
     let sibling = format!("{}{sibling}", token.strip_suffix(last).unwrap());
     assert_eq!(read(&sibling), Err("result.token.form"));
+    // Even if the broker signed four parts, three are the form.
+    let four = format!("{}.{}.{}", parts[0], parts[1], parts[1]);
+    assert_eq!(read(&jws::compact(&four, &issuer.key.sign(four.as_bytes()))), Err("result.token.form"));
     assert_eq!(read(&"a".repeat(pulse::KIND.bytes_max + 1)), Err("result.token.too_large"));
 }
 
@@ -437,8 +440,9 @@ fn chains_lead_to_a_pinned_root_or_nowhere() {
     assert!(verify(&[&svid.der, &intermediate.der(), &root.der()], &root).is_ok());
     assert_eq!(verify(&[&svid.der], &root).map(|_| ()), Err("result.svid.chain"));
     assert_eq!(verify(&[], &root).map(|_| ()), Err("result.svid.chain"));
-    let long = [svid.der.as_slice(); 5];
-    assert_eq!(verify(&long, &root).map(|_| ()), Err("result.svid.chain"));
+    let (leaf, above) = (svid.der.as_slice(), intermediate.der());
+    assert!(verify(&[leaf, &above, &above, &above], &root).is_ok());
+    assert_eq!(verify(&[leaf, &above, &above, &above, &above], &root).map(|_| ()), Err("result.svid.chain"));
     let no_roots = ExecutionCredential::verify(&[&svid.der], &[], &domain(), NOW);
     assert_eq!(code(no_roots).map(|_| ()), Err("result.svid.chain"));
     // A root of the same name with another key.

@@ -175,3 +175,117 @@ fn pem_certificates(pem: &str) -> Option<Vec<Vec<u8>>> {
     }
     Some(certificates)
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::http::{HeaderMap, HeaderName, HeaderValue};
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+
+    use super::{ENVOY, NGINX, RFC_9440, RFC_9440_CHAIN, from_headers};
+
+    fn read(headers: &[(&HeaderName, &str)]) -> Result<Vec<Vec<u8>>, &'static str> {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(*name, HeaderValue::from_str(value).unwrap());
+        }
+        from_headers(&map).map_err(|denial| denial.code())
+    }
+
+    fn pem(der: &[u8]) -> String {
+        format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", STANDARD.encode(der))
+    }
+
+    /// As nginx and Envoy escape: everything but unreserved characters.
+    fn escaped(text: &str) -> String {
+        text.bytes()
+            .map(
+                |byte| if byte.is_ascii_alphanumeric() { char::from(byte).to_string() } else { format!("%{byte:02X}") },
+            )
+            .collect()
+    }
+
+    // Its base64 holds a plus and a slash.
+    const LEAF: &[u8] = &[0x30, 0xfb, 0xef, 0xff, 0xfe];
+    const ISSUER: &[u8] = &[0x30, 2, 5, 0];
+
+    #[test]
+    fn each_proxys_header_is_read() {
+        let leaf = escaped(&pem(LEAF));
+        assert_eq!(read(&[(&NGINX, &leaf)]), Ok(vec![LEAF.to_vec()]));
+        let xfcc = format!("By=spiffe://a/b;Hash=00;Cert=\"{leaf}\";Subject=\"CN=x,O=y;z\";URI=");
+        assert_eq!(read(&[(&ENVOY, &xfcc)]), Ok(vec![LEAF.to_vec()]));
+        let chain = escaped(&format!("{}{}", pem(LEAF), pem(ISSUER)));
+        let xfcc = format!("Cert=\"{leaf}\";Chain=\"{chain}\"");
+        assert_eq!(read(&[(&ENVOY, &xfcc)]), Ok(vec![LEAF.to_vec(), ISSUER.to_vec()]));
+        let (leaf, issuer) = (format!(":{}:", STANDARD.encode(LEAF)), format!(":{}:", STANDARD.encode(ISSUER)));
+        assert_eq!(read(&[(&RFC_9440, &leaf)]), Ok(vec![LEAF.to_vec()]));
+        let chain = format!("{issuer}, {issuer}");
+        let read = read(&[(&RFC_9440, &leaf), (&RFC_9440_CHAIN, &chain)]);
+        assert_eq!(read, Ok(vec![LEAF.to_vec(), ISSUER.to_vec(), ISSUER.to_vec()]));
+    }
+
+    #[test]
+    fn none_is_missing() {
+        let missing = Err("gate.certificate.missing");
+        assert_eq!(read(&[]), missing);
+        assert_eq!(read(&[(&NGINX, "")]), missing);
+        assert_eq!(read(&[(&ENVOY, "By=spiffe://a/b;Hash=00")]), missing);
+        assert_eq!(read(&[(&RFC_9440_CHAIN, ":AAAA:")]), missing);
+    }
+
+    #[test]
+    fn two_are_ambiguous() {
+        let ambiguous = Err("gate.certificate.ambiguous");
+        let (leaf, binary) = (escaped(&pem(LEAF)), format!(":{}:", STANDARD.encode(LEAF)));
+        let xfcc = format!("Cert=\"{leaf}\"");
+        assert_eq!(read(&[(&NGINX, &leaf), (&NGINX, &leaf)]), ambiguous);
+        assert_eq!(read(&[(&NGINX, &leaf), (&RFC_9440, &binary)]), ambiguous);
+        assert_eq!(read(&[(&NGINX, &leaf), (&ENVOY, &xfcc)]), ambiguous);
+        assert_eq!(read(&[(&ENVOY, &xfcc), (&RFC_9440, &binary)]), ambiguous);
+        assert_eq!(read(&[(&NGINX, &leaf), (&RFC_9440_CHAIN, &binary)]), ambiguous);
+        assert_eq!(read(&[(&ENVOY, &format!("{xfcc},{xfcc}"))]), ambiguous);
+        assert_eq!(read(&[(&ENVOY, &format!("Hash=0,{xfcc}"))]), ambiguous);
+        assert_eq!(read(&[(&ENVOY, &format!("{xfcc};cert=\"{leaf}\""))]), ambiguous);
+        let chain = escaped(&format!("{}{}", pem(ISSUER), pem(LEAF)));
+        assert_eq!(read(&[(&ENVOY, &format!("{xfcc};Chain=\"{chain}\""))]), ambiguous);
+    }
+
+    #[test]
+    fn what_no_proxy_writes_is_malformed() {
+        let (leaf, plain) = (escaped(&pem(LEAF)), STANDARD.encode(LEAF));
+        for value in [
+            "x".to_owned(),
+            leaf.replace("%2D", "-").replace("BEGIN", "BEGIN%00"),
+            escaped(&format!("{}x", pem(LEAF))),
+            escaped(&format!("x{}", pem(LEAF))),
+            escaped(&pem(LEAF).replace("CERTIFICATE", "PRIVATE KEY")),
+            escaped(&format!("{}{}", pem(LEAF), pem(ISSUER))),
+            escaped(&pem(LEAF).replace("-----END", "")),
+            format!("{leaf}%"),
+            format!("{leaf}%4"),
+            format!("{leaf}%zz"),
+            format!("{leaf}%ff"),
+            "a".repeat(33 * 1024),
+        ] {
+            assert_eq!(read(&[(&NGINX, &value)]), Err("gate.certificate.malformed"), "{value:.80}");
+        }
+        for value in [
+            "Cert".to_owned(),
+            format!("Cert=\"{leaf}"),
+            format!("Cert=\"{leaf}\"x"),
+            format!("Cert=\"{leaf}\\\""),
+            format!("Cert=\"{leaf}\";"),
+        ] {
+            assert_eq!(read(&[(&ENVOY, &value)]), Err("gate.certificate.malformed"), "{value:.80}");
+        }
+        for value in [plain.clone(), format!(":{plain}"), format!("{plain}:"), ":*:".to_owned(), ":".to_owned()] {
+            assert_eq!(read(&[(&RFC_9440, &value)]), Err("gate.certificate.malformed"), "{value}");
+        }
+        let (leaf, many) = (format!(":{plain}:"), [":AAAA:"; 4].join(","));
+        for chain in [many.as_str(), ":AAAA:,", "AAAA", ":AAAA:;x=1"] {
+            let read = read(&[(&RFC_9440, &leaf), (&RFC_9440_CHAIN, chain)]);
+            assert_eq!(read, Err("gate.certificate.malformed"), "{chain}");
+        }
+    }
+}

@@ -10,10 +10,10 @@ use reqwest::{Client, StatusCode, Url};
 use rustls::pki_types::CertificateDer;
 use rustls::{ClientConfig, RootCertStore};
 
-use crate::clock::{Clock, pause};
+use crate::clock::{Clock, Moment, pause};
 use crate::metrics::Metrics;
 use crate::sse::{Event, Parser, SseError};
-use crate::state::{GateState, Offer};
+use crate::state::{GateState, ListOffer, Offer};
 
 /// A broker signs every second; three silent seconds are a broken connection.
 const SILENCE_MAX: Duration = Duration::from_secs(3);
@@ -170,7 +170,7 @@ impl Feed {
 
     async fn take(&self, event: &Event) -> Result<(), Fault> {
         match event.name.as_str() {
-            "status-list" => Ok(self.state.offer_list(&event.data, self.clock.now())?),
+            "status-list" => Ok(self.offer_list(&event.data)?),
             "pulse" => self.offer(&event.data).await,
             _ => Ok(()),
         }
@@ -188,8 +188,7 @@ impl Feed {
         let offer = self.state.offer_pulse(token, received).inspect_err(|error| self.metrics.pulse(error.code()))?;
         let missing = match offer {
             Offer::Installed => {
-                self.metrics.pulse("installed");
-                self.observe(received.wall);
+                self.installed(received);
                 return Ok(());
             }
             Offer::NotNewer => {
@@ -203,14 +202,25 @@ impl Feed {
         };
         for number in missing {
             let list = self.text(&format!("v1/status-lists/{number}")).await?;
-            self.state.offer_list(&list, self.clock.now())?;
+            self.offer_list(&list)?;
         }
         Ok(())
     }
 
-    fn observe(&self, received: countersign_attestation::UnixMillis) {
+    fn offer_list(&self, token: &str) -> Result<(), Rejection> {
+        let now = self.clock.now();
+        match self.state.offer_list(token, now)? {
+            ListOffer::Held => {}
+            ListOffer::CompletedPulse => self.installed(now),
+        }
+        Ok(())
+    }
+
+    /// Counts a pulse that decides from now on, and how long that took from its basis.
+    fn installed(&self, now: Moment) {
+        self.metrics.pulse("installed");
         if let Some(held) = &self.state.snapshot().held {
-            self.metrics.propagated(received.since(held.pulse().basis));
+            self.metrics.propagated(now.wall.since(held.pulse().basis));
         }
     }
 

@@ -43,7 +43,7 @@ impl Default for Metrics {
         registry.register("decisions", "Decisions by code; allow is the one that is no denial", decisions.clone());
         registry.register("pulses", "Pulses received, by what became of them", pulses.clone());
         registry.register("feed_faults", "Faults of the feed, by code", feed_faults.clone());
-        let help = "Time from the basis of a pulse to its receipt: how long a revocation takes to get here";
+        let help = "Time from the basis of a pulse until it decides here: how long a revocation takes";
         registry.register("revocation_latency_seconds", help, propagation.clone());
         registry.register(
             "pulse_age_seconds",

@@ -53,7 +53,7 @@ gate_reasons! {
     /// The proxy did not say who called.
     NoCertificate = "gate.certificate.missing",
         "the request names no client certificate",
-        "call with the execution credential as client certificate, and let the proxy pass it on in one of the known headers";
+        "call with the execution credential as client certificate, and let the proxy pass it on in a known header";
     /// Two answers to one question are none.
     Ambiguous = "gate.certificate.ambiguous",
         "the request names a client certificate more than once",

@@ -8,6 +8,7 @@ use anyhow::{Context as _, bail};
 use clap::Parser;
 use countersign_attestation::result::jws::JwkSet;
 use countersign_attestation::result::svid::TrustDomain;
+use countersign_attestation::x509::Certificate;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
@@ -103,6 +104,9 @@ impl Settings {
         let keys = std::fs::read(&jwks).with_context(|| format!("cannot read {}", jwks.display()))?;
         let keys = JwkSet::parse(&keys).with_context(|| format!("cannot use {}", jwks.display()))?;
         let roots = certificates(&self.file(self.trust_bundle.as_deref(), "trust-bundle.pem")?)?;
+        for root in &roots {
+            Certificate::parse(root).context("cannot use the trust bundle")?;
+        }
         let broker_ca = certificates(&self.file(self.broker_ca.as_deref(), "broker-ca.pem")?)?;
         Ok(TrustMaterial { trust: Trust { trust_domain: self.trust_domain.clone(), roots }, keys, broker_ca })
     }

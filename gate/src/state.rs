@@ -36,6 +36,15 @@ pub enum Offer {
     WaitsForLists(Vec<u64>),
 }
 
+/// What became of an offered list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ListOffer {
+    /// It is held until a pulse names it.
+    Held,
+    /// It was the last one that the newest pulse waited for: that pulse decides now.
+    CompletedPulse,
+}
+
 /// Number of an installed pulse, for those who judge open sessions again at each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PulseNumber {
@@ -129,15 +138,16 @@ impl GateState {
     ///
     /// # Errors
     /// Why it was refused.
-    pub fn offer_list(&self, token: &str, now: Moment) -> Result<(), Rejection> {
+    pub fn offer_list(&self, token: &str, now: Moment) -> Result<ListOffer, Rejection> {
         let (_, list) = StatusListToken::verify(token, &self.keys, now.wall)?;
         let mut inbox = lock(&self.inbox);
         inbox.keep(list);
-        if let Some((pulse, received)) = inbox.waiting.take() {
-            // The pulse counts from when it was received, however late its lists came.
-            self.complete(&mut inbox, pulse, received);
-        }
-        Ok(())
+        let Some((pulse, received)) = inbox.waiting.take() else { return Ok(ListOffer::Held) };
+        // The pulse counts from when it was received, however late its lists came.
+        Ok(match self.complete(&mut inbox, pulse, received) {
+            Offer::Installed => ListOffer::CompletedPulse,
+            Offer::NotNewer | Offer::WaitsForLists(_) => ListOffer::Held,
+        })
     }
 
     /// Takes a pulse. The newest pulse known, by epoch and sequence, is the one that counts, even after its end; an

@@ -1,6 +1,6 @@
 //! The decision: every denial has its code, and no sequence of messages and clocks makes the gate accept for longer
 //! than the newest pulse that said VALID.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 
 use std::collections::BTreeMap;
 
@@ -287,8 +287,9 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// True time is the steady clock. The broker's clock is right; the gate's is set back now and then. Whatever is
-    /// delivered in whatever order, an acceptance rests on the newest complete pulse, which says VALID, and ends Y after
-    /// its basis, plus what the gate's clock was wrong by when the pulse came in. What the clock does later adds nothing.
+    /// delivered in whatever order, an acceptance rests on the newest complete pulse, which says VALID, and ends Y
+    /// after its basis, plus what the gate's clock was wrong by when the pulse came in. What the clock does later adds
+    /// nothing.
     #[test]
     fn no_sequence_of_messages_extends_trust(steps in steps()) {
         let world = World::new();

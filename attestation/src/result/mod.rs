@@ -93,7 +93,7 @@ reasons! {
         /// SPIFFE X.509-SVID, 4 and appendix A.
         SvidProfile = "result.svid.profile",
             "the certificate is not an X.509-SVID for workloads",
-            "issue the leaf with CA false, keyUsage digitalSignature without certificate signing, and clientAuth and serverAuth";
+            "issue the leaf with CA false, keyUsage digitalSignature alone, and extKeyUsage clientAuth and serverAuth";
         /// The extension that ties the certificate to its decision.
         SvidExtensionMissing = "result.svid.extension.missing",
             "the certificate does not carry the credential extension exactly once",

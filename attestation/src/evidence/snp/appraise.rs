@@ -262,17 +262,13 @@ fn check_tcb(report: &Report, vek: &VerifiedVek) -> Result<Tcbs, Rejection> {
     Ok(tcb)
 }
 
-const fn components(tcb: SnpTcb) -> [(&'static str, u8); 5] {
-    // Both sides of a comparison are of one product line, so either both have an FMC or neither has.
-    let fmc = match tcb.fmc {
-        Some(fmc) => fmc,
-        None => 0,
-    };
-    [("fmc", fmc), ("bootloader", tcb.bootloader), ("tee", tcb.tee), ("snp", tcb.snp), ("microcode", tcb.microcode)]
-}
-
 fn at_most(lower: SnpTcb, upper: SnpTcb) -> bool {
-    components(lower).into_iter().zip(components(upper)).all(|((_, lower), (_, upper))| lower <= upper)
+    // Both are of one product line, so either both have an FMC or neither has; None is below everything.
+    lower.fmc <= upper.fmc
+        && lower.bootloader <= upper.bootloader
+        && lower.tee <= upper.tee
+        && lower.snp <= upper.snp
+        && lower.microcode <= upper.microcode
 }
 
 /// A TCB as people compare it.
@@ -280,11 +276,11 @@ struct Components(SnpTcb);
 
 impl fmt::Display for Components {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, (name, value)) in components(self.0).into_iter().enumerate() {
-            let separator = if index == 0 { "" } else { " " };
-            write!(f, "{separator}{name} {value}")?;
+        let SnpTcb { fmc, bootloader, tee, snp, microcode } = self.0;
+        if let Some(fmc) = fmc {
+            write!(f, "fmc {fmc} ")?;
         }
-        Ok(())
+        write!(f, "bootloader {bootloader} tee {tee} snp {snp} microcode {microcode}")
     }
 }
 

@@ -1,0 +1,272 @@
+//! The shipped nginx configuration, the gate's binary and curl, as an operator runs them.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
+
+use core::net::SocketAddr;
+use core::time::Duration;
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+
+use axum::Router;
+use axum::http::HeaderMap;
+use countersign_attestation::status_list::{Status, StatusList};
+use countersign_gate::clock::{Clock as _, SystemClock};
+
+#[path = "../../tests/sim/broker.rs"]
+mod broker;
+#[path = "../../tests/sim/issuer.rs"]
+mod issuer;
+use broker::{Delivery, SimBroker};
+use issuer::{Authority, AuthorityOrder, Issuer, Svid, Y_MS};
+
+/// Longest wait for a process to do what it is about to do. Reached only by a failure.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Ends its process with the test.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+struct World {
+    folder: tempfile::TempDir,
+    issuer: Issuer,
+    control: Authority,
+    /// The next sequence, and what the broker says of index 5.
+    says: Arc<Mutex<(u64, Status)>>,
+}
+
+struct Answer {
+    status: u16,
+    reason: Option<String>,
+    body: String,
+}
+
+impl World {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (issuer, control) = (Issuer::new("fleet.test"), Authority::root(AuthorityOrder::new("Control CA")));
+        let write = |name: &str, content: &str| fs::write(folder.path().join(name), content).unwrap();
+        write("jwks.json", &issuer.keys().to_json());
+        write("trust-bundle.pem", &issuer.authority.pem());
+        write("broker-ca.pem", &control.pem());
+        let (_, certificate, key) = control.server();
+        write("server.pem", &certificate);
+        write("server.key", &key);
+        Self { folder, issuer, control, says: Arc::new(Mutex::new((1, Status::Valid))) }
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.folder.path().join(name).display().to_string()
+    }
+
+    fn broker(&self, address: SocketAddr) -> SimBroker {
+        let (_, certificate, key) = self.control.server();
+        let broker = SimBroker::start(address, &certificate, &key, Delivery::Stream);
+        self.beat(&broker);
+        broker
+    }
+
+    /// Signs the next pulse, with a basis of now.
+    fn beat(&self, broker: &SimBroker) {
+        let mut says = self.says.lock().unwrap();
+        let mut list = StatusList::new();
+        list.set(5, says.1).unwrap();
+        let now = SystemClock.now().wall;
+        let pulse = self.issuer.pulse(says.0, now, &list);
+        broker.say(&self.issuer.list_token(&list, now), &self.issuer.pulse_token(&pulse));
+        says.0 += 1;
+    }
+
+    fn say(&self, broker: &SimBroker, status: Status) {
+        self.says.lock().unwrap().1 = status;
+        self.beat(broker);
+    }
+
+    /// Starts the gate's binary and waits until it says where it answers.
+    fn gate(&self, broker: &SimBroker) -> Process {
+        let mut gate = Command::new(env!("CARGO_BIN_EXE_countersign-gate"))
+            .args(["--listen", &format!("unix:{}", self.path("gate.sock"))])
+            .args(["--broker", &broker.url(), "--trust-domain", "fleet.test"])
+            .args(["--trust-dir", &self.folder.path().display().to_string()])
+            .stdout(Stdio::piped())
+            .stderr(fs::File::create(self.path("gate.log")).unwrap())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(gate.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let announced: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(announced["listen"], format!("unix:{}", self.path("gate.sock")).as_str());
+        Process(gate)
+    }
+
+    /// Starts nginx with the shipped configuration, its addresses and files replaced.
+    fn nginx(&self, service: SocketAddr) -> Process {
+        let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/nginx/countersign-gate.conf");
+        let mut server = fs::read_to_string(shipped).unwrap();
+        for (from, to) in [
+            ("server 127.0.0.1:8444;", format!("server unix:{};", self.path("gate.sock"))),
+            ("server 127.0.0.1:8000;", format!("server {service};")),
+            ("listen 443 ssl;", format!("listen unix:{} ssl;", self.path("nginx.sock"))),
+            ("/etc/countersign/", format!("{}/", self.folder.path().display())),
+        ] {
+            assert!(server.contains(from), "the shipped configuration has no {from}");
+            server = server.replace(from, &to);
+        }
+        fs::write(self.path("server.conf"), server).unwrap();
+        let mut main = format!(
+            "daemon off;\nmaster_process off;\npid {pid};\nerror_log {log};\nevents {{}}\nhttp {{\naccess_log off;\n",
+            pid = self.path("nginx.pid"),
+            log = self.path("nginx.log"),
+        );
+        for kind in ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"] {
+            main.push_str(&format!("{kind}_temp_path {};\n", self.path(kind)));
+        }
+        main.push_str(&format!("include {};\n}}\n", self.path("server.conf")));
+        fs::write(self.path("nginx.conf"), main).unwrap();
+        let nginx = Command::new("nginx")
+            .args(["-p", &self.path(""), "-c", &self.path("nginx.conf"), "-e", &self.path("nginx.log")])
+            .spawn()
+            .expect("nginx is installed: make setup");
+        Process(nginx)
+    }
+
+    /// Calls the service with a client certificate, through nginx.
+    fn call(&self, svid: &Svid) -> Answer {
+        fs::write(self.path("svid.pem"), &svid.pem).unwrap();
+        fs::write(self.path("svid.key"), &svid.key_pem).unwrap();
+        let output = Command::new("curl")
+            .args(["--silent", "--max-time", "10", "--unix-socket", &self.path("nginx.sock")])
+            .args(["--cacert", &self.path("broker-ca.pem")])
+            .args(["--cert", &self.path("svid.pem"), "--key", &self.path("svid.key")])
+            .args(["--header", "X-Countersign-Spiffe-Id: spiffe://fleet.test/host/forged"])
+            .args(["--header", "X-SSL-Client-Cert: forged"])
+            .args(["--write-out", "\n%header{x-countersign-reason}\n%{http_code}", "https://localhost/"])
+            .output()
+            .expect("curl is installed");
+        let text = String::from_utf8(output.stdout).unwrap();
+        let mut lines = text.rsplitn(3, '\n');
+        let status = lines.next().unwrap().parse().unwrap();
+        let reason = lines.next().map(str::to_owned).filter(|reason| !reason.is_empty());
+        Answer { status, reason, body: lines.next().unwrap_or_default().to_owned() }
+    }
+
+    /// Calls until the answer is as wanted; the broker beats on meanwhile, where there is one.
+    async fn until(&self, svid: &Svid, broker: Option<&SimBroker>, wanted: impl Fn(&Answer) -> bool) -> (Answer, u64) {
+        let start = SystemClock.now().steady_ms;
+        let mut pace = tokio::time::interval(Duration::from_millis(25));
+        loop {
+            pace.tick().await;
+            let answer = self.call(svid);
+            let passed = SystemClock.now().steady_ms - start;
+            if wanted(&answer) {
+                return (answer, passed);
+            }
+            let log = fs::read_to_string(self.path("gate.log")).unwrap_or_default();
+            assert!(passed < 20_000, "{} {:?} {}\n{log}", answer.status, answer.reason, answer.body);
+            if let Some(broker) = broker {
+                self.beat(broker);
+            }
+        }
+    }
+}
+
+/// A service that answers with the identity it was told.
+async fn service() -> SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let told = async |headers: HeaderMap| {
+        let told = headers.get_all("x-countersign-spiffe-id").iter().map(|id| id.to_str().unwrap().to_owned());
+        told.collect::<Vec<_>>().join(",")
+    };
+    tokio::spawn(async move { axum::serve(listener, Router::new().fallback(told)).await.unwrap() });
+    address
+}
+
+async fn exists(path: &Path) {
+    let wait = async {
+        let mut pace = tokio::time::interval(Duration::from_millis(10));
+        while !path.exists() {
+            pace.tick().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, wait).await.expect("the socket appears");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn e19_nginx_lets_in_denies_and_recovers_as_the_pulse_says() {
+    let world = World::new();
+    let now = SystemClock.now().wall;
+    let (trusted, unknown) = (world.issuer.svid("gpu-1", 5, now), world.issuer.svid("gpu-2", 6, now));
+    let stranger = Issuer::new("fleet.test").svid("gpu-1", 5, now);
+    let broker = world.broker(SocketAddr::from(([127, 0, 0, 1], 0)));
+    let gate = world.gate(&broker);
+    let _nginx = world.nginx(service().await);
+    exists(Path::new(&world.path("nginx.sock"))).await;
+
+    let (answer, _) = world.until(&trusted, Some(&broker), |answer| answer.status == 200).await;
+    assert_eq!(answer.body, "spiffe://fleet.test/host/gpu-1", "what the caller claimed is gone");
+    let answer = world.call(&unknown);
+    assert_eq!((answer.status, answer.reason.as_deref()), (403, Some("gate.credential.invalid")));
+    assert!(answer.body.contains(r#""code":"gate.credential.invalid""#), "{}", answer.body);
+    assert_eq!(world.call(&stranger).status, 400, "nginx itself refuses another CA's certificate");
+
+    // Revoked: pushed, so it takes milliseconds; no further pulse is signed while we look.
+    world.say(&broker, Status::Invalid);
+    let (answer, passed) = world.until(&trusted, None, |answer| answer.status == 403).await;
+    assert_eq!(answer.reason.as_deref(), Some("gate.credential.invalid"));
+    assert!(passed < Y_MS, "{passed} ms");
+
+    // The broker dies: silence becomes a denial when the last pulse ends, and not much later.
+    world.say(&broker, Status::Valid);
+    world.until(&trusted, None, |answer| answer.status == 200).await;
+    let address = broker.kill();
+    let (answer, passed) = world.until(&trusted, None, |answer| answer.status == 403).await;
+    assert_eq!(answer.reason.as_deref(), Some("gate.pulse.expired"));
+    assert!(passed < Y_MS + 1_000, "{passed} ms");
+
+    // Back: the gate finds it by itself.
+    let broker = world.broker(address);
+    world.until(&trusted, Some(&broker), |answer| answer.status == 200).await;
+
+    // Without a gate nobody is let in.
+    drop(gate);
+    let answer = world.call(&trusted);
+    assert_eq!((answer.status, answer.reason), (403, None));
+    // And a new one starts where the killed one left its socket.
+    let _gate = world.gate(&broker);
+    world.until(&trusted, Some(&broker), |answer| answer.status == 200).await;
+}
+
+#[test]
+fn the_binary_refuses_to_start_without_sound_trust_material() {
+    let world = World::new();
+    let start = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_countersign-gate")).args(arguments).output().unwrap();
+        assert!(!output.status.success(), "{arguments:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let folder = world.folder.path().display().to_string();
+    let base = ["--broker", "https://127.0.0.1:9", "--trust-domain", "fleet.test", "--trust-dir", &folder];
+    let with = |more: &[&str]| start(&[&base[..], more].concat());
+    assert!(with(&["--listen", "0.0.0.0:0"]).contains("not a loopback address"));
+    assert!(with(&["--jwks", "/nowhere"]).contains("cannot read /nowhere"));
+    let empty = world.path("empty");
+    fs::write(&empty, "").unwrap();
+    assert!(with(&["--jwks", &empty]).contains("result.keys.malformed"));
+    assert!(with(&["--trust-bundle", &empty]).contains("holds no certificate"));
+    assert!(with(&["--broker-ca", &empty]).contains("holds no certificate"));
+    let broken = world.path("broken");
+    fs::write(&broken, "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n").unwrap();
+    assert!(with(&["--trust-bundle", &broken]).contains("x509.malformed"));
+    assert!(with(&["--broker", "http://127.0.0.1:9"]).contains("https URL"));
+    assert!(start(&["--broker", "https://a", "--trust-domain", "Fleet", "--trust-dir", &folder]).contains("a-z"));
+    assert!(start(&["--trust-domain", "fleet.test", "--trust-dir", &folder]).contains("--broker"));
+    assert!(start(&["--broker", "https://a", "--trust-domain", "fleet.test"]).contains("--jwks"));
+}
