@@ -1,5 +1,5 @@
 //! The whole agent against a real software TPM and a broker that grants and denies on command.
-#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "helpers of tests")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 mod broker;
 #[expect(dead_code, reason = "other tests use the rest")]

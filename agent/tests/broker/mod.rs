@@ -1,5 +1,5 @@
-//! A broker that grants, denies or says nothing on command. It judges nothing; what it does is real: TLS 1.3 with client
-//! certificates, credential activation through tpm2-tools, and certificates for the keys it is sent.
+//! A broker that grants, denies or says nothing on command. It judges nothing; what it does is real: TLS 1.3 with
+//! client certificates, credential activation through tpm2-tools, and certificates for the keys it is sent.
 
 use std::collections::VecDeque;
 use std::fs;
