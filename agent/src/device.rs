@@ -1,9 +1,9 @@
 //! The TPM as a resource: one command sequence at a time, each with a deadline.
 //!
 //! A TPM without a resource manager serves one client; a second connection waits until the first closes, possibly for
-//! ever. So every sequence opens the TPM, does its work, closes it, and is given up after a deadline. A sequence that is
-//! given up keeps its place in the queue until the library returns: callers behind it time out too, and trust ends by
-//! itself when the lease does.
+//! ever. So every sequence opens the TPM, does its work, closes it, and is given up after a deadline. A sequence that
+//! is given up keeps its place in the queue until the library returns: callers behind it time out too, and trust ends
+//! by itself when the lease does.
 
 use core::str::FromStr as _;
 use core::time::Duration;

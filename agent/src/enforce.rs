@@ -82,8 +82,8 @@ pub enum Ended {
 }
 
 impl Workload {
-    /// Starts it. Must be called on a thread that lives as long as the agent: the kernel takes the death of the starting
-    /// thread for the death of the parent (PR_SET_PDEATHSIG(2const)).
+    /// Starts it. Must be called on a thread that lives as long as the agent: the kernel takes the death of the
+    /// starting thread for the death of the parent (PR_SET_PDEATHSIG(2const)).
     ///
     /// # Errors
     /// [`EnforceError`].

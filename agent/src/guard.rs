@@ -61,8 +61,8 @@ fn prepare(parent: i32, cgroup: Option<&Path>) -> Result<(), GuardError> {
     Ok(())
 }
 
-/// Waits until the agent (`parent`) dies, then kills the process group and the cgroup: the kernel's death signal reaches
-/// only the workload's first process.
+/// Waits until the agent (`parent`) dies, then kills the process group and the cgroup: the kernel's death signal
+/// reaches only the workload's first process.
 ///
 /// # Errors
 /// [`GuardError`].

@@ -1,7 +1,8 @@
 //! The whole agent against a real software TPM and a broker that grants and denies on command.
-#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "helpers of tests")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 mod broker;
+#[expect(dead_code, reason = "other tests use the rest")]
 #[path = "../../tests/sim/swtpm.rs"]
 mod swtpm;
 
@@ -68,7 +69,7 @@ impl Host {
         let configuration = self.path("openssl.cnf");
         let text = "openssl_conf = init\n[init]\nproviders = providers\nrandom = random\nalg_section = algorithms\n\
                     [providers]\ndefault = default_section\ntpm2 = tpm2_section\n[default_section]\nactivate = 1\n\
-                    [tpm2_section]\nactivate = 1\n[algorithms]\ndefault_properties = ?provider=tpm2,tpm2.digest!=yes,tpm2.cipher!=yes\n\
+                    [tpm2_section]\nactivate = 1\n[algorithms]\ndefault_properties = ?tpm2.signature=yes\n\
                     [random]\nproperties = provider=default\n";
         fs::write(&configuration, text).unwrap();
         let mut curl = Command::new("curl");

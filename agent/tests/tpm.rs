@@ -249,8 +249,9 @@ async fn the_counter_and_the_values_see_an_extend() {
 fn provider_configuration(directory: &Path) -> std::path::PathBuf {
     let path = directory.join("openssl.cnf");
     let text = "openssl_conf = init\n[init]\nproviders = providers\nalg_section = algorithms\n\
-                [providers]\ndefault = default_section\ntpm2 = tpm2_section\n[default_section]\nactivate = 1\n[tpm2_section]\nactivate = 1\n\
-                [algorithms]\ndefault_properties = ?provider=tpm2\n";
+                [providers]\ndefault = default_section\ntpm2 = tpm2_section\n[default_section]\nactivate = 1\n\
+                [tpm2_section]\nactivate = 1\n\
+                [algorithms]\ndefault_properties = ?tpm2.signature=yes\n";
     fs::write(&path, text).unwrap();
     path
 }

@@ -47,7 +47,8 @@ fn pid_in(file: &Path) -> u32 {
 fn family(directory: &Path) -> String {
     let (child, first) = (directory.join("child").display().to_string(), directory.join("first").display().to_string());
     format!(
-        "sleep 1000 & echo $! > {child}.new; mv {child}.new {child}; echo $$ > {first}.new; mv {first}.new {first}; wait"
+        "sleep 1000 & echo $! > {child}.new; mv {child}.new {child}; \
+         echo $$ > {first}.new; mv {first}.new {first}; wait"
     )
 }
 

@@ -116,14 +116,16 @@ fn manufacture(directory: &Path) {
     let localca = write(
         "localca.conf",
         format!(
-            "statedir = {ca}\nsigningkey = {ca}/signkey.pem\nissuercert = {ca}/issuercert.pem\ncertserial = {ca}/certserial\n",
+            "statedir = {ca}\nsigningkey = {ca}/signkey.pem\n\
+             issuercert = {ca}/issuercert.pem\ncertserial = {ca}/certserial\n",
             ca = ca.display()
         ),
     );
     let setup = write(
         "setup.conf",
         format!(
-            "create_certs_tool = /usr/bin/swtpm_localca\ncreate_certs_tool_config = {}\ncreate_certs_tool_options = {}\n\
+            "create_certs_tool = /usr/bin/swtpm_localca\ncreate_certs_tool_config = {}\n\
+             create_certs_tool_options = {}\n\
              active_pcr_banks = sha256,sha384\n",
             localca.display(),
             options.display()

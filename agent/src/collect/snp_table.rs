@@ -1,4 +1,4 @@
-//! The certificate table that a host hands its SEV-SNP guest beside a report (GHCB specification 2.03, section 4.1.8.1).
+//! The certificate table that a host hands its SEV-SNP guest beside a report (GHCB specification 2.03, 4.1.8.1).
 //! The host is not trusted: every offset is checked against the blob.
 
 use countersign_attestation::reader::Reader;

@@ -193,8 +193,8 @@ pub fn read_pcrs(session: &mut Session, selection: &[PcrSelection]) -> Result<Pc
     Ok(PcrValues(values))
 }
 
-/// TPML_PCR_SELECTION with the banks in the requested order and three octets each. The library's own builder keeps banks
-/// in a hash map, so their order would differ from run to run.
+/// TPML_PCR_SELECTION with the banks in the requested order and three octets each. The library's own builder keeps
+/// banks in a hash map, so their order would differ from run to run.
 fn selection_list(selection: &[PcrSelection]) -> Result<PcrSelectionList, TpmError> {
     let wrong = |found: String| TpmError::Answer { command: "PCR selection", found };
     let mut list = TPML_PCR_SELECTION::default();

@@ -1,5 +1,5 @@
-//! A broker that grants, denies or says nothing on command. It judges nothing; what it does is real: TLS 1.3 with client
-//! certificates, credential activation through tpm2-tools, and certificates for the keys it is sent.
+//! A broker that grants, denies or says nothing on command. It judges nothing; what it does is real: TLS 1.3 with
+//! client certificates, credential activation through tpm2-tools, and certificates for the keys it is sent.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -19,7 +19,7 @@ use countersign_attestation::protocol::{
     EnrollmentChallenge, EnrollmentRequest, IssuedCredential, PcrSelection, Problem, activation_proof,
 };
 use countersign_attestation::reader::Reader;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SubjectPublicKeyInfo};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SubjectPublicKeyInfo};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 
@@ -61,7 +61,8 @@ struct Authority {
 
 impl Authority {
     fn sign(&self, spki: &[u8], names: Vec<String>) -> String {
-        let params = CertificateParams::new(names).unwrap();
+        let mut params = CertificateParams::new(names).unwrap();
+        params.distinguished_name.push(DnType::CommonName, "a host");
         params.signed_by(&SubjectPublicKeyInfo::from_der(spki).unwrap(), &self.issuer).unwrap().pem()
     }
 }
@@ -69,13 +70,16 @@ impl Authority {
 impl Broker {
     /// Starts one with a CA of its own, writing under `directory`.
     pub(crate) fn start(directory: &Path) -> Self {
-        let key = KeyPair::generate().unwrap();
+        // Ed25519, which TPMs do not have: OpenSSL's tpm2 provider would verify ECDSA and RSA in the TPM as well, and a
+        // TPM without a resource manager has no slot left for that beside the client's key.
+        let key = KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name.push(DnType::CommonName, "an authority");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let certificate = params.self_signed(&key).unwrap();
         fs::write(directory.join("ca.pem"), certificate.pem()).unwrap();
         let authority = Arc::new(Authority { certificate: certificate.pem(), issuer: Issuer::new(params, key) });
-        let server_key = KeyPair::generate().unwrap();
+        let server_key = KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
         let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
         let server = params.signed_by(&server_key, &authority.issuer).unwrap();
         let mut roots = RootCertStore::empty();
