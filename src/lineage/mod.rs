@@ -2,6 +2,7 @@
 //! and only then lets those who wait go on. After any failure it stops for good: nothing unrecorded takes effect.
 
 pub mod archive;
+pub mod audit;
 pub mod key;
 mod segment;
 

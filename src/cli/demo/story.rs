@@ -16,11 +16,17 @@ use crate::clock::monotonic;
 const HOST: &str = "gpu-host-17";
 const TRUST_DOMAIN: &str = "demo.countersign.localhost";
 /// What the demo's firmware, boot loader and kernel measure before the host is called good, and the PCR of each
-/// (TCG PC Client Platform Firmware Profile, 3.3.4).
-const BOOT: [(u8, &str); 5] =
-    [(0, "firmware 1.4.2"), (2, "option ROMs"), (4, "boot loader 6.1"), (7, "secure boot on"), (10, "inference image 42")];
-/// What drifts: something is run that was not there before, and the kernel's integrity measurement says so.
-const DRIFT: (u8, &str) = (10, "an executable nobody registered");
+/// (TCG PC Client Platform Firmware Profile, 3.3.4; UAPI Group, Linux TPM PCR Registry).
+const BOOT: [(u8, &str); 6] = [
+    (0, "firmware 1.4.2"),
+    (2, "option ROMs"),
+    (4, "boot loader 6.1"),
+    (7, "secure boot on"),
+    (11, "unified kernel image 42"),
+    (13, "system extension: inference server 7"),
+];
+/// What drifts: a system extension is merged while the machine runs.
+const DRIFT: (u8, &str) = (13, "a system extension nobody registered");
 /// The agent's exit code for a denial.
 const DENIED: i32 = 3;
 
@@ -307,8 +313,24 @@ fn curl(stage: &Stage) -> anyhow::Result<(u16, String)> {
     Ok((status.parse()?, body.trim().to_owned()))
 }
 
-const OPENSSL_CONF: &str = "openssl_conf = init\n[init]\nproviders = providers\n[providers]\ndefault = default\n\
-                            tpm2 = tpm2\n[default]\nactivate = 1\n[tpm2]\nactivate = 1\n";
+/// OpenSSL with the TPM's provider for the key, and its own randomness.
+const OPENSSL_CONF: &str = "openssl_conf = init
+[init]
+providers = providers
+random = random
+alg_section = algorithms
+[providers]
+default = default_provider
+tpm2 = tpm2_provider
+[default_provider]
+activate = 1
+[tpm2_provider]
+activate = 1
+[algorithms]
+default_properties = ?tpm2.signature=yes
+[random]
+properties = provider=default
+";
 
 /// nginx with a throw-away server certificate: client certificates of the workload CA, each asked of the gate.
 fn start_nginx(dir: &Path, gate: &str) -> anyhow::Result<(Process, u16)> {
