@@ -32,7 +32,7 @@ const DIRECTORY_NAME: u8 = 0xa4;
 /// SET.
 const SET: u8 = 0x31;
 
-/// A TPM whose EK certificate led to a pinned anchor. [`verify`] is the only constructor.
+/// A TPM whose EK certificate led to a pinned anchor. [`verify_ek`] is the only constructor.
 #[derive(Clone, Debug)]
 pub struct EndorsedTpm<'a> {
     key: EndorsementKey<'a>,
@@ -70,7 +70,7 @@ impl<'a> EndorsedTpm<'a> {
 ///
 /// # Errors
 /// A [`TpmReason`] or [`X509Reason`].
-pub fn verify<'a>(
+pub fn verify_ek<'a>(
     certificate: &[u8],
     ek_public: &'a [u8],
     anchors: &[TpmAnchor],

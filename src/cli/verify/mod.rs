@@ -14,6 +14,7 @@ use countersign_attestation::{Rejection, UnixMillis};
 use serde::{Deserialize, Serialize};
 
 pub mod snp;
+pub mod tpm;
 
 /// Bytes of a manifest. The largest one known is about a megabyte.
 const MANIFEST_BYTES_MAX: u64 = 16 * 1024 * 1024;
@@ -99,6 +100,17 @@ pub struct Case {
     /// Whether a stricter verifier may refuse what is expected to be accepted.
     #[serde(default)]
     pub policy_dependent: bool,
+    /// What the case says beside its verdict.
+    #[serde(default)]
+    pub expect_detail: ExpectDetail,
+}
+
+/// The part of a case's details that a verifier needs; the rest is for people.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct ExpectDetail {
+    /// The nonce the verifier sent, hex. Absent: none was sent.
+    #[serde(default)]
+    pub nonce: Option<String>,
 }
 
 /// The verdict a manifest expects.
@@ -188,6 +200,9 @@ pub enum CaseError {
     /// A time that is not RFC 3339, or before 1970.
     #[error("evaluation_time {0} is not a time of RFC 3339 since 1970")]
     Time(String),
+    /// A nonce that is not hex.
+    #[error("expect_detail.nonce is not hex")]
+    Nonce,
     /// Claims that cannot be written as JSON.
     #[error("claims cannot be written as JSON: {0}")]
     Claims(#[from] serde_json::Error),
@@ -308,6 +323,7 @@ fn judge_kind(case: &Case, files: CaseFiles<'_>) -> Result<Judgement, CaseError>
     match case.kind.as_str() {
         "snp-report" | "snp-report-unendorsed" => snp::judge_report(files, now),
         "snp-chain" => snp::judge_chain(files, now),
+        "tpm-quote" => tpm::judge_quote(files, case.expect_detail.nonce.as_deref()),
         _ => Ok(Judgement::Unsupported),
     }
 }

@@ -109,6 +109,20 @@ impl Verifier {
         Err(refused)
     }
 
+    /// A bare signature under a bare key: of the key's kind, with SHA-256.
+    pub(super) fn recorded_raw<'s>(spki: &[u8], signature: &'s [u8]) -> Result<TpmSignature<'s>, Rejection> {
+        let scheme = match x509::public_key(Scheme::RsaPkcs1Sha256, spki) {
+            Ok(_) => KeyScheme::RsaSsa(TpmHash::Sha256),
+            Err(_) => KeyScheme::Ecdsa(TpmHash::Sha256),
+        };
+        raw(scheme, signature)
+    }
+
+    /// A bare signature of this key's scheme.
+    pub(super) fn raw<'s>(&self, signature: &'s [u8]) -> Result<TpmSignature<'s>, Rejection> {
+        raw(self.scheme, signature)
+    }
+
     pub(super) const fn hash(&self) -> TpmHash {
         match self.scheme {
             KeyScheme::RsaSsa(hash) | KeyScheme::RsaPss(hash) | KeyScheme::Ecdsa(hash) => hash,
@@ -142,6 +156,20 @@ impl Verifier {
             }
         };
         verified.map_err(|_| TpmReason::Signature.because("a signature of the attestation key", "one that is not"))
+    }
+}
+
+fn raw(scheme: KeyScheme, signature: &[u8]) -> Result<TpmSignature<'_>, Rejection> {
+    match scheme {
+        KeyScheme::RsaSsa(hash) => Ok(TpmSignature::RsaSsa { hash, signature }),
+        KeyScheme::RsaPss(hash) => Ok(TpmSignature::RsaPss { hash, signature }),
+        KeyScheme::Ecdsa(hash) if signature.len().is_multiple_of(2) => {
+            let (r, s) = signature.split_at(signature.len() / 2);
+            Ok(TpmSignature::Ecdsa { hash, r, s })
+        }
+        KeyScheme::Ecdsa(_) | KeyScheme::Null | KeyScheme::RsaEs | KeyScheme::Oaep(_) | KeyScheme::Ecdh(_) => {
+            Err(TpmReason::Signature.because("r and s of one length", signature.len()))
+        }
     }
 }
 

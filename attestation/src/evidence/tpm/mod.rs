@@ -27,6 +27,9 @@ pub mod key;
 pub mod public;
 pub mod quote;
 
+pub use credential::{ActivationSecret, EndorsementKey, MadeCredential, make_credential};
+pub use key::AttestationKey;
+
 reasons! {
     /// Why evidence of a TPM is rejected.
     TpmReason {

@@ -17,7 +17,7 @@ use crate::rejection::Rejection;
 use crate::verified::Verified;
 use crate::x509;
 
-/// Banks of 24 zero PCR values: PCR 0 to 7 hold the firmware's measurements (PC Client PFP, 3.3.4).
+/// PCR 0 to 7 hold the firmware's measurements (PC Client PFP, 3.3.4).
 const FIRMWARE_PCRS: u32 = 0xff;
 
 /// A quote whose signature, form, selection and PCR values were checked; it borrows what it was read from.
@@ -122,6 +122,26 @@ pub enum RecordedKey<'a> {
     Spki(&'a [u8]),
 }
 
+/// The signature that recorded evidence came with.
+#[derive(Clone, Copy, Debug)]
+pub enum RecordedSignature<'a> {
+    /// TPMT_SIGNATURE.
+    Tpmt(&'a [u8]),
+    /// The signature alone, as some clouds hand it out: of the public area's scheme, or RSASSA or ECDSA with SHA-256
+    /// where there is only a bare key. ECDSA is r || s.
+    Raw(&'a [u8]),
+}
+
+impl<'a> RecordedSignature<'a> {
+    fn read(self, key: RecordedKey<'_>) -> Result<TpmSignature<'a>, Rejection> {
+        match (self, key) {
+            (Self::Tpmt(bytes), _) => TpmSignature::read(bytes),
+            (Self::Raw(bytes), RecordedKey::Enrolled(ak)) => ak.verifier().raw(bytes),
+            (Self::Raw(bytes), RecordedKey::Spki(spki)) => Verifier::recorded_raw(spki, bytes),
+        }
+    }
+}
+
 /// Checks a recorded quote, whose selection is its own choice: everything else holds as for a live one, except that
 /// zero PCRs are only said, not refused.
 ///
@@ -129,20 +149,21 @@ pub enum RecordedKey<'a> {
 /// A [`TpmReason`], or [`BindingReason::QualifyingData`].
 pub fn verify_recorded<'a>(
     attest: &'a [u8],
-    signature: &TpmSignature<'_>,
+    signature: RecordedSignature<'_>,
     key: RecordedKey<'_>,
     recorded: &'a RecordedValues,
     qualifying_data: &[u8],
 ) -> Result<VerifiedQuote<'a>, Rejection> {
+    let signature = signature.read(key)?;
     let from_spki;
     let verifier = match key {
         RecordedKey::Enrolled(ak) => ak.verifier(),
         RecordedKey::Spki(spki) => {
-            from_spki = Verifier::recorded(spki, signature)?;
+            from_spki = Verifier::recorded(spki, &signature)?;
             &from_spki
         }
     };
-    let attest = verify_attest(attest, signature, verifier, qualifying_data)?;
+    let attest = verify_attest(attest, &signature, verifier, qualifying_data)?;
     let Attested::Quote { selection, .. } = &attest.attested else { return Err(not_a_quote()) };
     let mut values = Vec::with_capacity(24);
     for entry in selection {

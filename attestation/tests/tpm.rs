@@ -1,0 +1,427 @@
+//! TPM evidence of a software TPM: what must pass, and each departure with its code (ATTACKS rows A1 to A9 and A23).
+
+use std::sync::LazyLock;
+
+use aws_lc_rs::signature::{RSA_PKCS1_SHA384, RSA_PSS_SHA256};
+use countersign_attestation::anchor::Assurance;
+use countersign_attestation::binder::{Binder, Role};
+use countersign_attestation::claims::{PcrHash, TpmClaims};
+use countersign_attestation::endorsement::tpm::verify_ek;
+use countersign_attestation::evidence::bundle::Bundle;
+use countersign_attestation::evidence::tpm::{
+    self, ActivationSecret, AttestationKey, EndorsementKey, EnrolledTpm, make_credential,
+};
+use countersign_attestation::protocol::PcrSelection;
+use countersign_attestation::{Rejection, UnixMillis};
+
+#[path = "../../tests/sim/tpm.rs"]
+mod sim;
+
+use sim::{AK_ATTRIBUTES, AkKind, CredentialKey, SimManufacturer, SimTpm, tpm2b};
+
+static RSA: LazyLock<SimTpm> = LazyLock::new(|| SimTpm::new(AkKind::Rsa2048));
+static P256: LazyLock<SimTpm> = LazyLock::new(|| SimTpm::new(AkKind::P256));
+static KEY: LazyLock<CredentialKey> = LazyLock::new(CredentialKey::new);
+
+/// 2026-11-23.
+const NOW: UnixMillis = UnixMillis(1_795_392_000_000);
+
+fn selection() -> Vec<PcrSelection> {
+    vec![
+        PcrSelection { bank: PcrHash::Sha256, pcrs: (0..24).collect() },
+        PcrSelection { bank: PcrHash::Sha384, pcrs: vec![0, 7] },
+    ]
+}
+
+fn binder() -> Binder {
+    Binder::new(Role::Host, &[7; 32], &KEY.spki())
+}
+
+fn enrolled(tpm: &SimTpm) -> EnrolledTpm {
+    let ak = AttestationKey::from_public(tpm.ak_public()).unwrap();
+    let ek = EndorsementKey::from_public(tpm.ek_public()).unwrap().id();
+    EnrolledTpm::new(ak, ek, Assurance::Simulated)
+}
+
+fn bundle(tpm: &SimTpm) -> Bundle {
+    let qualifying_data = binder().qualifying_data();
+    let (tpm_quote, tpm_pcrs) = tpm.quote(&selection(), &qualifying_data);
+    let tpm_certify = tpm.certify(&KEY, &qualifying_data);
+    Bundle { tpm_quote, tpm_pcrs, tpm_certify, snp: None }
+}
+
+fn judge(tpm: &SimTpm, bundle: &Bundle) -> Result<TpmClaims, Rejection> {
+    tpm::verify(bundle, &enrolled(tpm), &selection(), &binder(), &KEY.spki())
+}
+
+fn code(tpm: &SimTpm, bundle: &Bundle) -> &'static str {
+    judge(tpm, bundle).map_or_else(|rejection| rejection.code(), |_| "accepted")
+}
+
+/// The verdict on a quote whose attest structure was changed and then signed by the AK again.
+fn resigned(tpm: &SimTpm, change: impl FnOnce(&mut Vec<u8>)) -> &'static str {
+    let mut attest = tpm.quote_attest(&selection(), &binder().qualifying_data());
+    change(&mut attest);
+    code(tpm, &Bundle { tpm_quote: tpm.signed(&attest), ..bundle(tpm) })
+}
+
+/// The verdict on a quote over `quoted` with its own values, where [`selection`] was requested.
+fn quoted(quoted: &[PcrSelection]) -> &'static str {
+    let (tpm_quote, tpm_pcrs) = P256.quote(quoted, &binder().qualifying_data());
+    code(&P256, &Bundle { tpm_quote, tpm_pcrs, ..bundle(&P256) })
+}
+
+/// Offset of TPML_PCR_SELECTION: magic, type, signer's Name of 34, extraData of 32, clock info, firmware version.
+const SELECTION_AT: usize = 4 + 2 + 36 + 34 + 17 + 8;
+
+#[test]
+fn a_quote_and_a_certification_by_the_enrolled_key_become_claims() {
+    for tpm in [&*RSA, &*P256] {
+        let claims = judge(tpm, &bundle(tpm)).unwrap();
+        assert_eq!(claims.ak_name.0, tpm.ak_name());
+        assert_eq!(claims.clock, tpm.clock);
+        assert_eq!(claims.firmware_version, tpm.firmware_version);
+        assert_eq!(claims.assurance, Assurance::Simulated);
+        assert_eq!(claims.pcrs[&PcrHash::Sha256].len(), 24);
+        assert_eq!(claims.pcrs[&PcrHash::Sha384][&7].0, tpm.pcr(PcrHash::Sha384, 7));
+    }
+}
+
+#[test]
+fn a1_only_the_requested_selection_is_accepted() {
+    let [first, second] = selection().try_into().unwrap();
+    assert_eq!(quoted(&[first.clone(), second.clone()]), "accepted");
+    assert_eq!(quoted(&[]), "tpm.quote.selection.empty");
+    assert_eq!(quoted(&[first.clone(), PcrSelection { pcrs: vec![], ..second.clone() }]), "tpm.quote.selection.empty");
+    assert_eq!(quoted(&[PcrSelection { pcrs: vec![0], ..first.clone() }]), "tpm.quote.selection");
+    assert_eq!(quoted(&[first.clone()]), "tpm.quote.selection");
+    assert_eq!(quoted(&[first.clone(), PcrSelection { pcrs: vec![0, 7, 8], ..second }]), "tpm.quote.selection");
+}
+
+#[test]
+fn a2_a_selection_is_canonical_and_in_order() {
+    let [first, second] = selection().try_into().unwrap();
+    assert_eq!(quoted(&[second.clone(), first.clone()]), "tpm.quote.selection");
+    assert_eq!(quoted(&[first.clone(), first.clone()]), "tpm.quote.selection.form");
+    assert_eq!(resigned(&P256, |attest| attest[SELECTION_AT + 3] = 5), "tpm.quote.selection.form");
+    assert_eq!(resigned(&P256, |attest| attest[SELECTION_AT] = 0xff), "tpm.quote.selection.form");
+    assert_eq!(resigned(&P256, |attest| attest[SELECTION_AT + 6] = 2), "tpm.quote.selection.form");
+    // SM3.
+    assert_eq!(resigned(&P256, |attest| attest[SELECTION_AT + 5] = 0x12), "tpm.quote.bank");
+    // A fourth select byte that selects nothing is another form of the same selection; one that selects is not.
+    let fourth = |value: u8| {
+        resigned(&P256, |attest| {
+            attest[SELECTION_AT + 6] = 4;
+            attest.insert(SELECTION_AT + 10, value);
+        })
+    };
+    assert_eq!(fourth(0), "accepted");
+    assert_eq!(fourth(1), "tpm.quote.selection");
+}
+
+#[test]
+fn a3_pcr_values_are_the_ones_that_were_quoted() {
+    let good = bundle(&P256);
+    let changed = |change: &dyn Fn(&mut Vec<u8>)| {
+        let mut bundle = good.clone();
+        change(&mut bundle.tpm_pcrs);
+        code(&P256, &bundle)
+    };
+    assert_eq!(changed(&|_| {}), "accepted");
+    assert_eq!(changed(&|pcrs| pcrs[2] ^= 1), "tpm.quote.pcr_digest");
+    // Values exchanged between two PCRs.
+    let exchanged = |pcrs: &mut Vec<u8>| {
+        let value = pcrs.splice(..34, []).collect::<Vec<_>>();
+        pcrs.splice(34 * 22..34 * 22, value);
+    };
+    assert_eq!(changed(&exchanged), "tpm.quote.pcr_digest");
+    assert_eq!(changed(&|pcrs| drop(pcrs.pop())), "tpm.quote.pcr_values");
+    assert_eq!(changed(&|pcrs| pcrs.truncate(34 * 24)), "tpm.quote.pcr_values");
+    assert_eq!(changed(&|pcrs| pcrs.extend(tpm2b(&[0; 32]))), "tpm.quote.pcr_values");
+    assert_eq!(changed(&Vec::clear), "tpm.quote.pcr_values");
+    // The same bytes, cut at another place: the digest alone would not notice.
+    let shifted = |pcrs: &mut Vec<u8>| {
+        let (first, second) = (pcrs[2..34].to_vec(), pcrs[36..68].to_vec());
+        let both = [first, second].concat();
+        pcrs.splice(..68, [tpm2b(&both[..31]), tpm2b(&both[31..])].concat());
+    };
+    assert_eq!(changed(&shifted), "tpm.quote.pcr_values");
+}
+
+#[test]
+fn a4_magic_type_and_trailing_bytes_are_refused() {
+    for tpm in [&*RSA, &*P256] {
+        assert_eq!(resigned(tpm, |_| {}), "accepted");
+        assert_eq!(resigned(tpm, |attest| attest[0] = 0xfe), "tpm.attest.magic");
+        assert_eq!(resigned(tpm, |attest| attest[5] = 0x19), "tpm.attest.type");
+        assert_eq!(resigned(tpm, |attest| attest.push(0)), "tpm.malformed");
+        assert_eq!(resigned(tpm, |attest| drop(attest.pop())), "tpm.malformed");
+        // TPMI_YES_NO.
+        assert_eq!(resigned(tpm, |attest| attest[SELECTION_AT - 9] = 2), "tpm.malformed");
+        // An empty pcrDigest.
+        let empty = |attest: &mut Vec<u8>| {
+            attest.truncate(attest.len() - 34);
+            attest.extend([0, 0]);
+        };
+        assert_eq!(resigned(tpm, empty), "tpm.quote.pcr_digest");
+    }
+    let good = bundle(&P256);
+    // Each statement in the other's place: same key, same binder, valid signatures.
+    let certification = P256.certify_attest(&sim::name(&KEY.public), &binder().qualifying_data());
+    let swapped = Bundle { tpm_quote: P256.signed(&certification), ..good.clone() };
+    assert_eq!(code(&P256, &swapped), "tpm.attest.type");
+    let quote = P256.quote_attest(&selection(), &binder().qualifying_data());
+    let swapped = Bundle { tpm_certify: [P256.signed(&quote), tpm2b(&KEY.public)].concat(), ..good.clone() };
+    assert_eq!(code(&P256, &swapped), "tpm.attest.type");
+    for record in [|b: &mut Bundle| b.tpm_quote.push(0), |b: &mut Bundle| b.tpm_certify.push(0)] {
+        let mut trailing = good.clone();
+        record(&mut trailing);
+        assert_eq!(code(&P256, &trailing), "tpm.malformed");
+    }
+}
+
+#[test]
+fn a5_a_valid_structure_needs_a_valid_signature() {
+    for tpm in [&*RSA, &*P256] {
+        let other = SimTpm::new(AkKind::P256);
+        let stranger = if std::ptr::eq(tpm, &raw const *RSA) { &*P256 } else { &other };
+        let attest = tpm.quote_attest(&selection(), &binder().qualifying_data());
+        let mut signature = tpm.sign(&attest);
+        *signature.last_mut().unwrap() ^= 1;
+        let random = Bundle { tpm_quote: [tpm2b(&attest), signature].concat(), ..bundle(tpm) };
+        assert_eq!(code(tpm, &random), "tpm.signature.invalid");
+        let foreign = Bundle { tpm_quote: [tpm2b(&attest), stranger.sign(&attest)].concat(), ..bundle(tpm) };
+        assert!(["tpm.signature.invalid", "tpm.signature.scheme"].contains(&code(tpm, &foreign)));
+        let certify = tpm.certify_attest(&sim::name(&KEY.public), &binder().qualifying_data());
+        let forged = [tpm2b(&certify), stranger.sign(&certify), tpm2b(&KEY.public)].concat();
+        assert!(code(tpm, &Bundle { tpm_certify: forged, ..bundle(tpm) }).starts_with("tpm.signature."));
+    }
+}
+
+#[test]
+fn a6_evidence_without_a_quote_is_refused() {
+    assert_eq!(code(&P256, &Bundle { tpm_quote: Vec::new(), ..bundle(&P256) }), "tpm.malformed");
+    assert_eq!(code(&P256, &Bundle { tpm_certify: Vec::new(), ..bundle(&P256) }), "tpm.malformed");
+    // TPM_ALG_NULL: the form of a signature that is none.
+    let attest = P256.quote_attest(&selection(), &binder().qualifying_data());
+    let unsigned = Bundle { tpm_quote: [tpm2b(&attest), vec![0, 0x10]].concat(), ..bundle(&P256) };
+    assert_eq!(code(&P256, &unsigned), "tpm.algorithm.unsupported");
+}
+
+#[test]
+fn a7_a_key_that_may_sign_anything_or_live_elsewhere_is_no_attestation_key() {
+    let attributes = |attributes: u32| {
+        let tpm = SimTpm::new(AkKind::P256).with_ak_attributes(AkKind::P256, attributes);
+        AttestationKey::from_public(tpm.ak_public()).map_or_else(|rejection| rejection.code(), |_| "accepted")
+    };
+    assert_eq!(attributes(AK_ATTRIBUTES), "accepted");
+    assert_eq!(attributes(AK_ATTRIBUTES ^ 1 << 6), "accepted", "userWithAuth says nothing");
+    for (bit, what) in [(1, "fixedTPM"), (4, "fixedParent"), (5, "sensitiveDataOrigin"), (16, "restricted"),
+        (17, "decrypt"), (18, "sign")]
+    {
+        assert_eq!(attributes(AK_ATTRIBUTES ^ 1 << bit), "tpm.ak.attributes", "{what}");
+    }
+    assert_eq!(attributes(AK_ATTRIBUTES ^ 1 << 31), "tpm.malformed", "a reserved bit");
+    let changed = |change: &dyn Fn(&mut Vec<u8>)| {
+        let mut public = P256.ak_public().to_vec();
+        change(&mut public);
+        AttestationKey::from_public(&public).map_or_else(|rejection| rejection.code(), |_| "accepted")
+    };
+    assert_eq!(changed(&|public| drop(public.splice(12..16, [0, 0x10]))), "tpm.signature.scheme", "scheme NULL");
+    assert_eq!(changed(&|public| public[15] = 4), "tpm.signature.sha1");
+    assert_eq!(changed(&|public| public[3] = 4), "tpm.signature.sha1", "the Name");
+    assert_eq!(changed(&|public| public[13] = 0x19), "tpm.signature.scheme", "ECDH");
+    assert_eq!(changed(&|public| public[17] = 5), "tpm.algorithm.unsupported", "P-521");
+    assert_eq!(changed(&|public| *public.last_mut().unwrap() ^= 1), "tpm.malformed", "a point beside the curve");
+    assert_eq!(changed(&|public| public.push(0)), "tpm.malformed");
+    assert_eq!(changed(&|public| drop(public.splice(10..12, [0, 6, 0, 128, 0, 0x43]))), "tpm.ak.attributes", "AES");
+    let rsa = |change: &dyn Fn(&mut Vec<u8>)| {
+        let mut public = RSA.ak_public().to_vec();
+        change(&mut public);
+        AttestationKey::from_public(&public).map_or_else(|rejection| rejection.code(), |_| "accepted")
+    };
+    assert_eq!(rsa(&|public| public[21] = 3), "tpm.algorithm.unsupported", "exponent 3");
+    assert_eq!(rsa(&|public| drop(public.splice(18..22, [0, 1, 0, 1]))), "accepted", "exponent 65537 spelled out");
+    assert_eq!(rsa(&|public| public[16] = 4), "tpm.algorithm.unsupported", "RSA-1024");
+    assert_eq!(rsa(&|public| public[24] = 0x7f), "tpm.malformed", "a modulus of 2047 bits");
+}
+
+#[test]
+fn a20_another_challenge_or_key_is_refused() {
+    let mut good = bundle(&P256);
+    let other = Binder::new(Role::Host, &[8; 32], &KEY.spki());
+    let judged = tpm::verify(&good, &enrolled(&P256), &selection(), &other, &KEY.spki());
+    assert_eq!(judged.unwrap_err().code(), "binding.qualifying_data");
+    let (quote, pcrs) = P256.quote(&selection(), &binder().qualifying_data()[..31]);
+    let prefix = Bundle { tpm_quote: quote, tpm_pcrs: pcrs, ..good.clone() };
+    assert_eq!(code(&P256, &prefix), "binding.qualifying_data");
+    let (quote, pcrs) = P256.quote(&selection(), &[]);
+    let empty = Bundle { tpm_quote: quote, tpm_pcrs: pcrs, ..good.clone() };
+    assert_eq!(code(&P256, &empty), "binding.qualifying_data");
+    good.tpm_certify = P256.certify(&KEY, &other.qualifying_data());
+    assert_eq!(code(&P256, &good), "binding.qualifying_data");
+    let another = CredentialKey::new();
+    good.tpm_certify = P256.certify(&another, &binder().qualifying_data());
+    assert_eq!(code(&P256, &good), "binding.credential_key");
+}
+
+#[test]
+fn the_certified_key_is_a_signing_key_of_this_tpm() {
+    let certified = |attributes: u32| {
+        let key = CredentialKey::with_attributes(attributes);
+        let binder = Binder::new(Role::Host, &[7; 32], &key.spki());
+        let (tpm_quote, tpm_pcrs) = P256.quote(&selection(), &binder.qualifying_data());
+        let tpm_certify = P256.certify(&key, &binder.qualifying_data());
+        let bundle = Bundle { tpm_quote, tpm_pcrs, tpm_certify, snp: None };
+        let judged = tpm::verify(&bundle, &enrolled(&P256), &selection(), &binder, &key.spki());
+        judged.map_or_else(|rejection| rejection.code(), |_| "accepted")
+    };
+    assert_eq!(certified(sim::SIGNING_KEY_ATTRIBUTES), "accepted");
+    for bit in [1, 4, 5, 16, 17, 18] {
+        assert_eq!(certified(sim::SIGNING_KEY_ATTRIBUTES ^ 1 << bit), "tpm.certify.attributes", "bit {bit}");
+    }
+    // The Name covers the attributes: a public area that says more than the TPM certified is another object.
+    let weak = CredentialKey::with_attributes(0x0004_0040);
+    let attest = P256.certify_attest(&sim::name(&weak.public), &binder().qualifying_data());
+    let relabelled = Bundle { tpm_certify: [P256.signed(&attest), tpm2b(&KEY.public)].concat(), ..bundle(&P256) };
+    assert_eq!(code(&P256, &relabelled), "tpm.certify.name");
+    // An RSA key, certified as it should be.
+    let mut public = RSA.ak_public().to_vec();
+    public[4..8].copy_from_slice(&sim::SIGNING_KEY_ATTRIBUTES.to_be_bytes());
+    let attest = P256.certify_attest(&sim::name(&public), &binder().qualifying_data());
+    let rsa = Bundle { tpm_certify: [P256.signed(&attest), tpm2b(&public)].concat(), ..bundle(&P256) };
+    assert_eq!(code(&P256, &rsa), "tpm.certify.attributes");
+}
+
+#[test]
+fn a14_a_bank_the_firmware_never_extended_is_refused() {
+    let mut tpm = SimTpm::new(AkKind::P256);
+    for index in 0..8 {
+        tpm.reset_pcr(PcrHash::Sha256, index);
+    }
+    assert_eq!(code(&tpm, &bundle(&tpm)), "tpm.quote.bank_unused");
+    tpm.extend(PcrHash::Sha256, 7, b"one of them");
+    assert_eq!(code(&tpm, &bundle(&tpm)), "accepted");
+}
+
+#[test]
+fn a23_the_scheme_is_the_keys_and_not_the_signatures() {
+    let attest = RSA.quote_attest(&selection(), &binder().qualifying_data());
+    let signed = |head: [u8; 4], signature: Vec<u8>| {
+        let tpm_quote = [tpm2b(&attest), head.to_vec(), tpm2b(&signature)].concat();
+        code(&RSA, &Bundle { tpm_quote, ..bundle(&RSA) })
+    };
+    assert_eq!(signed([0, 0x16, 0, 0x0b], RSA.sign_rsa(&RSA_PSS_SHA256, &attest)), "tpm.signature.scheme");
+    assert_eq!(signed([0, 0x14, 0, 0x0c], RSA.sign_rsa(&RSA_PKCS1_SHA384, &attest)), "tpm.signature.scheme");
+    // Labelled as the key's scheme, made with another.
+    assert_eq!(signed([0, 0x14, 0, 0x0b], RSA.sign_rsa(&RSA_PSS_SHA256, &attest)), "tpm.signature.invalid");
+    assert_eq!(signed([0, 0x14, 0, 0x04], RSA.sign_rsa(&RSA_PKCS1_SHA384, &attest)), "tpm.signature.scheme");
+}
+
+#[test]
+fn a23_ecdsa_numbers_may_carry_or_lack_leading_zeros() {
+    let attest = P256.quote_attest(&selection(), &binder().qualifying_data());
+    let signed = |r: &[u8], s: &[u8]| {
+        let tpm_quote = [tpm2b(&attest), vec![0, 0x18, 0, 0x0b], tpm2b(r), tpm2b(s)].concat();
+        code(&P256, &Bundle { tpm_quote, ..bundle(&P256) })
+    };
+    // One signature in 128 has a number that starts with a zero.
+    let (r, s) = (0..10_000)
+        .map(|_| P256.sign(&attest))
+        .map(|signature| (signature[6..38].to_vec(), signature[40..].to_vec()))
+        .find(|(r, s)| r[0] == 0 || s[0] == 0)
+        .unwrap();
+    let trim = |number: &[u8]| number[number.iter().position(|byte| *byte != 0).unwrap()..].to_vec();
+    assert_eq!(signed(&r, &s), "accepted");
+    assert_eq!(signed(&trim(&r), &trim(&s)), "accepted");
+    assert_eq!(signed(&[&[0, 0], &r[..]].concat(), &[&[0], &s[..]].concat()), "accepted");
+    assert_eq!(signed(&[&[1], &r[..]].concat(), &s), "tpm.signature.invalid");
+    assert_eq!(signed(&[], &s), "tpm.signature.invalid");
+    assert_eq!(signed(&r, &[0; 32]), "tpm.signature.invalid");
+}
+
+#[test]
+fn every_bit_of_a_quote_and_a_certification_counts() {
+    let good = bundle(&P256);
+    let ak = enrolled(&P256);
+    let spki = KEY.spki();
+    for pick in [0, 1, 2] {
+        let length = [&good.tpm_quote, &good.tpm_pcrs, &good.tpm_certify][pick].len();
+        for bit in 0..length * 8 {
+            let mut flipped = good.clone();
+            let record = [&mut flipped.tpm_quote, &mut flipped.tpm_pcrs, &mut flipped.tpm_certify];
+            record.into_iter().nth(pick).unwrap()[bit / 8] ^= 1 << (bit % 8);
+            let judged = tpm::verify(&flipped, &ak, &selection(), &binder(), &spki);
+            assert!(judged.is_err(), "record {pick}, bit {bit}");
+        }
+    }
+}
+
+fn secret() -> ActivationSecret {
+    ActivationSecret::new(*b"0123456789abcdef0123456789abcdef")
+}
+
+#[test]
+fn a8_a_credential_opens_for_its_ek_and_ak_only() {
+    let made = |ek: &SimTpm, ak_name: &[u8]| {
+        let ek = EndorsementKey::from_public(ek.ek_public()).unwrap();
+        make_credential(&ek, ak_name, &secret(), &mut |bytes| bytes.fill(0x5a)).unwrap()
+    };
+    let credential = made(&P256, &P256.ak_name());
+    let opened = P256.activate(&credential.credential_blob, &credential.encrypted_secret);
+    assert_eq!(opened.as_deref(), Some(&secret().expose()[..]));
+    assert_eq!(RSA.activate(&credential.credential_blob, &credential.encrypted_secret), None, "another EK");
+    let other_ak = made(&P256, &RSA.ak_name());
+    assert_eq!(P256.activate(&other_ak.credential_blob, &other_ak.encrypted_secret), None, "another AK");
+    for byte in 0..credential.credential_blob.len() {
+        let mut changed = credential.credential_blob.clone();
+        changed[byte] ^= 1;
+        assert_eq!(P256.activate(&changed, &credential.encrypted_secret), None, "byte {byte}");
+    }
+}
+
+#[test]
+fn a9_secrets_are_not_printed() {
+    assert_eq!(format!("{:?}", secret()), "ActivationSecret");
+}
+
+#[test]
+fn an_ek_certificate_leads_to_the_pinned_root_and_speaks_for_the_key() {
+    let manufacturer = SimManufacturer::new();
+    let stranger = SimManufacturer::new();
+    let certificate = manufacturer.ek_certificate(&P256);
+    let endorsed = verify_ek(&certificate, P256.ek_public(), &[stranger.anchor(), manufacturer.anchor()], NOW).unwrap();
+    assert_eq!(endorsed.assurance(), Assurance::Simulated);
+    assert_eq!(endorsed.ek(), EndorsementKey::from_public(P256.ek_public()).unwrap().id());
+    assert_eq!(endorsed.valid_until(), UnixMillis(2_524_608_000_000));
+
+    let anchors = [manufacturer.anchor()];
+    let code = |certificate: &[u8], public: &[u8], now: UnixMillis| {
+        verify_ek(certificate, public, &anchors, now).map_or_else(|rejection| rejection.code(), |_| "accepted")
+    };
+    assert_eq!(code(&certificate, RSA.ek_public(), NOW), "tpm.ek.key");
+    assert_eq!(code(&certificate, P256.ek_public(), UnixMillis(0)), "x509.not_yet_valid");
+    assert_eq!(code(&certificate, P256.ek_public(), UnixMillis(2_524_608_001_000)), "x509.expired");
+    assert_eq!(code(&certificate, P256.ak_public(), NOW), "tpm.ek.attributes");
+    assert_eq!(code(&certificate, RSA.ak_public(), NOW), "tpm.ek.attributes");
+    assert_eq!(
+        verify_ek(&certificate, P256.ek_public(), &[], NOW).map(drop).unwrap_err().code(),
+        "x509.path.none"
+    );
+    assert!(verify_ek(&certificate, P256.ek_public(), &[stranger.anchor()], NOW).is_err());
+
+    let spki = countersign_attestation::evidence::tpm::public::Public::read(P256.ek_public()).unwrap().spki();
+    let variant = |change: &dyn Fn(&mut rcgen::CertificateParams)| {
+        code(&manufacturer.certificate(&spki, change), P256.ek_public(), NOW)
+    };
+    assert_eq!(variant(&|_| {}), "accepted");
+    let aik = rcgen::ExtendedKeyUsagePurpose::Other(vec![2, 23, 133, 8, 3]);
+    assert_eq!(variant(&|params| params.extended_key_usages = vec![aik.clone()]), "tpm.ek.certificate");
+    assert_eq!(variant(&|params| params.extended_key_usages.clear()), "tpm.ek.certificate");
+    assert_eq!(variant(&|params| params.key_usages.clear()), "tpm.ek.certificate");
+    let sign = rcgen::KeyUsagePurpose::DigitalSignature;
+    assert_eq!(variant(&|params| params.key_usages.push(sign.clone())), "tpm.ek.certificate");
+    assert_eq!(variant(&|params| params.custom_extensions.clear()), "tpm.ek.certificate");
+    let authority = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    assert_eq!(variant(&|params| params.is_ca = authority.clone()), "tpm.ek.certificate");
+}
