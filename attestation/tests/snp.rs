@@ -1,6 +1,7 @@
 //! SEV-SNP, with reports and chains of simulated AMD hardware: every field, bit and relation in turn.
 #![expect(clippy::indexing_slicing, clippy::expect_used, reason = "test code: offsets are the specification's")]
 
+use core::slice::from_ref;
 use std::sync::LazyLock;
 
 use countersign_attestation::anchor::{AmdProduct, Assurance};
@@ -267,7 +268,7 @@ fn b5_chains_lead_to_the_pinned_root_of_the_reports_product() {
     // The same names under another root: the signature tells.
     let mut impostor = MILAN.anchor();
     impostor.ark = sim::Authority::new("ARK-Milan").issue(&root_profile("ARK-Milan"));
-    assert_eq!(judge_under(std::slice::from_ref(&impostor), &good), "x509.signature");
+    assert_eq!(judge_under(from_ref(&impostor), &good), "x509.signature");
     assert_eq!(judge_under(&[impostor, MILAN.anchor()], &good), "accepted", "a second root of the product");
     let mut mislabelled = MILAN.anchor();
     mislabelled.ark.clone_from(&GENOA.ark_der);
