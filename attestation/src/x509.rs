@@ -107,10 +107,6 @@ reasons! {
         CrlCritical = "x509.crl.critical",
             "the revocation list carries a critical extension that is not understood",
             "use the vendor's complete list";
-        /// RFC 5280, 6.3.3.
-        Revoked = "x509.revoked",
-            "the issuer revoked the certificate",
-            "replace the hardware's certificate; the vendor no longer stands by this one";
     }
 }
 
@@ -399,13 +395,22 @@ impl<'a> Certificate<'a> {
         if self.issuer != issuer.subject {
             return Err(X509Reason::Issuer.because(name_text(self.issuer), name_text(issuer.subject)));
         }
-        if issuer.constraints == BasicConstraints::EndEntity {
-            return Err(X509Reason::NotCa.because("basicConstraints with cA TRUE", name_text(issuer.subject)));
-        }
-        if issuer.key_usage.is_some_and(|usage| !usage.key_cert_sign()) {
-            return Err(X509Reason::IssuerKeyUsage.because("keyCertSign", name_text(issuer.subject)));
-        }
+        issuer.check_may_issue()?;
         check_signature(self.tbs, self.algorithm, self.signature, issuer)
+    }
+
+    /// RFC 5280, 6.1.4 (k) and (n): a certification authority whose key, where its usage is limited, may sign certificates.
+    ///
+    /// # Errors
+    /// [`X509Reason::NotCa`] or [`X509Reason::IssuerKeyUsage`].
+    pub fn check_may_issue(&self) -> Result<(), Rejection> {
+        if self.constraints == BasicConstraints::EndEntity {
+            return Err(X509Reason::NotCa.because("basicConstraints with cA TRUE", name_text(self.subject)));
+        }
+        if self.key_usage.is_some_and(|usage| !usage.key_cert_sign()) {
+            return Err(X509Reason::IssuerKeyUsage.because("keyCertSign", name_text(self.subject)));
+        }
+        Ok(())
     }
 
     /// RFC 5280, 4.2: every critical extension is one that is processed here, or that the caller says it processes.

@@ -1,15 +1,16 @@
 //! SEV-SNP, with reports and chains of simulated AMD hardware: every field, bit and relation in turn.
 #![expect(clippy::indexing_slicing, clippy::expect_used, reason = "test code: offsets are the specification's")]
 
+use core::slice::from_ref;
 use std::sync::LazyLock;
 
+use countersign_attestation::UnixMillis;
 use countersign_attestation::anchor::{AmdProduct, Assurance};
 use countersign_attestation::claims::{Presented, Revocation, SnpClaims, SnpSigningKey};
 use countersign_attestation::endorsement::amd;
 use countersign_attestation::evidence::bundle::SnpEvidence;
 use countersign_attestation::evidence::snp::{ReportDataExpectation, SnpReason, verify, verify_report};
-use countersign_attestation::x509::{Certificate, X509Reason, verify_path};
-use countersign_attestation::{Reason, UnixMillis};
+use countersign_attestation::x509::{Certificate, verify_path};
 
 #[path = "../../tests/sim/amd.rs"]
 mod sim;
@@ -267,7 +268,7 @@ fn b5_chains_lead_to_the_pinned_root_of_the_reports_product() {
     // The same names under another root: the signature tells.
     let mut impostor = MILAN.anchor();
     impostor.ark = sim::Authority::new("ARK-Milan").issue(&root_profile("ARK-Milan"));
-    assert_eq!(judge_under(std::slice::from_ref(&impostor), &good), "x509.signature");
+    assert_eq!(judge_under(from_ref(&impostor), &good), "x509.signature");
     assert_eq!(judge_under(&[impostor, MILAN.anchor()], &good), "accepted", "a second root of the product");
     let mut mislabelled = MILAN.anchor();
     mislabelled.ark.clone_from(&GENOA.ark_der);
@@ -459,8 +460,8 @@ fn parse(der: &[u8]) -> Certificate<'_> {
 }
 
 /// Why no path leads from `leaf` to `anchor`.
-fn reason<'a>(leaf: &'a [u8], intermediates: &[Certificate<'a>], anchor: &'a [u8]) -> Option<Reason> {
-    verify_path(&parse(leaf), intermediates, &parse(anchor), NOW, &[]).map_err(|rejection| rejection.reason()).err()
+fn reason<'a>(leaf: &'a [u8], intermediates: &[Certificate<'a>], anchor: &'a [u8]) -> Option<&'static str> {
+    verify_path(&parse(leaf), intermediates, &parse(anchor), NOW, &[]).map_err(|rejection| rejection.code()).err()
 }
 
 #[test]
@@ -480,23 +481,53 @@ fn paths_are_bounded_in_depth_length_and_work() {
     let root = issue(&authority, &authority, 1, Some(0));
     let below = issue(&authority, &other, 2, None);
     let leaf = issue(&other, &sim::Authority::new("C"), 3, None);
-    assert_eq!(reason(&leaf, &[parse(&below)], &root), Some(X509Reason::PathLength.into()));
+    assert_eq!(reason(&leaf, &[parse(&below)], &root), Some("x509.issuer.path_length"));
     let roomy = issue(&authority, &authority, 1, Some(1));
     assert_eq!(reason(&leaf, &[parse(&below)], &roomy), None);
-    assert_eq!(reason(&leaf, &[], &roomy), Some(X509Reason::NoPath.into()));
+    assert_eq!(reason(&leaf, &[], &roomy), Some("x509.path.none"));
     // Many candidates of the right name whose key is another's.
     let impostor = sim::Authority::new("B");
     let impostors: Vec<_> = (0..40).map(|serial| issue(&authority, &impostor, serial, None)).collect();
     let impostors: Vec<_> = impostors.iter().map(|der| parse(der)).collect();
-    assert_eq!(reason(&leaf, &impostors, &roomy), Some(X509Reason::PathBudget.into()));
+    assert_eq!(reason(&leaf, &impostors, &roomy), Some("x509.path.budget"));
     let many = vec![parse(&below); 257];
-    assert_eq!(reason(&leaf, &many, &roomy), Some(X509Reason::PathBudget.into()));
+    assert_eq!(reason(&leaf, &many, &roomy), Some("x509.path.budget"));
     // Two authorities that certified each other are a loop, not a path.
     let loop_one = issue(&other, &authority, 4, None);
     let loop_two = issue(&authority, &other, 5, None);
     let stranger = sim::Authority::new("D");
     let anchor = issue(&stranger, &stranger, 6, None);
-    assert_eq!(reason(&leaf, &[parse(&loop_one), parse(&loop_two)], &anchor), Some(X509Reason::NoPath.into()));
+    assert_eq!(reason(&leaf, &[parse(&loop_one), parse(&loop_two)], &anchor), Some("x509.path.none"));
+}
+
+#[test]
+fn amds_chains_have_three_certificates() {
+    // An authority between ARK and ASK: every signature holds, and AMD builds no such chain.
+    let between = sim::Authority::new("SEV-Between");
+    let profile = |authority: &sim::Authority, path_length| sim::Profile {
+        serial: vec![9],
+        subject: authority.name().to_vec(),
+        not_before: sim::NOT_BEFORE.to_owned(),
+        not_after: sim::NOT_AFTER.to_owned(),
+        spki: authority.spki(),
+        extensions: sim::authority_extensions(Some(path_length), sim::INTERMEDIATE_USAGE),
+    };
+    let mut anchor = MILAN.anchor();
+    anchor.intermediates = vec![MILAN.ark.issue(&profile(&between, 1)), between.issue(&profile(&MILAN.ask, 0))];
+    let evidence = MILAN.evidence(&[1; 64]);
+    let verdict = verify(&evidence, from_ref(&anchor), &[], ReportDataExpectation::Recorded, NOW);
+    assert_eq!(code(verdict), "snp.vek.chain");
+    let alone = |der: &[u8]| {
+        amd::endorse_intermediate(der, &[MILAN.anchor()], &[], NOW)
+            .map_or_else(|rejection| rejection.code(), |_| "accepted")
+    };
+    assert_eq!(alone(&MILAN.ask_der), "accepted");
+    assert_eq!(alone(&MILAN.asvk_der), "accepted");
+    assert_eq!(alone(&MILAN.ark_der), "snp.vek.issuer");
+    assert_eq!(alone(&MILAN.vcek.der), "snp.vek.issuer");
+    assert_eq!(alone(&between.issue(&profile(&MILAN.ask, 0))), "x509.path.none");
+    let powerless = sim::Profile { extensions: Vec::new(), ..profile(&MILAN.ask, 0) };
+    assert_eq!(alone(&MILAN.ark.issue(&powerless)), "x509.issuer.not_ca");
 }
 
 #[test]

@@ -3,10 +3,14 @@
 //! P-384, the custom extensions) and leads to no root of AMD.
 //!
 //! Included by `#[path]` where it is needed; nothing that is shipped can reach it.
-#![expect(clippy::allow_attributes, reason = "what is used here differs between the files that include it")]
-#![allow(dead_code, unreachable_pub, reason = "likewise")]
+#![allow(
+    clippy::allow_attributes,
+    dead_code,
+    unreachable_pub,
+    reason = "files that include it differ in what they use"
+)]
 #![allow(clippy::expect_used, clippy::as_conversions, clippy::indexing_slicing, reason = "test code")]
-#![allow(clippy::missing_panics_doc, clippy::arithmetic_side_effects, clippy::too_many_lines, reason = "likewise")]
+#![allow(clippy::arithmetic_side_effects, missing_docs, missing_debug_implementations, reason = "likewise")]
 
 use aws_lc_rs::encoding::AsDer as _;
 use aws_lc_rs::rand::SystemRandom;

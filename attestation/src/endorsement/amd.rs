@@ -268,6 +268,7 @@ pub fn endorse_intermediate(
     let kind = if name.starts_with("SEV-VLEK-") { SnpSigningKey::Vlek } else { SnpSigningKey::Vcek };
     let (anchor, validity) = first_anchor(anchors, name, kind, |_, ark| {
         let path = verify_path(&certificate, &[], ark, now, &[])?;
+        certificate.check_may_issue()?;
         chain_validity(&path, ark, crls, now)
     })?;
     Ok(VerifiedIntermediate { kind, product: anchor.product, assurance: anchor.assurance, validity })
