@@ -191,5 +191,27 @@ fn guards_refuse_to_work_for_a_parent_that_is_not_theirs() {
     let mut victim = std::os::unix::process::CommandExt::process_group(&mut victim, 0).arg("1000").spawn().unwrap();
     let output = guard(&["group-sentinel", "--parent", "1", "--group", &victim.id().to_string()]);
     assert_eq!(output.status.code(), Some(0));
-    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&victim.wait().unwrap()), Some(9));
+    let mut status = None;
+    eventually("the group is killed", || {
+        status = victim.try_wait().unwrap();
+        status.is_some()
+    });
+    assert_eq!(status.and_then(|status| std::os::unix::process::ExitStatusExt::signal(&status)), Some(9));
+}
+
+#[test]
+fn the_kernel_kills_the_first_process_without_a_sentinel() {
+    let directory = tempfile::tempdir().unwrap();
+    let agent = env!("CARGO_BIN_EXE_countersign-agent");
+    let first = directory.path().join("first").display().to_string();
+    let workload = format!("echo $$ > {first}.new; mv {first}.new {first}; exec sleep 1000");
+    let mut parent = Command::new("sh")
+        .args(["-c", "\"$0\" exec-guard --parent $$ -- sh -c \"$1\" & wait", agent, &workload])
+        .spawn()
+        .unwrap();
+    let first = pid_in(&directory.path().join("first"));
+    assert!(state(first).is_some());
+    parent.kill().unwrap();
+    parent.wait().unwrap();
+    eventually("the workload is killed", || state(first).is_none());
 }

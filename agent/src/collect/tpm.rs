@@ -104,14 +104,23 @@ fn quote(
     selection: &[PcrSelection],
 ) -> Result<(Vec<u8>, PcrValues), TpmError> {
     let list = selection_list(selection)?;
-    for _ in 0..READ_ATTEMPTS {
+    settle(|| {
         let data = Data::try_from(qualifying_data).refused("qualifyingData")?;
         // The key's own scheme: a signature in another one would not be the AK's.
         let (attest, signature) =
             session.authorized("TPM2_Quote", |context| context.quote(ak, data, SignatureScheme::Null, list.clone()))?;
-        let values = read_pcrs(session, selection)?;
-        if pcr_digest(&attest)? == digest_of(&values) {
-            return Ok((signed(&attest, &signature)?, values));
+        Ok((pcr_digest(&attest)?, signed(&attest, &signature)?, read_pcrs(session, selection)?))
+    })
+}
+
+/// Repeats `attempt` (quoted digest, quote, values read) until the values are the ones that were quoted.
+fn settle(
+    mut attempt: impl FnMut() -> Result<(Vec<u8>, Vec<u8>, PcrValues), TpmError>,
+) -> Result<(Vec<u8>, PcrValues), TpmError> {
+    for _ in 0..READ_ATTEMPTS {
+        let (quoted, quote, values) = attempt()?;
+        if quoted == digest_of(&values) {
+            return Ok((quote, values));
         }
     }
     Err(TpmError::Answer { command: "TPM2_PCR_Read", found: "PCRs that change faster than they are read".to_owned() })
@@ -216,4 +225,34 @@ fn selection_list(selection: &[PcrSelection]) -> Result<PcrSelectionList, TpmErr
         list.count = list.count.saturating_add(1);
     }
     PcrSelectionList::try_from(list).refused("PCR selection")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{PcrValues, READ_ATTEMPTS, digest_of, settle};
+
+    #[test]
+    fn values_that_were_not_quoted_are_read_again_and_never_returned() {
+        let values = |byte: u8| PcrValues(vec![vec![byte; 32], vec![byte; 48]]);
+        // The third reading falls together with its quote; before, an extend came in between.
+        let mut attempts = 0_u8;
+        let settled = settle(|| {
+            attempts += 1;
+            let read = if attempts == 3 { 3 } else { attempts + 1 };
+            Ok((digest_of(&values(attempts)), vec![attempts], values(read)))
+        });
+        assert_eq!(settled, Ok((vec![3], values(3))));
+        let mut tries = 0;
+        let restless = settle(|| {
+            tries += 1;
+            Ok((digest_of(&values(1)), vec![1], values(2)))
+        });
+        assert!(restless.is_err());
+        assert_eq!(tries, READ_ATTEMPTS);
+    }
+
+    #[test]
+    fn values_travel_as_tpm2b_digests() {
+        assert_eq!(PcrValues(vec![vec![1; 2], vec![2]]).to_tpm2bs(), [0, 2, 1, 1, 0, 1, 2]);
+    }
 }
