@@ -84,12 +84,12 @@ impl Vocabulary {
     pub(crate) fn request(
         &self,
         claims: &Claims,
-        host: &HostFacts,
+        host: &HostFacts<'_>,
         matched: Option<&ReferenceManifest>,
         now: UnixMillis,
     ) -> Result<(Request, Entities), Finding> {
         let principal = EntityUid::from_type_name_and_id(self.host.clone(), EntityId::new(host.id.as_str()));
-        let resource = EntityUid::from_type_name_and_id(self.domain.clone(), EntityId::new(&host.trust_domain));
+        let resource = EntityUid::from_type_name_and_id(self.domain.clone(), EntityId::new(host.trust_domain));
         let labels = host.labels.iter().map(|(name, value)| (name.clone(), text(value)));
         let entity = Entity::new_with_tags(principal.clone(), [], [], labels).map_err(unbuildable)?;
         let entities = Entities::from_entities([entity], None).map_err(unbuildable)?;
@@ -102,7 +102,7 @@ impl Vocabulary {
     fn context(
         &self,
         claims: &Claims,
-        host: &HostFacts,
+        host: &HostFacts<'_>,
         matched: Option<&ReferenceManifest>,
         now: UnixMillis,
     ) -> Result<Pairs, cedar_policy::ExpressionConstructionError> {
