@@ -13,7 +13,12 @@
 #![deny(clippy::arithmetic_side_effects, clippy::as_conversions, clippy::float_arithmetic)]
 
 extern crate alloc;
+#[cfg(test)]
+extern crate std;
 
+#[cfg(test)]
+#[path = "../tests/judge/claims.rs"]
+mod claims;
 mod context;
 pub mod decision;
 pub mod finding;

@@ -198,7 +198,7 @@ fn check_sizes(texts: &[(&str, &str)]) -> Result<(), Finding> {
     Ok(())
 }
 
-fn schema() -> Result<Schema, Finding> {
+pub(crate) fn schema() -> Result<Schema, Finding> {
     let (schema, warnings) = Schema::from_cedarschema_str(SCHEMA)
         .map_err(|error| PolicyReason::PolicyInvalid.because("the built-in schema to parse", error))?;
     drop(warnings);
