@@ -84,12 +84,12 @@ impl Vocabulary {
     pub(crate) fn request(
         &self,
         claims: &Claims,
-        host: &HostFacts,
+        host: &HostFacts<'_>,
         matched: Option<&ReferenceManifest>,
         now: UnixMillis,
     ) -> Result<(Request, Entities), Finding> {
         let principal = EntityUid::from_type_name_and_id(self.host.clone(), EntityId::new(host.id.as_str()));
-        let resource = EntityUid::from_type_name_and_id(self.domain.clone(), EntityId::new(&host.trust_domain));
+        let resource = EntityUid::from_type_name_and_id(self.domain.clone(), EntityId::new(host.trust_domain));
         let labels = host.labels.iter().map(|(name, value)| (name.clone(), text(value)));
         let entity = Entity::new_with_tags(principal.clone(), [], [], labels).map_err(unbuildable)?;
         let entities = Entities::from_entities([entity], None).map_err(unbuildable)?;
@@ -102,7 +102,7 @@ impl Vocabulary {
     fn context(
         &self,
         claims: &Claims,
-        host: &HostFacts,
+        host: &HostFacts<'_>,
         matched: Option<&ReferenceManifest>,
         now: UnixMillis,
     ) -> Result<Pairs, cedar_policy::ExpressionConstructionError> {
@@ -268,4 +268,68 @@ fn bits(bits: &BTreeMap<&'static str, bool>) -> Built {
     RestrictedExpression::new_record(
         bits.iter().map(|(name, set)| ((*name).to_owned(), RestrictedExpression::new_bool(*set))),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::collections::BTreeMap;
+    use alloc::format;
+    use alloc::string::ToString;
+
+    use cedar_policy::Request;
+    use countersign_attestation::claims::{Claims, Presented, Revocation, SnpSigningKey};
+    use countersign_attestation::protocol::HostId;
+
+    use super::Vocabulary;
+    use crate::claims;
+    use crate::decision::HostFacts;
+    use crate::policy::schema;
+    use crate::reference::ReferenceManifest;
+
+    /// Requests are not validated while the broker runs, to save the time; so this holds what policies were validated
+    /// against and what they are asked with together.
+    #[test]
+    fn every_request_conforms_to_the_schema() {
+        let manifest = |snp: &str| {
+            let text = format!(r#"{{"id":"m","tpm":{{"pcrs":{{"sha256":{{"0":["{}"]}}}}}}{snp}}}"#, "11".repeat(32));
+            ReferenceManifest::parse(text.as_bytes()).unwrap()
+        };
+        let full = format!(
+            r#","snp":{{"measurement":["{0}"],"host_data":["{1}"],"id_key_digest":["{0}"],
+                "min_tcb":{{"milan":{{"bootloader":1,"tee":1,"snp":1,"microcode":1}}}}}}"#,
+            "11".repeat(48),
+            "11".repeat(32)
+        );
+        let (tpm, both) = (manifest(""), manifest(&full));
+        let sparse = claims::with_snp(|snp| {
+            snp.chip_id = Presented::NotPresented;
+            snp.signing_key = SnpSigningKey::Vlek;
+            snp.revocation = Revocation::NotPresented;
+            snp.policy_bits.clear();
+            snp.platform_info.clear();
+            snp.reported_tcb.fmc = Some(1);
+        });
+        let mut unquoted: Claims = claims::tpm_claims();
+        unquoted.tpm.pcrs.clear();
+        let schema = schema().unwrap();
+        let vocabulary = Vocabulary::new().unwrap();
+        let id = HostId::parse("gpu-17").unwrap();
+        let labels = BTreeMap::from([("pool".to_string(), "a".to_string())]);
+        let host = HostFacts { id: &id, trust_domain: "fleet.example", labels: &labels, generation: u64::MAX };
+        for claims in [claims::both_claims(), claims::tpm_claims(), sparse, unquoted] {
+            for matched in [None, Some(&tpm), Some(&both)] {
+                let (request, entities) = vocabulary.request(&claims, &host, matched, claims::NOW).unwrap();
+                let part = |uid: Option<&cedar_policy::EntityUid>| uid.unwrap().clone();
+                let validated = Request::new(
+                    part(request.principal()),
+                    part(request.action()),
+                    part(request.resource()),
+                    request.context().unwrap().clone(),
+                    Some(&schema),
+                );
+                assert!(validated.is_ok(), "{}", validated.unwrap_err());
+                cedar_policy::Entities::from_entities(entities, Some(&schema)).unwrap();
+            }
+        }
+    }
 }

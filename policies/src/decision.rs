@@ -5,20 +5,32 @@ use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use countersign_attestation::claims::{Claims, Presented};
+use countersign_attestation::claims::{Claims, HexBytes, Presented};
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::protocol::HostId;
 use countersign_attestation::{Rejection, UnixMillis};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::finding::{Finding, PolicyReason};
 use crate::matching::{ReferenceMatch, unextended_banks};
 use crate::policy::{PolicySet, Verdict};
-use crate::reference::ReferenceSet;
+use crate::reference::{ReferenceManifest, ReferenceSet};
+
+/// What the broker knows of a host beside its evidence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct HostFacts<'a> {
+    /// The host.
+    pub id: &'a HostId,
+    /// The trust domain that would issue the credential.
+    pub trust_domain: &'a str,
+    /// Labels an operator gave the host.
+    pub labels: &'a BTreeMap<String, String>,
+    /// How often the host was granted trust again after a revocation.
+    pub generation: u64,
+}
 
 /// How long trust lasts, by the broker's settings. Claims can only shorten it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Terms {
     /// Longest life of a credential.
     pub credential_ttl_ms: u64,
@@ -26,106 +38,83 @@ pub struct Terms {
     pub lease_ms: u64,
 }
 
-/// What the broker knows of a host beside its evidence.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct HostFacts {
-    /// The host.
-    pub id: HostId,
-    /// The trust domain that would issue the credential.
-    pub trust_domain: String,
-    /// Labels an operator gave the host.
-    pub labels: BTreeMap<String, String>,
-    /// How often the host was granted trust again after a revocation.
-    pub generation: u64,
-    /// How long trust lasts.
-    pub terms: Terms,
-}
-
-/// What was judged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Subject {
-    /// Claims, by the digest of their canonical form.
-    Claims(Sha256Digest),
-    /// Evidence that did not verify, by the digest of the bytes received.
-    Evidence(Sha256Digest),
-}
-
-/// Digests of everything a decision was made from, beside its time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Inputs {
-    subject: Subject,
-    host: Sha256Digest,
-    references: Sha256Digest,
-    policy: Sha256Digest,
-}
-
-/// A grant.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Grant {
-    manifest: String,
-    policies: Vec<String>,
-    not_after: UnixMillis,
-    lease_until: UnixMillis,
-    notes: Vec<Finding>,
-}
-
-/// A denial: at least one finding, the most telling first.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Denial {
-    first: Finding,
-    more: Vec<Finding>,
-}
-
 /// Granted or denied.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// The host may have a credential.
-    Granted(Grant),
-    /// It may not.
-    Denied(Denial),
+    Granted {
+        /// A credential under this grant expires here at the latest.
+        not_after: UnixMillis,
+        /// Without another grant, trust ends here.
+        lease_until: UnixMillis,
+    },
+    /// It may not; [`Decision::findings`] say why.
+    Denied,
 }
 
-/// The result of an appraisal. Only [`appraise`] and [`Decision::rejected`] make one, and only the first can grant:
+/// The result of an appraisal. Only [`appraise`] and [`Decision::rejected`] make one, and only the first can grant. It is
+/// written down and never read back:
 ///
 /// ```compile_fail
 /// let forged: countersign_policies::Decision = serde_json::from_str("{}").unwrap();
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Decision {
-    host: HostId,
     at: UnixMillis,
-    outcome: Outcome,
-    inputs: Inputs,
+    judged: Judged,
+    subject: Subject,
+    references: Sha256Digest,
+    policy: Sha256Digest,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Judged {
+    Granted(Grant),
+    Denied(Reasons),
+}
+
+/// What was granted, and by what.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Grant {
+    not_after: UnixMillis,
+    lease_until: UnixMillis,
+    manifest: String,
+    policies: Vec<String>,
+    notes: Vec<Finding>,
+}
+
+/// At least one finding.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct Reasons(Vec<Finding>);
+
+/// What was judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Subject {
+    /// Claims, and the facts and terms they were judged with.
+    Verified { claims: Sha256Digest, facts: Sha256Digest },
+    /// Evidence that did not verify.
+    Rejected,
 }
 
 /// Judges a host. Every check is made even when one has failed, so that a denial names all that must change.
 #[must_use]
 pub fn appraise(
     claims: &Claims,
-    host: &HostFacts,
+    host: &HostFacts<'_>,
     references: &ReferenceSet,
     policy: &PolicySet,
+    terms: Terms,
     now: UnixMillis,
 ) -> Decision {
-    let mut findings = Vec::new();
-    let valid_until = valid_until(claims);
-    if valid_until.is_some_and(|valid_until| valid_until <= now) {
-        let found = valid_until.unwrap_or(now);
-        findings.push(PolicyReason::ClaimsExpired.because(format_args!("valid after {now}"), found));
-    }
-    for bank in unextended_banks(&claims.tpm.pcrs) {
-        let expected = "a measurement in at least one of the firmware's PCRs";
-        let found = format_args!("{}: every quoted PCR of 0 to 7 is zero", bank.name());
-        findings.push(PolicyReason::PcrBankUnextended.because(expected, found));
-    }
+    let mut findings = expiry(claims, now);
+    findings.extend(unextended(claims));
     let matched = match references.match_claims(claims) {
         ReferenceMatch::Matched(manifest) => Some(manifest),
         ReferenceMatch::NotMatched(mismatch) => {
-            findings.push(mismatch.first);
-            findings.extend(mismatch.more);
+            findings.extend(mismatch.into_findings());
             None
         }
     };
@@ -137,42 +126,53 @@ pub fn appraise(
             Vec::new()
         }
     };
-    let outcome = match (Denial::of(findings), matched) {
-        (Some(denial), _) => Outcome::Denied(denial),
-        // Not reachable: no match always leaves a finding. If it did not, nothing would have been proven.
-        (None, None) => Outcome::Denied(Denial {
-            first: PolicyReason::ReferencesNone.because("a matching manifest", "none"),
-            more: Vec::new(),
-        }),
-        (None, Some(manifest)) => {
-            let until = |ms| valid_until.map_or(now.plus(ms), |valid_until| valid_until.min(now.plus(ms)));
-            let unjudged = manifest.unjudged_pcrs(&claims.tpm);
-            let note = (!unjudged.is_empty())
-                .then(|| PolicyReason::PcrUnjudged.because("PCRs the manifest names", unjudged.join(" ")));
-            Outcome::Granted(Grant {
-                manifest: manifest.id().to_string(),
-                policies: permits,
-                not_after: until(host.terms.credential_ttl_ms),
-                lease_until: until(host.terms.lease_ms),
-                notes: note.into_iter().collect(),
-            })
+    let judged = match (Reasons::of(findings), matched) {
+        (Some(reasons), _) => Judged::Denied(reasons),
+        (None, Some(manifest)) => Judged::Granted(grant(claims, manifest, permits, terms, now)),
+        // Impossible: what does not match leaves a finding. Without either, nothing was proven.
+        (None, None) => {
+            Judged::Denied(Reasons(Vec::from([PolicyReason::ReferencesNone.because("a matching manifest", "none")])))
         }
     };
-    let inputs = Inputs {
-        subject: Subject::Claims(claims_digest(claims)),
-        host: Sha256Digest::of(&[&canonical(host)]),
-        references: references.digest(),
-        policy: policy.digest(),
-    };
-    Decision { host: host.id.clone(), at: now, outcome, inputs }
+    let subject =
+        Subject::Verified { claims: claims_digest(claims), facts: Sha256Digest::of(&[&canonical(&(host, terms))]) };
+    Decision { at: now, judged, subject, references: references.digest(), policy: policy.digest() }
 }
 
-/// When the first of the certificates and lists that the claims stand on expires.
-fn valid_until(claims: &Claims) -> Option<UnixMillis> {
-    match &claims.snp {
-        Presented::Verified(snp) => Some(snp.valid_until),
-        Presented::NotPresented => None,
+fn grant(claims: &Claims, manifest: &ReferenceManifest, policies: Vec<String>, terms: Terms, now: UnixMillis) -> Grant {
+    // No credential and no lease outlives the collateral that the claims were verified with.
+    let until = |milliseconds: u64| match &claims.snp {
+        Presented::Verified(snp) => snp.valid_until.min(now.plus(milliseconds)),
+        Presented::NotPresented => now.plus(milliseconds),
+    };
+    let unjudged = manifest.unjudged_pcrs(&claims.tpm);
+    let note = (!unjudged.is_empty())
+        .then(|| PolicyReason::PcrUnjudged.because("PCRs the manifest names", unjudged.join(" ")));
+    Grant {
+        not_after: until(terms.credential_ttl_ms),
+        lease_until: until(terms.lease_ms),
+        manifest: manifest.id().to_string(),
+        policies,
+        notes: note.into_iter().collect(),
     }
+}
+
+fn expiry(claims: &Claims, now: UnixMillis) -> Vec<Finding> {
+    match &claims.snp {
+        Presented::Verified(snp) if snp.valid_until <= now => {
+            let expected = format_args!("collateral valid after {now}");
+            Vec::from([PolicyReason::ClaimsExpired.because(expected, format_args!("until {}", snp.valid_until))])
+        }
+        Presented::Verified(_) | Presented::NotPresented => Vec::new(),
+    }
+}
+
+fn unextended(claims: &Claims) -> impl Iterator<Item = Finding> {
+    unextended_banks(&claims.tpm.pcrs).into_iter().map(|bank| {
+        let expected = "a measurement in the firmware's PCRs, or the bank not quoted";
+        let found = format_args!("{}: every quoted PCR of 0 to 7 is zero", bank.name());
+        PolicyReason::PcrBankUnextended.because(expected, found)
+    })
 }
 
 /// SHA-256 of the claims' canonical JSON form.
@@ -181,21 +181,22 @@ pub fn claims_digest(claims: &Claims) -> Sha256Digest {
     Sha256Digest::of(&[&canonical(claims)])
 }
 
-impl Denial {
+/// SHA-256 of the claims without what every proof changes: the TPM's running clock, and the binder in REPORT_DATA. Equal
+/// for two proofs of the same state.
+#[must_use]
+pub fn state_digest(claims: &Claims) -> Sha256Digest {
+    let mut state = claims.clone();
+    state.tpm.clock.clock = 0;
+    match &mut state.snp {
+        Presented::Verified(snp) => snp.report_data = HexBytes(Vec::new()),
+        Presented::NotPresented => {}
+    }
+    claims_digest(&state)
+}
+
+impl Reasons {
     fn of(findings: Vec<Finding>) -> Option<Self> {
-        let mut findings = findings.into_iter();
-        findings.next().map(|first| Self { first, more: findings.collect() })
-    }
-
-    /// The most telling finding.
-    #[must_use]
-    pub const fn first(&self) -> &Finding {
-        &self.first
-    }
-
-    /// Every finding.
-    pub fn findings(&self) -> impl Iterator<Item = &Finding> {
-        core::iter::once(&self.first).chain(&self.more)
+        (!findings.is_empty()).then_some(Self(findings))
     }
 }
 
@@ -212,18 +213,6 @@ impl Grant {
         &self.policies
     }
 
-    /// A credential under this grant expires here at the latest.
-    #[must_use]
-    pub const fn not_after(&self) -> UnixMillis {
-        self.not_after
-    }
-
-    /// Without another grant, trust ends here.
-    #[must_use]
-    pub const fn lease_until(&self) -> UnixMillis {
-        self.lease_until
-    }
-
     /// What an operator may want to know; none of it speaks against the host.
     #[must_use]
     pub fn notes(&self) -> &[Finding] {
@@ -231,61 +220,16 @@ impl Grant {
     }
 }
 
-impl Inputs {
-    /// What was judged.
-    #[must_use]
-    pub const fn subject(&self) -> Subject {
-        self.subject
-    }
-
-    /// Digest of the [`HostFacts`].
-    #[must_use]
-    pub const fn host(&self) -> Sha256Digest {
-        self.host
-    }
-
-    /// Digest of the [`ReferenceSet`].
-    #[must_use]
-    pub const fn references(&self) -> Sha256Digest {
-        self.references
-    }
-
-    /// Digest of the [`PolicySet`].
-    #[must_use]
-    pub const fn policy(&self) -> Sha256Digest {
-        self.policy
-    }
-}
-
 impl Decision {
-    /// The decision on evidence that did not verify: denied, for the verifier's reason. `evidence` is the digest of the
-    /// bytes received.
+    /// The decision on evidence that did not verify: denied, for the verifier's reason.
     #[must_use]
-    pub fn rejected(
-        rejection: &Rejection,
-        evidence: Sha256Digest,
-        host: &HostFacts,
-        references: &ReferenceSet,
-        policy: &PolicySet,
-        now: UnixMillis,
-    ) -> Self {
-        let inputs = Inputs {
-            subject: Subject::Evidence(evidence),
-            host: Sha256Digest::of(&[&canonical(host)]),
-            references: references.digest(),
-            policy: policy.digest(),
-        };
-        let outcome = Outcome::Denied(Denial { first: Finding::from(rejection), more: Vec::new() });
-        Self { host: host.id.clone(), at: now, outcome, inputs }
+    pub fn rejected(rejection: &Rejection, references: &ReferenceSet, policy: &PolicySet, now: UnixMillis) -> Self {
+        let judged = Judged::Denied(Reasons(Vec::from([Finding::from(rejection)])));
+        let (references, policy) = (references.digest(), policy.digest());
+        Self { at: now, judged, subject: Subject::Rejected, references, policy }
     }
 
-    /// The host that was judged.
-    #[must_use]
-    pub const fn host(&self) -> &HostId {
-        &self.host
-    }
-
-    /// When.
+    /// When it was made.
     #[must_use]
     pub const fn at(&self) -> UnixMillis {
         self.at
@@ -293,23 +237,50 @@ impl Decision {
 
     /// Granted or denied.
     #[must_use]
-    pub const fn outcome(&self) -> &Outcome {
-        &self.outcome
-    }
-
-    /// What it was made from.
-    #[must_use]
-    pub const fn inputs(&self) -> Inputs {
-        self.inputs
-    }
-
-    /// Why it was denied, or the notes on a grant.
-    #[must_use]
-    pub fn findings(&self) -> Vec<&Finding> {
-        match &self.outcome {
-            Outcome::Granted(grant) => grant.notes.iter().collect(),
-            Outcome::Denied(denial) => denial.findings().collect(),
+    pub const fn outcome(&self) -> Outcome {
+        match &self.judged {
+            Judged::Granted(grant) => Outcome::Granted { not_after: grant.not_after, lease_until: grant.lease_until },
+            Judged::Denied(_) => Outcome::Denied,
         }
+    }
+
+    /// What was granted, and by what; `None` when denied.
+    #[must_use]
+    pub const fn grant(&self) -> Option<&Grant> {
+        match &self.judged {
+            Judged::Granted(grant) => Some(grant),
+            Judged::Denied(_) => None,
+        }
+    }
+
+    /// Why it was denied, the most telling finding first: never empty for a denial, always for a grant.
+    #[must_use]
+    pub fn findings(&self) -> &[Finding] {
+        match &self.judged {
+            Judged::Granted(_) => &[],
+            Judged::Denied(Reasons(findings)) => findings,
+        }
+    }
+
+    /// Digest of the claims; `None` for evidence that did not verify.
+    #[must_use]
+    pub const fn claims_digest(&self) -> Option<Sha256Digest> {
+        match self.subject {
+            Subject::Verified { claims, .. } => Some(claims),
+            Subject::Rejected => None,
+        }
+    }
+
+    /// Digest of the [`ReferenceSet`].
+    #[must_use]
+    pub const fn references_digest(&self) -> Sha256Digest {
+        self.references
+    }
+
+    /// Digest of the [`PolicySet`].
+    #[must_use]
+    pub const fn policy_digest(&self) -> Sha256Digest {
+        self.policy
     }
 
     /// The one form that is hashed and archived: JSON, members in fixed order.

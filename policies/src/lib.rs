@@ -4,7 +4,7 @@
 //! This crate is pure. It performs no I/O and reads no clock, randomness or environment, so whoever holds the inputs
 //! can make the decision again, bit for bit. It never sees evidence that was not verified.
 //!
-//! * [`reference`]: which measurements an operator registered as good
+//! * [`reference`]: which measurements an operator registered as good; [`matching`]: claims compared with them
 //! * [`policy`]: what else must hold, in Cedar, validated against one schema
 //! * [`decision`]: [`appraise`](decision::appraise) and its result
 //! * [`finding`]: the closed set of reasons, each with what was expected, what was found and what to do
@@ -13,12 +13,17 @@
 #![deny(clippy::arithmetic_side_effects, clippy::as_conversions, clippy::float_arithmetic)]
 
 extern crate alloc;
+#[cfg(test)]
+extern crate std;
 
+#[cfg(test)]
+#[path = "../tests/judge/claims.rs"]
+mod claims;
 mod context;
 pub mod decision;
 pub mod finding;
 mod json;
-mod matching;
+pub mod matching;
 pub mod policy;
 pub mod reference;
 

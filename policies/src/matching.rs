@@ -39,6 +39,10 @@ impl Mismatch {
     pub fn findings(&self) -> impl Iterator<Item = &Finding> {
         core::iter::once(&self.first).chain(&self.more)
     }
+
+    pub(crate) fn into_findings(self) -> impl Iterator<Item = Finding> {
+        core::iter::once(self.first).chain(self.more)
+    }
 }
 
 impl ReferenceSet {

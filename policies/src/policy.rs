@@ -44,7 +44,7 @@ pub struct PolicySet {
     policies: cedar_policy::PolicySet,
     /// Permits that name the simulated class.
     admit_simulated: BTreeSet<PolicyId>,
-    authorizer: SharedAuthorizer,
+    authorizer: Authorizer,
     vocabulary: Vocabulary,
     digest: Sha256Digest,
 }
@@ -96,7 +96,7 @@ impl PolicySet {
             .map_err(|error| PolicyReason::PolicyName.because("each policy id once", error))?;
         validate(&policies, schema)?;
         let digest = digest_of(&kept);
-        Ok(Self { texts: kept, policies, admit_simulated, authorizer: SharedAuthorizer::new(), vocabulary, digest })
+        Ok(Self { texts: kept, policies, admit_simulated, authorizer: Authorizer::new(), vocabulary, digest })
     }
 
     /// The texts the set was parsed from, by name.
@@ -114,7 +114,7 @@ impl PolicySet {
     pub(crate) fn authorize(
         &self,
         claims: &Claims,
-        host: &HostFacts,
+        host: &HostFacts<'_>,
         matched: Option<&ReferenceManifest>,
         now: UnixMillis,
     ) -> Verdict {
@@ -122,7 +122,7 @@ impl PolicySet {
             Ok(request) => request,
             Err(finding) => return Verdict::Refused(finding, Vec::new()),
         };
-        let response = self.authorizer.0.is_authorized(&request, &self.policies, &entities);
+        let response = self.authorizer.is_authorized(&request, &self.policies, &entities);
         // Cedar skips a policy whose evaluation fails. A skipped forbid would be a check turned off, so any error denies,
         // whatever the others say. Sorted: Cedar's order is that of a hash table.
         let mut errors: Vec<String> = response.diagnostics().errors().map(ToString::to_string).collect();
@@ -183,22 +183,6 @@ impl PolicySet {
     }
 }
 
-/// `Authorizer` has no state to share; it is cloned with its set.
-#[derive(Debug)]
-struct SharedAuthorizer(Authorizer);
-
-impl SharedAuthorizer {
-    fn new() -> Self {
-        Self(Authorizer::new())
-    }
-}
-
-impl Clone for SharedAuthorizer {
-    fn clone(&self) -> Self {
-        Self::new()
-    }
-}
-
 fn check_sizes(texts: &[(&str, &str)]) -> Result<(), Finding> {
     if texts.is_empty() {
         return Err(PolicyReason::PolicyEmpty.because("at least one policy text", "none"));
@@ -214,7 +198,7 @@ fn check_sizes(texts: &[(&str, &str)]) -> Result<(), Finding> {
     Ok(())
 }
 
-fn schema() -> Result<Schema, Finding> {
+pub(crate) fn schema() -> Result<Schema, Finding> {
     let (schema, warnings) = Schema::from_cedarschema_str(SCHEMA)
         .map_err(|error| PolicyReason::PolicyInvalid.because("the built-in schema to parse", error))?;
     drop(warnings);

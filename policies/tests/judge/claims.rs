@@ -1,0 +1,99 @@
+//! Claims to judge: plain values, since only the verifier makes them from evidence. The crate's own tests include this
+//! file too, and it has no prelude.
+
+use std::collections::BTreeMap;
+use std::vec;
+
+use countersign_attestation::UnixMillis;
+use countersign_attestation::anchor::{AmdProduct, Assurance};
+use countersign_attestation::claims::{
+    Claims, ClockInfo, HexBytes, PcrHash, Presented, Revocation, SnpClaims, SnpSigningKey, SnpTcb, TpmClaims,
+};
+use countersign_attestation::digest::Sha256Digest;
+
+pub(crate) const NOW: UnixMillis = UnixMillis(1_795_408_496_007);
+
+pub(crate) fn digest(of: u8) -> HexBytes {
+    HexBytes(vec![of; 32])
+}
+
+/// A hardware TPM whose sha256 PCRs 0 to 7 hold 0x10 to 0x17, repeated.
+pub(crate) fn tpm_claims() -> Claims {
+    let bank = (0..8).map(|index| (index, digest(0x10 + index))).collect();
+    Claims {
+        assurance: Assurance::Hardware,
+        tpm: TpmClaims {
+            assurance: Assurance::Hardware,
+            ak_name: HexBytes(vec![0, 0x0b, 1, 2, 3]),
+            ek: Sha256Digest([0xe0; 32]),
+            pcrs: BTreeMap::from([(PcrHash::Sha256, bank)]),
+            firmware_version: 0xffff_fffe_0000_0007,
+            clock: ClockInfo { clock: u64::MAX, reset_count: 3, restart_count: 1, safe: true },
+        },
+        credential_key: Sha256Digest([0xc0; 32]),
+        snp: Presented::NotPresented,
+    }
+}
+
+pub(crate) fn tcb(bootloader: u8, tee: u8, snp: u8, microcode: u8) -> SnpTcb {
+    SnpTcb { fmc: None, bootloader, tee, snp, microcode }
+}
+
+pub(crate) fn snp_claims() -> SnpClaims {
+    let on = |names: &[&'static str]| names.iter().map(|name| (*name, true)).collect::<BTreeMap<_, _>>();
+    SnpClaims {
+        assurance: Assurance::Hardware,
+        product: AmdProduct::Genoa,
+        version: 5,
+        signing_key: SnpSigningKey::Vcek,
+        guest_svn: 4,
+        policy: HexBytes(vec![0; 8]),
+        policy_bits: on(&[
+            "smt",
+            "single_socket",
+            "cxl_allow",
+            "mem_aes_256_xts",
+            "rapl_dis",
+            "ciphertext_hiding",
+            "page_swap_disable",
+        ]),
+        policy_abi: "1.55".into(),
+        family_id: HexBytes(vec![1; 16]),
+        image_id: HexBytes(vec![2; 16]),
+        vmpl: 0,
+        platform_info: on(&[
+            "smt_en",
+            "tsme_en",
+            "ecc_en",
+            "rapl_dis",
+            "ciphertext_hiding_dram_en",
+            "alias_check_complete",
+            "tio_en",
+        ]),
+        measurement: HexBytes(vec![0x4d; 48]),
+        host_data: HexBytes(vec![0x4e; 32]),
+        id_key_digest: HexBytes(vec![0x4f; 48]),
+        author_key_digest: HexBytes(vec![0; 48]),
+        report_data: HexBytes(vec![7; 64]),
+        report_id: HexBytes(vec![8; 32]),
+        chip_id: Presented::Verified(HexBytes(vec![0xc1; 64])),
+        current_tcb: tcb(9, 0, 21, 72),
+        reported_tcb: tcb(9, 0, 21, 72),
+        committed_tcb: tcb(9, 0, 21, 72),
+        launch_tcb: tcb(9, 0, 21, 72),
+        mitigation_vectors: BTreeMap::new(),
+        revocation: Revocation::NotRevoked { next_update: NOW.plus(86_400_000) },
+        valid_until: NOW.plus(86_400_000),
+    }
+}
+
+pub(crate) fn both_claims() -> Claims {
+    Claims { snp: Presented::Verified(snp_claims()), ..tpm_claims() }
+}
+
+/// The same claims with the report changed.
+pub(crate) fn with_snp(change: impl FnOnce(&mut SnpClaims)) -> Claims {
+    let mut snp = snp_claims();
+    change(&mut snp);
+    Claims { snp: Presented::Verified(snp), ..tpm_claims() }
+}

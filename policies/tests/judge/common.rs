@@ -1,0 +1,68 @@
+//! References and policies to judge by.
+
+use std::collections::BTreeMap;
+
+use countersign_attestation::UnixMillis;
+use countersign_attestation::claims::Claims;
+use countersign_attestation::protocol::HostId;
+use countersign_policies::decision::{Decision, HostFacts, Terms, appraise};
+use countersign_policies::policy::{PolicySet, SHIPPED};
+use countersign_policies::reference::{ReferenceManifest, ReferenceSet};
+
+pub(crate) use crate::claims::*;
+
+pub(crate) const TERMS: Terms = Terms { credential_ttl_ms: 300_000, lease_ms: 45_000 };
+
+/// JSON of `tpm` for the claims above.
+pub(crate) fn golden_tpm() -> serde_json::Value {
+    let pcrs: serde_json::Map<_, _> =
+        (0..8u8).map(|index| (index.to_string(), serde_json::json!([digest(0x10 + index).to_string()]))).collect();
+    serde_json::json!({ "pcrs": { "sha256": pcrs } })
+}
+
+/// JSON of `snp` for the claims above.
+pub(crate) fn golden_snp() -> serde_json::Value {
+    serde_json::json!({
+        "measurement": ["4d".repeat(48)],
+        "host_data": ["4e".repeat(32)],
+        "id_key_digest": ["4f".repeat(48)],
+        "min_tcb": { "genoa": { "bootloader": 9, "tee": 0, "snp": 21, "microcode": 72 },
+                     "milan": { "bootloader": 4, "tee": 0, "snp": 20, "microcode": 200 } },
+    })
+}
+
+pub(crate) fn manifest(value: &serde_json::Value) -> ReferenceManifest {
+    ReferenceManifest::parse(value.to_string().as_bytes()).unwrap()
+}
+
+pub(crate) fn golden_both() -> ReferenceSet {
+    ReferenceSet::new([manifest(&serde_json::json!({ "id": "both", "tpm": golden_tpm(), "snp": golden_snp() }))])
+}
+
+pub(crate) fn golden_tpm_only() -> ReferenceSet {
+    ReferenceSet::new([manifest(&serde_json::json!({ "id": "tpm-only", "tpm": golden_tpm() }))])
+}
+
+/// Shipped policies by name, and further texts.
+pub(crate) fn policies(shipped: &[&str], own: &[(&str, &str)]) -> PolicySet {
+    let mut texts: Vec<(&str, &str)> = own.to_vec();
+    for name in shipped {
+        texts.push(*SHIPPED.iter().find(|(shipped, _)| shipped == name).unwrap());
+    }
+    PolicySet::parse(&texts).unwrap_or_else(|finding| panic!("{finding}"))
+}
+
+pub(crate) fn judge(claims: &Claims, references: &ReferenceSet, policy: &PolicySet) -> Decision {
+    judge_at(claims, references, policy, NOW)
+}
+
+pub(crate) fn judge_at(claims: &Claims, references: &ReferenceSet, policy: &PolicySet, now: UnixMillis) -> Decision {
+    let id = HostId::parse("gpu-17").unwrap();
+    let labels = BTreeMap::from([("pool".to_owned(), "confidential".to_owned())]);
+    let host = HostFacts { id: &id, trust_domain: "fleet.example", labels: &labels, generation: 2 };
+    appraise(claims, &host, references, policy, TERMS, now)
+}
+
+pub(crate) fn codes(decision: &Decision) -> Vec<&'static str> {
+    decision.findings().iter().map(|finding| finding.code).collect()
+}

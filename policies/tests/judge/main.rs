@@ -1,0 +1,10 @@
+//! The judge through its front door: claims, references, policies and a time in; a decision out.
+
+#[cfg(test)]
+mod claims;
+#[cfg(test)]
+mod common;
+#[cfg(test)]
+mod policy;
+#[cfg(test)]
+mod references;
