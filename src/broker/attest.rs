@@ -10,7 +10,7 @@ use countersign_attestation::protocol::{
     AttestationRequest, AttestationResponse, Base64Bytes, Challenge, HostId,
 };
 use countersign_attestation::result::jws::Thumbprint;
-use countersign_policies::decision::{Grant, HostFacts, Outcome, Terms};
+use countersign_policies::decision::Outcome;
 
 use crate::broker::judge::{Inputs, Judgement, judge};
 use crate::broker::{Broker, Latest};
@@ -20,6 +20,13 @@ use crate::problem::{Problem, Refusal};
 use crate::references::Governance;
 use crate::trust::hosts::{Enrolled, Host};
 use crate::trust::state::{HostTrust, Standing};
+
+/// Until when a grant reaches.
+#[derive(Clone, Copy, Debug)]
+struct Until {
+    not_after: UnixMillis,
+    lease_until: UnixMillis,
+}
 
 impl Broker {
     /// A challenge for an enrolled host, with the PCR selection that the references in force need.
@@ -66,10 +73,11 @@ impl Broker {
 
         // 5. Record. 6. Grant or revoke. 7. Issue.
         match (judged.decision.outcome(), &judged.claims) {
-            (Outcome::Granted(grant), Some(claims)) => {
-                self.grant(&inputs, &judged, claims, &trust, &governance, grant).await
+            (Outcome::Granted { not_after, lease_until }, Some(claims)) => {
+                let until = Until { not_after, lease_until };
+                self.grant(&inputs, &judged, claims, &trust, &governance, until).await
             }
-            (Outcome::Granted(_) | Outcome::Denied(_), _) => {
+            (Outcome::Granted { .. } | Outcome::Denied, _) => {
                 Err(self.deny(&inputs, &judged, &trust, &governance).await)
             }
         }
@@ -82,18 +90,18 @@ impl Broker {
         claims: &Claims,
         trust: &HostTrust,
         governance: &Governance,
-        grant: &Grant,
+        until: Until,
     ) -> Result<AttestationResponse, Problem> {
         let key = Sha256Digest::of(&[&inputs.credential_key.0]);
         let has_key = trust.credential.as_ref().is_some_and(|live| live.key == key);
-        let credential = if has_key { None } else { Some(self.credential_record(trust, key, grant.not_after())?) };
-        let on = trust.revision_of(inputs.host.id.clone());
+        let credential = if has_key { None } else { Some(self.credential_record(trust, key, until.not_after)?) };
+        let on = trust.revision_of(inputs.host.clone());
         let unchanged = trust.claims.is_some() && trust.claims == judged.digest(governance);
         let entry = if unchanged {
-            Entry::renewed(inputs.at, on, grant.lease_until(), credential)
+            Entry::renewed(inputs.at, on, until.lease_until, credential)
         } else {
             let decision = self.decision_record(inputs, judged, governance)?;
-            Entry::granted(inputs.at, on, decision, grant.lease_until(), credential)
+            Entry::granted(inputs.at, on, decision, until.lease_until, credential)
         };
         // A crash after this leaves a grant that nobody holds a credential of; the host attests again.
         let recorded = self.record(entry).await?;
@@ -129,7 +137,7 @@ impl Broker {
         governance: &Governance,
     ) -> Problem {
         let drifted = judged.claims.is_some() && matches!(trust.standing, Standing::Trusted | Standing::Lapsed);
-        let on = trust.revision_of(inputs.host.id.clone());
+        let on = trust.revision_of(inputs.host.clone());
         let entry = match self.decision_record(inputs, judged, governance) {
             Ok(decision) if drifted => Entry::revoked_by_decision(inputs.at, on, decision),
             Ok(decision) => Entry::denied(inputs.at, on, decision),
@@ -141,13 +149,13 @@ impl Broker {
         };
         if drifted {
             self.pulse.wake();
-            tracing::warn!(host = %inputs.host.id, reasons = ?judged.codes(), "revoked");
+            tracing::warn!(host = %inputs.host, reasons = ?judged.codes(), "revoked");
         }
         self.remember(inputs, judged, &recorded);
-        match judged.decision.outcome() {
-            Outcome::Denied(denial) => Problem::denied_to_host(denial.first(), recorded.leaf_hash()),
-            // A grant without claims does not exist; were there one, it is no grant.
-            Outcome::Granted(_) => Refusal::Internal.plain(),
+        match judged.decision.findings().first() {
+            Some(finding) => Problem::denied_to_host(finding, recorded.leaf_hash()),
+            // A denial without a reason does not exist; were there one, it is still a denial.
+            None => Refusal::Internal.plain(),
         }
     }
 
@@ -164,13 +172,12 @@ impl Broker {
     ) -> Inputs {
         Inputs {
             at,
-            host: HostFacts {
-                id: host.id.clone(),
-                trust_domain: self.config.trust_domain.clone(),
-                labels: host.labels.clone(),
-                generation: trust.generation,
-                terms: Terms { credential_ttl_ms: self.config.credential_ttl_ms, lease_ms: self.config.lease_ms },
-            },
+            host: host.id.clone(),
+            trust_domain: self.config.trust_domain.clone(),
+            labels: host.labels.clone(),
+            generation: trust.generation,
+            credential_ttl_ms: self.config.credential_ttl_ms,
+            lease_ms: self.config.lease_ms,
             ak_public: enrolled.ak_public.clone(),
             ek: host.ek_sha256,
             assurance: enrolled.assurance,
@@ -221,18 +228,18 @@ impl Broker {
 
     fn remember(&self, inputs: &Inputs, judged: &Judgement, recorded: &Recorded) {
         if let Some(claims) = &judged.claims {
-            self.clocks.saw(&inputs.host.id, claims.tpm.clock);
+            self.clocks.saw(&inputs.host, claims.tpm.clock);
         }
         let claims = judged.claims.as_ref().and_then(|claims| serde_json::value::to_raw_value(claims).ok());
         let latest = Latest {
             claims: claims.map(Arc::from),
-            findings: judged.decision.findings().into_iter().cloned().collect(),
+            findings: judged.decision.findings().to_vec(),
             decision: recorded.leaf_hash(),
             log_index: recorded.index(),
         };
         // Poisoned: operators see no newest claims; no decision reads them.
         if let Ok(mut all) = self.latest.lock() {
-            all.insert(inputs.host.id.clone(), latest);
+            all.insert(inputs.host.clone(), latest);
         }
     }
 }

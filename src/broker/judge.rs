@@ -14,7 +14,7 @@ use countersign_attestation::evidence::tpm::key::AttestationKey;
 use countersign_attestation::evidence::{self, Endorsements};
 use countersign_attestation::protocol::{Base64Bytes, HostId, PcrSelection};
 use countersign_attestation::{Rejection, UnixMillis};
-use countersign_policies::decision::{Decision, HostFacts, Outcome, appraise, claims_digest};
+use countersign_policies::decision::{Decision, HostFacts, Terms, appraise, claims_digest};
 use serde::{Deserialize, Serialize};
 
 use crate::references::{Digests, Governance};
@@ -25,8 +25,18 @@ use crate::references::{Digests, Governance};
 pub struct Inputs {
     /// The moment the decision was made at.
     pub at: UnixMillis,
-    /// The host, and what an operator states about it.
-    pub host: HostFacts,
+    /// The host.
+    pub host: HostId,
+    /// The trust domain that would issue the credential.
+    pub trust_domain: String,
+    /// Facts an operator states about the host.
+    pub labels: BTreeMap<String, String>,
+    /// The host's generation.
+    pub generation: u64,
+    /// Longest life of a credential.
+    pub credential_ttl_ms: u64,
+    /// Longest time between successful appraisals.
+    pub lease_ms: u64,
     /// The enrolled AK, TPMT_PUBLIC.
     pub ak_public: Base64Bytes,
     /// SHA-256 of the enrolled EK's `SubjectPublicKeyInfo`.
@@ -96,10 +106,7 @@ impl Judgement {
     /// The codes of a denial's findings; none for a grant.
     #[must_use]
     pub fn codes(&self) -> Vec<String> {
-        match self.decision.outcome() {
-            Outcome::Granted(_) => Vec::new(),
-            Outcome::Denied(denial) => denial.findings().map(|finding| finding.code.to_owned()).collect(),
-        }
+        self.decision.findings().iter().map(|finding| finding.code.to_owned()).collect()
     }
 }
 
@@ -115,15 +122,19 @@ pub fn judge(inputs: &Inputs, governance: &Governance) -> Judgement {
     {
         return rejected(inputs, governance, Some(claims), &rejection);
     }
-    let decision = appraise(&claims, &inputs.host, &governance.references, &governance.policy, inputs.at);
+    let host = HostFacts {
+        id: &inputs.host,
+        trust_domain: &inputs.trust_domain,
+        labels: &inputs.labels,
+        generation: inputs.generation,
+    };
+    let terms = Terms { credential_ttl_ms: inputs.credential_ttl_ms, lease_ms: inputs.lease_ms };
+    let decision = appraise(&claims, &host, &governance.references, &governance.policy, terms, inputs.at);
     Judgement { claims: Some(claims), decision }
 }
 
 fn rejected(inputs: &Inputs, governance: &Governance, claims: Option<Claims>, rejection: &Rejection) -> Judgement {
-    // Maps and strings always serialize.
-    let evidence = Sha256Digest::of(&[&serde_json::to_vec(&inputs.evidence).unwrap_or_default()]);
-    let (references, policy) = (&governance.references, &governance.policy);
-    let decision = Decision::rejected(rejection, evidence, &inputs.host, references, policy, inputs.at);
+    let decision = Decision::rejected(rejection, &governance.references, &governance.policy, inputs.at);
     Judgement { claims, decision }
 }
 

@@ -80,8 +80,8 @@ impl Broker {
         let inputs = Inputs { governance: governance.digests, ..inputs };
         let judged = judge(&inputs, governance);
         match judged.decision.outcome() {
-            Outcome::Granted(_) => return None,
-            Outcome::Denied(_) => {}
+            Outcome::Granted { .. } => return None,
+            Outcome::Denied => {}
         }
         let Some(archived) = serde_json::to_vec(&inputs).ok().and_then(|bytes| self.archive.put(&bytes).ok()) else {
             return Some(unjudged("reappraisal.inputs_missing"));
