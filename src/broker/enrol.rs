@@ -80,7 +80,7 @@ impl Broker {
         }
         // 2. The EK is genuine: its certificate leads to a pinned root and certifies this public area.
         let anchors = &self.references.current().collateral.anchors.tpm;
-        let ek = endorsement::tpm::verify(&request.ek_certificate.0, &request.ek_public.0, anchors, now)?;
+        let ek = endorsement::tpm::verify_ek(&request.ek_certificate.0, &request.ek_public.0, anchors, now)?;
         // 3. It is the EK that the operator registered.
         if ek.ek() != host.ek_sha256 {
             return Err(Refusal::EkMismatch.because(host.ek_sha256, ek.ek()));
