@@ -4,6 +4,7 @@ pub mod collateral;
 pub mod config;
 pub mod credentials { pub mod channel; }
 pub mod keys;
+pub mod lineage;
 pub mod problem;
 pub mod store;
 pub mod trust { pub mod hosts; }
