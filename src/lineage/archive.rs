@@ -25,7 +25,11 @@ impl Archive {
     /// # Errors
     /// [`LineageError`] when the directory cannot be made.
     pub fn open(dir: &Path) -> Result<Self, LineageError> {
-        create_private_dir(dir)?;
+        for first in 0..=u8::MAX {
+            create_private_dir(&dir.join(format!("{first:02x}")))?;
+        }
+        let sync = || fs::File::open(dir)?.sync_all();
+        sync().map_err(LineageError::file(dir))?;
         Ok(Self { dir: dir.to_owned() })
     }
 
@@ -50,13 +54,7 @@ impl Archive {
         if fs::metadata(&path).is_ok_and(|found| found.len() == size) {
             return Ok(digest);
         }
-        let parent = path.parent().unwrap_or(&self.dir);
-        let fresh = !parent.exists();
         write_renamed(&path, bytes, true)?;
-        if fresh {
-            let sync = || fs::File::open(&self.dir)?.sync_all();
-            sync().map_err(LineageError::file(&self.dir))?;
-        }
         Ok(digest)
     }
 

@@ -13,6 +13,7 @@ mod segment;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -33,7 +34,7 @@ pub use key::LogKey;
 
 use crate::config::{ConfigError, create_private_dir};
 use publish::Publisher;
-use segment::{BATCH_BYTES_MAX, SEGMENT_BYTES, Segments, Writer};
+use segment::{BATCH_BYTES_MAX, SEGMENT_BYTES, Segments, Writer, Written};
 
 /// Entries that may wait. At one sync for each batch this is seconds of work: who comes later is told at once.
 const QUEUE_MAX: usize = 16_384;
@@ -76,6 +77,9 @@ pub enum LineageError {
         /// Why.
         rejection: Rejection,
     },
+    /// A file of the log is not there, although later ones are.
+    #[error("{0} is missing")]
+    Missing(PathBuf),
     /// The log is shorter than it is known to have been.
     #[error("the log has {found} entries, and had {expected}: it was cut")]
     Cut {
@@ -419,7 +423,7 @@ impl OpenLog {
     }
 }
 
-/// Poisons the log however the thread ends: by an error, by a panic in the sink, or because it was stopped.
+/// Poisons the log however the thread ends: by an error, by a panic, or because it was stopped.
 struct Fuse(Arc<Shared>);
 
 impl Drop for Fuse {
@@ -511,23 +515,46 @@ impl<S: FnMut(u64, &Entry)> Committer<S> {
         if entries.is_empty() {
             return Ok(());
         }
-        let written = {
-            let segments = self.shared.segments.read().map_err(|_| LineageError::Poisoned)?;
-            self.writer.write(&segments, bytes)?
-        };
         let mut answers = Vec::with_capacity(entries.len());
-        for ((entry, answer), bytes) in entries.into_iter().zip(bytes) {
-            let (index, leaf_hash) = (self.frontier.size(), leaf_hash(bytes));
-            (self.sink)(index, &entry);
-            self.frontier.push(leaf_hash);
-            answers.push((answer, Recorded { index, leaf_hash, entry }));
-        }
+        let written = self.write_and_apply(bytes, entries, &mut answers).inspect_err(|_| {
+            // Before the answers are dropped: whoever waits must find the log closed.
+            self.shared.poisoned.store(true, Ordering::SeqCst);
+        })?;
         self.shared.segments.write().map_err(|_| LineageError::Poisoned)?.advance(written);
         *lock(&self.shared.head) = self.frontier.head();
-        for (answer, recorded) in answers {
-            answer(Ok(recorded));
+        for (answer, result) in answers {
+            answer(result);
         }
         Ok(())
+    }
+
+    fn write_and_apply(
+        &mut self,
+        bytes: &[Vec<u8>],
+        entries: Vec<(Entry, Answer)>,
+        answers: &mut Vec<(Answer, Result<Recorded, LineageError>)>,
+    ) -> Result<Written, LineageError> {
+        let shared = Arc::clone(&self.shared);
+        // From here until all are applied, an error leaves every answer of the batch as it is: not known.
+        let mut applied = Vec::with_capacity(entries.len());
+        let written = shared.segments.read().map_err(|_| LineageError::Poisoned);
+        let written = written.and_then(|segments| self.writer.write(&segments, bytes));
+        let mut failed = written.is_err();
+        for ((entry, answer), bytes) in entries.into_iter().zip(bytes) {
+            let (index, leaf_hash) = (self.frontier.size(), leaf_hash(bytes));
+            let sink = &mut self.sink;
+            failed = failed || catch_unwind(AssertUnwindSafe(|| sink(index, &entry))).is_err();
+            self.frontier.push(leaf_hash);
+            applied.push(Recorded { index, leaf_hash, entry });
+            answers.push((answer, Err(LineageError::Poisoned)));
+        }
+        if failed {
+            return Err(written.err().unwrap_or(LineageError::Poisoned));
+        }
+        for ((_, answer), recorded) in answers.iter_mut().zip(applied) {
+            *answer = Ok(recorded);
+        }
+        written
     }
 
     /// The copy can fail without harm to the log; it is tried again.

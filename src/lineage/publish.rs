@@ -7,6 +7,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use countersign_attestation::lineage::tile::{Tile, TileBuilder, TileBytes};
 use countersign_attestation::lineage::tree::{TreeHead, leaf_hash};
@@ -41,13 +42,11 @@ impl Publisher {
             return Ok(());
         }
         self.write_full()?;
-        while self.tiles.frontier().size() < head.size {
-            let index = self.tiles.frontier().size();
-            let bytes = segments.read(index)?.ok_or(LineageError::Cut { expected: head.size, found: index })?;
-            let full = self.tiles.push(&bytes, leaf_hash(&bytes));
+        segments.walk(self.tiles.frontier().size(), head.size, |index, bytes| {
+            let full = self.tiles.push(bytes, leaf_hash(bytes));
             self.full.extend(full.map_err(|rejection| LineageError::Entry { index, rejection })?);
-            self.write_full()?;
-        }
+            self.write_full()
+        })?;
         if self.tiles.frontier().head() != head {
             let found = self.tiles.frontier().head().root;
             return Err(LineageError::Rewritten { size: head.size, expected: head.root, found });
@@ -92,11 +91,15 @@ impl Publisher {
     }
 }
 
+static WRITES: AtomicU64 = AtomicU64::new(0);
+
 /// Writes a file whole or not at all, and durably if asked.
 pub(super) fn write_renamed(path: &Path, bytes: &[u8], sync: bool) -> Result<(), LineageError> {
     let dir = path.parent().unwrap_or(path);
     create_private_dir(dir)?;
-    let temporary = path.with_extension("new");
+    // Two writers of one file do not meet, and a restart uses the names again.
+    let number = WRITES.fetch_add(1, Ordering::Relaxed);
+    let temporary = path.with_extension(format!("new{number}"));
     let write = || -> io::Result<()> {
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
         file.write_all(bytes)?;

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::lineage::entry::BYTES_MAX;
 
-use crate::config::create_private_dir;
+use crate::config::{create_private_dir, list_dir};
 use crate::lineage::LineageError;
 
 /// Large enough that creating one is rare, small enough to read at once.
@@ -91,31 +91,33 @@ fn read_frame(content: &[u8], offset: usize, index: u64) -> Found {
     Found::Entry { bytes: bytes.to_vec(), frame_bytes: frame_bytes(length) as u64 }
 }
 
-/// The segment files of a log directory that exist, by number without gaps.
+/// The segment files of a log directory, by number. A gap means that one was taken away.
 pub(super) fn segment_paths(dir: &Path) -> Result<Vec<PathBuf>, LineageError> {
-    let mut paths = Vec::new();
-    loop {
-        let path = segment_path(dir, paths.len() as u64);
-        if !path.try_exists().map_err(LineageError::file(&path))? {
-            return Ok(paths);
+    let paths = list_dir(&dir.join("segments"))?;
+    for (number, path) in paths.iter().enumerate() {
+        if *path != segment_path(dir, number as u64) {
+            return Err(LineageError::Missing(segment_path(dir, number as u64)));
         }
-        paths.push(path);
     }
+    Ok(paths)
 }
 
 pub(super) fn segment_path(dir: &Path, number: u64) -> PathBuf {
     dir.join("segments").join(format!("{number:08}.seg"))
 }
 
-/// Entries of one segment from `index` on, up to its end: for a reader that changes nothing.
+/// How far a scan came, index and offset, and what `entry` refused; nothing where the frame itself is damaged.
+pub(super) type Stopped = (u64, u64, Option<LineageError>);
+
+/// Hands the entries of a segment's content from `index` on to `entry`, with their offsets, up to its end.
 ///
 /// # Errors
-/// [`LineageError::Damaged`] at the first frame that is.
+/// [`Stopped`] at the first frame that is damaged or refused.
 pub(super) fn scan(
     content: &[u8],
     index: u64,
     mut entry: impl FnMut(u64, u64, Vec<u8>) -> Result<(), LineageError>,
-) -> Result<(u64, u64), (u64, u64, Option<LineageError>)> {
+) -> Result<(u64, u64), Stopped> {
     let (mut index, mut offset) = (index, 0_u64);
     loop {
         match read_frame(content, usize::try_from(offset).unwrap_or(usize::MAX), index) {
@@ -256,6 +258,48 @@ impl Segments {
                 }
             }
         }
+    }
+
+    /// Hands the entries from `from` to before `until` to `entry`, reading each segment once.
+    pub(super) fn walk(
+        &self,
+        from: u64,
+        until: u64,
+        mut entry: impl FnMut(u64, &[u8]) -> Result<(), LineageError>,
+    ) -> Result<(), LineageError> {
+        let until = until.min(self.entries);
+        if until <= from {
+            return Ok(());
+        }
+        let stride = from / STRIDE;
+        let start = usize::try_from(stride).ok().and_then(|stride| self.starts.get(stride));
+        let Position { mut segment, mut offset } = *start.ok_or(LineageError::Cut { expected: until, found: from })?;
+        let mut at = stride.saturating_mul(STRIDE);
+        while at < until {
+            let path = segment_path(&self.dir, segment);
+            if self.end.segment < segment {
+                return Err(LineageError::Damaged { path, index: at });
+            }
+            let end = if segment == self.end.segment { self.end.offset } else { self.segment_bytes };
+            let mut content = vec![0; usize::try_from(end.saturating_sub(offset)).unwrap_or_default()];
+            let read = File::open(&path).and_then(|file| file.read_exact_at(&mut content, offset));
+            read.map_err(LineageError::file(&path))?;
+            let scanned =
+                scan(
+                    &content,
+                    at,
+                    |index, _, bytes| {
+                        if (from..until).contains(&index) { entry(index, &bytes) } else { Ok(()) }
+                    },
+                );
+            at = match scanned {
+                Ok((index, _)) => index,
+                Err((index, _, error)) => return Err(error.unwrap_or(LineageError::Damaged { path, index })),
+            };
+            segment = segment.saturating_add(1);
+            offset = 0;
+        }
+        Ok(())
     }
 
     fn file_to_read(&self, number: u64) -> Result<File, LineageError> {
