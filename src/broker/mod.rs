@@ -15,7 +15,6 @@ use std::sync::{Arc, Mutex};
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::lineage::entry::Entry;
 use countersign_attestation::protocol::HostId;
-use countersign_attestation::result::svid::TrustDomain;
 use countersign_policies::finding::Finding;
 
 use crate::clock::Clock;
@@ -54,7 +53,6 @@ pub struct Broker {
     pub pulse: PulseHandle,
     /// Counters.
     pub metrics: Metrics,
-    trust_domain: TrustDomain,
     archive: Archive,
     issuer: Issuer,
     challenges: challenge::Challenges,
