@@ -261,3 +261,6 @@ fn derive(bits: u32, mut block: impl FnMut([u8; 4], &mut Vec<u8>)) -> Vec<u8> {
     }
     out
 }
+
+#[cfg(test)]
+mod tests;
