@@ -9,6 +9,8 @@ pub mod audit;
 pub mod key;
 mod publish;
 mod segment;
+#[cfg(test)]
+mod tests;
 
 use std::fs::{File, OpenOptions};
 use std::io;

@@ -223,3 +223,211 @@ impl Checkpoint {
 pub fn note_text(origin: &str, head: TreeHead) -> String {
     format!("{origin}\n{}\n{}\n", head.size, STANDARD.encode(head.root.0))
 }
+
+#[cfg(test)]
+mod tests {
+    use alloc::format;
+    use alloc::string::String;
+    use alloc::vec::Vec;
+
+    use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+
+    use super::{Checkpoint, NoteKey, note_text};
+    use crate::digest::Sha256Digest;
+    use crate::lineage::tree::{TreeHead, consistency_proof, leaf_hash, verify_consistency};
+    use crate::lineage::vectors;
+
+    const HEAD: TreeHead = TreeHead { size: 7, root: Sha256Digest([9; 32]) };
+
+    fn pair() -> Ed25519KeyPair {
+        Ed25519KeyPair::from_seed_unchecked(&[3; 32]).unwrap()
+    }
+
+    fn key() -> NoteKey {
+        NoteKey::ed25519("log.example", pair().public_key().as_ref().try_into().unwrap()).unwrap()
+    }
+
+    fn sign(text: &str) -> String {
+        let signature = pair().sign(text.as_bytes());
+        format!("{text}\n{}", key().signature_line(signature.as_ref().try_into().unwrap()))
+    }
+
+    fn code(note: &str) -> Result<TreeHead, &'static str> {
+        Checkpoint::verify(note, &key(), "log.example").map(|checkpoint| checkpoint.head()).map_err(|r| r.code())
+    }
+
+    #[test]
+    fn what_is_signed_is_read() {
+        let note = sign(&note_text("log.example", HEAD));
+        assert_eq!(code(&note), Ok(HEAD));
+        let other = "\u{2014} witness.example AAAAAAEB\n";
+        assert_eq!(code(&format!("{note}{other}")), Ok(HEAD), "other signers are ignored");
+        let extended = sign(&format!("{}one\ntwo\n", note_text("log.example", HEAD)));
+        let extended = Checkpoint::verify(&extended, &key(), "log.example").unwrap();
+        assert_eq!(extended.extensions(), ["one", "two"]);
+    }
+
+    #[test]
+    fn every_flipped_byte_is_refused() {
+        let note = sign(&note_text("log.example", HEAD));
+        for place in 0..note.len() {
+            for bit in 0..8 {
+                let mut bytes = note.clone().into_bytes();
+                bytes[place] ^= 1 << bit;
+                let Ok(text) = String::from_utf8(bytes) else { continue };
+                assert!(code(&text).is_err(), "byte {place}, bit {bit}: {text}");
+            }
+            assert!(note.get(..place).is_none_or(|cut| code(cut).is_err()), "cut at {place}");
+        }
+    }
+
+    #[test]
+    fn a_line_of_this_signer_that_does_not_verify_refuses_the_note() {
+        let note = sign(&note_text("log.example", HEAD));
+        let wrong = key().signature_line(&[1; 64]);
+        assert_eq!(code(&format!("{note}{wrong}")), Err("lineage.note.signature"));
+        assert_eq!(code(&format!("{}\n\u{2014} x AAAAAAEB\n", note_text("a", HEAD))), Err("lineage.note.signature"));
+    }
+
+    #[test]
+    fn notes_have_one_form() {
+        let text = note_text("log.example", HEAD);
+        let note = sign(&text);
+        let line = note.strip_prefix(&text).unwrap().trim_start();
+        let bad = [
+            String::new(),
+            text.clone(),
+            format!("{text}{line}"),
+            note.trim_end().into(),
+            note.replace('\n', "\r\n"),
+            note.replace('\u{2014}', "-"),
+            note.replace("\u{2014} log.example", "\u{2014} log example"),
+            note.replace("\u{2014} log.example", "\u{2014} log+example"),
+            note.replace("\u{2014} log.example", "\u{2014} "),
+            format!("{note}\u{2014} short AAAAAA==\n"),
+            format!("{note}\u{2014} b64 AAAAAAE\n"),
+            format!("{note}{}", line.repeat(100)),
+            format!("{}{note}", "x".repeat(super::NOTE_BYTES_MAX)),
+        ];
+        for note in bad {
+            assert_eq!(code(&note), Err("lineage.note.form"), "{}", note.get(..80.min(note.len())).unwrap_or(""));
+        }
+    }
+
+    #[test]
+    fn checkpoints_have_one_form() {
+        let root = STANDARD.encode([9; 32]);
+        let bad = [
+            format!("log.example\n07\n{root}\n"),
+            format!("log.example\n+7\n{root}\n"),
+            format!("log.example\n18446744073709551616\n{root}\n"),
+            format!("log.example\n\n{root}\n"),
+            format!("\n7\n{root}\n"),
+            "log.example\n7\n".into(),
+            format!("log.example\n7\n{}\n", STANDARD.encode([9; 31])),
+            format!("log.example\n7\n{}\n", root.trim_end_matches('=')),
+        ];
+        for text in bad {
+            assert_eq!(code(&sign(&text)), Err("lineage.checkpoint.form"), "{text}");
+        }
+        assert_eq!(code(&sign(&note_text("other.example", HEAD))), Err("lineage.checkpoint.origin"));
+    }
+
+    #[test]
+    fn keys_have_one_form() {
+        let vkey = key().vkey();
+        assert_eq!(NoteKey::parse(&vkey), Ok(key()));
+        let (name, rest) = vkey.split_once('+').unwrap();
+        let (id, encoded) = rest.split_once('+').unwrap();
+        let mut ecdsa = STANDARD.decode(encoded).unwrap();
+        ecdsa[0] = 2;
+        let bad = [
+            String::new(),
+            name.into(),
+            format!("{name}+{id}"),
+            format!("other+{id}+{encoded}"),
+            format!("{name}+00000000+{encoded}"),
+            format!("{name}+{}+{encoded}", id.to_uppercase()),
+            format!("{name}+{id}+{}", STANDARD.encode(ecdsa)),
+            format!("{name}+{id}+{}", &encoded[..40]),
+            format!(" {vkey}"),
+        ];
+        for vkey in bad {
+            assert_eq!(NoteKey::parse(&vkey).map_err(|r| r.code()), Err("lineage.key.form"), "{vkey}");
+        }
+        assert!(NoteKey::ed25519("a b", &[0; 32]).is_err());
+    }
+
+    /// The verdict of every Ed25519 key of a vector's list.
+    fn opened(note: &str, vkeys: &str) -> Vec<bool> {
+        let keys = vkeys.lines().filter_map(|vkey| NoteKey::parse(vkey).ok());
+        keys.map(|key| key.open(note).is_ok()).collect()
+    }
+
+    #[test]
+    fn note_vectors() {
+        for (id, accept, row) in vectors::of_kind("signed-note") {
+            let verdicts = opened(&vectors::text(&row, "note"), &vectors::text(&row, "vkeys"));
+            assert!(!verdicts.is_empty() && verdicts.iter().all(|verdict| *verdict == accept), "{id}");
+        }
+    }
+
+    #[test]
+    fn checkpoint_vectors() {
+        let mut checked = 0;
+        for (id, accept, row) in vectors::of_kind("tlog-checkpoint") {
+            let note = vectors::text(&row, "note");
+            let origin = row["expect_detail"]["origin"].as_str().unwrap_or_else(|| note.lines().next().unwrap());
+            for key in vectors::text(&row, "vkeys").lines().filter_map(|vkey| NoteKey::parse(vkey).ok()) {
+                let read = Checkpoint::verify(&note, &key, origin);
+                assert_eq!(read.is_ok(), accept, "{id}: {read:?}");
+                if let Ok(checkpoint) = read {
+                    assert_eq!(row["expect_detail"]["size"], checkpoint.head().size, "{id}");
+                    let root = STANDARD.encode(checkpoint.head().root.0);
+                    assert_eq!(row["expect_detail"]["root"].as_str(), Some(&root[..]), "{id}");
+                }
+                checked += 1;
+            }
+        }
+        assert!(checked == 0 || 10 <= checked, "{checked}");
+    }
+
+    #[test]
+    fn consistency_between_checkpoints() {
+        for (id, accept, row) in vectors::of_kind("tlog-consistency") {
+            let vkeys = vectors::text(&row, "vkeys");
+            let key = NoteKey::parse(vkeys.lines().next().unwrap()).unwrap();
+            let read = |file| Checkpoint::verify(&vectors::text(&row, file), &key, key.name()).unwrap().head();
+            let text = vectors::text(&row, "proof");
+            let hash = |line: &str| Sha256Digest(STANDARD.decode(line).unwrap().try_into().unwrap());
+            let proof: Vec<_> = text.lines().map(hash).collect();
+            assert_eq!(verify_consistency(read("old"), read("new"), &proof).is_ok(), accept, "{id}");
+        }
+    }
+
+    #[test]
+    fn a_log_written_elsewhere_gives_the_same_roots_and_proofs() {
+        let rows = vectors::of_kind("tlog-checkpoint");
+        let rows: Vec<_> = rows.into_iter().filter(|(id, ..)| id.starts_with("tessera-log-")).collect();
+        let mut heads = Vec::new();
+        let mut longest: Vec<Sha256Digest> = Vec::new();
+        for (id, _, row) in &rows {
+            let entries = row["expect_detail"]["entries"].as_array().unwrap();
+            let leaves: Vec<_> = entries.iter().map(|entry| leaf_hash(entry.as_str().unwrap().as_bytes())).collect();
+            let mut frontier = crate::lineage::tree::Frontier::new();
+            leaves.iter().for_each(|leaf| frontier.push(*leaf));
+            let root = STANDARD.encode(frontier.head().root.0);
+            assert_eq!(row["expect_detail"]["root"].as_str(), Some(&root[..]), "{id}");
+            heads.push(frontier.head());
+            longest = if longest.len() < leaves.len() { leaves } else { longest };
+        }
+        for older in heads.iter().filter(|head| 0 < head.size) {
+            for newer in heads.iter().filter(|newer| older.size <= newer.size) {
+                let proof = consistency_proof(&longest[..], older.size, newer.size).unwrap();
+                assert!(verify_consistency(*older, *newer, &proof).is_ok(), "{} {}", older.size, newer.size);
+            }
+        }
+    }
+}

@@ -128,3 +128,95 @@ impl Host {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use alloc::string::ToString;
+    use alloc::vec;
+
+    use super::History;
+    use crate::digest::Sha256Digest;
+    use crate::lineage::entry::{DecisionRecord, Entry, HostRevision};
+    use crate::protocol::HostId;
+    use crate::time::UnixMillis;
+
+    const AT: UnixMillis = UnixMillis(1_795_408_496_007);
+    const DIGEST: Sha256Digest = Sha256Digest([1; 32]);
+
+    fn on(generation: u64, revision: u64, parent: u64) -> HostRevision {
+        HostRevision { host: HostId::parse("gpu-17").unwrap(), generation, revision, parent }
+    }
+
+    fn renewed(on: HostRevision) -> Entry {
+        Entry::renewed(AT, on, AT.plus(1), None)
+    }
+
+    fn denied(on: HostRevision) -> Entry {
+        let reasons = vec!["tpm.quote.magic".to_string()];
+        Entry::denied(AT, on, DecisionRecord { inputs: None, claims: None, decision: DIGEST, reasons })
+    }
+
+    /// Registered at 0, enrolled at 1, renewed at 2.
+    fn history() -> History {
+        let mut history = History::new();
+        let host = HostId::parse("gpu-17").unwrap();
+        history.add(0, &Entry::host_registered(AT, host, "admin", DIGEST)).unwrap();
+        history.add(1, &Entry::enrolled(AT, on(0, 0, 0), DIGEST)).unwrap();
+        history.add(2, &renewed(on(1, 1, 1))).unwrap();
+        history
+    }
+
+    fn code(history: &mut History, index: u64, entry: &Entry) -> Result<(), &'static str> {
+        history.add(index, entry).map_err(|rejection| rejection.code())
+    }
+
+    #[test]
+    fn one_story_is_accepted() {
+        let mut history = history();
+        assert_eq!(code(&mut history, 3, &denied(on(1, 2, 2))), Ok(()));
+        assert_eq!(code(&mut history, 5, &renewed(on(1, 2, 3))), Ok(()));
+        assert_eq!(
+            code(&mut history, 6, &Entry::revoked_by_operator(AT, on(1, 3, 5), "a", "operator.revoked")),
+            Ok(())
+        );
+        assert_eq!(code(&mut history, 7, &Entry::readmitted(AT, on(1, 4, 6), "a")), Ok(()));
+        assert_eq!(code(&mut history, 8, &renewed(on(2, 5, 7))), Ok(()));
+        assert_eq!((history.hosts(), history.superseded()), (1, 0));
+    }
+
+    #[test]
+    fn of_two_decisions_on_one_revision_the_first_holds() {
+        let mut history = history();
+        assert_eq!(code(&mut history, 3, &renewed(on(1, 2, 2))), Ok(()));
+        assert_eq!(code(&mut history, 4, &renewed(on(1, 2, 2))), Ok(()));
+        assert_eq!(code(&mut history, 5, &Entry::lapsed(AT, on(1, 2, 2))), Ok(()));
+        assert_eq!(history.superseded(), 2);
+        assert_eq!(code(&mut history, 6, &renewed(on(1, 3, 5))), Ok(()), "superseded entries are no transitions");
+    }
+
+    #[test]
+    fn a_decision_on_a_state_that_was_not_is_found() {
+        for on in [on(1, 3, 2), on(0, 2, 2)] {
+            // Generation 1 has been named; naming 0 on the current revision goes back.
+            assert_eq!(code(&mut history(), 3, &renewed(on)), Err("lineage.history.revision"));
+        }
+    }
+
+    #[test]
+    fn a_broken_chain_is_found() {
+        let parent = Err("lineage.history.parent");
+        assert_eq!(code(&mut History::new(), 4, &renewed(on(0, 0, 3))), parent, "the first has none");
+        assert_eq!(code(&mut history(), 4, &renewed(on(1, 2, 3))), parent, "not an entry of the host");
+        assert_eq!(code(&mut history(), 4, &renewed(on(1, 2, 1))), parent, "it has not seen what it was made on");
+    }
+
+    #[test]
+    fn trust_while_revoked_is_found() {
+        let mut history = history();
+        history.add(3, &Entry::revoked_by_operator(AT, on(1, 2, 2), "a", "operator.revoked")).unwrap();
+        assert_eq!(code(&mut history.clone(), 4, &renewed(on(1, 3, 3))), Err("lineage.history.revoked"));
+        assert_eq!(code(&mut history.clone(), 4, &renewed(on(1, 2, 2))), Ok(()), "too late, and nothing came of it");
+        history.add(4, &Entry::enrolled(AT, on(1, 3, 3), DIGEST)).unwrap();
+        assert_eq!(code(&mut history, 5, &renewed(on(2, 4, 4))), Ok(()));
+    }
+}

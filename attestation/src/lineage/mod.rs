@@ -70,3 +70,48 @@ reasons! {
             "treat credentials of this host as not trusted from its revocation on";
     }
 }
+
+#[cfg(test)]
+pub(crate) mod vectors {
+    //! Conformance vectors, where they are.
+    extern crate std;
+
+    use alloc::string::String;
+    use alloc::vec::Vec;
+    use std::path::PathBuf;
+
+    /// The folder of vectors, unless there is none.
+    pub(crate) fn folder() -> Option<PathBuf> {
+        #[expect(clippy::disallowed_methods, reason = "tests find their vectors by it")]
+        let named = std::env::var("COUNTERSIGN_VECTORS").map(PathBuf::from);
+        let folder = named.unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/vectors").into());
+        if !folder.is_dir() {
+            std::eprintln!("skipped: no vectors in {}", folder.display());
+            return None;
+        }
+        Some(folder)
+    }
+
+    /// The vectors of one kind: `(id, accepted, row)`.
+    pub(crate) fn of_kind(kind: &str) -> Vec<(String, bool, serde_json::Value)> {
+        let Some(folder) = folder() else { return Vec::new() };
+        let manifest = std::fs::read(folder.join("MANIFEST-tpm-nv.json")).unwrap();
+        let rows: Vec<serde_json::Value> = serde_json::from_slice(&manifest).unwrap();
+        let rows = rows.into_iter().filter(|row| row["kind"] == kind);
+        let rows: Vec<_> =
+            rows.map(|row| (row["id"].as_str().unwrap().into(), row["expect"] == "accept", row)).collect();
+        assert!(!rows.is_empty(), "{kind}");
+        rows
+    }
+
+    /// The text of a vector's file.
+    pub(crate) fn text(row: &serde_json::Value, file: &str) -> String {
+        String::from_utf8(bytes(row, file)).unwrap()
+    }
+
+    /// A vector's file.
+    pub(crate) fn bytes(row: &serde_json::Value, file: &str) -> Vec<u8> {
+        let path = row["files"][file].as_str().unwrap();
+        std::fs::read(folder().unwrap().join(path)).unwrap()
+    }
+}

@@ -235,3 +235,130 @@ fn last_index(size: u64, level: u8) -> u64 {
     let hashes = size.checked_shr(u32::from(level).saturating_mul(8)).unwrap_or(0);
     hashes.saturating_sub(1) >> 8
 }
+
+#[cfg(test)]
+mod tests {
+    use alloc::collections::BTreeMap;
+    use alloc::string::String;
+    use alloc::vec;
+    use alloc::vec::Vec;
+
+    use proptest::prelude::{any, prop_assert_eq, proptest};
+
+    use super::{Tile, TileBuilder, TileKind, WIDTH, decode_bundle, encode_bundle};
+    use crate::lineage::checkpoint::{Checkpoint, NoteKey};
+    use crate::lineage::tree::leaf_hash;
+    use crate::lineage::vectors;
+
+    #[test]
+    fn paths_are_those_of_the_specification() {
+        let path = |kind, index, width| Tile::new(kind, index, width).unwrap().path();
+        assert_eq!(path(TileKind::Hashes(0), 1_234_067, 256), "tile/0/x001/x234/067");
+        assert_eq!(path(TileKind::Hashes(1), 0, 8), "tile/1/000.p/8");
+        assert_eq!(path(TileKind::Entries, 273, 112), "tile/entries/273.p/112");
+        assert_eq!(path(TileKind::Entries, 1000, 256), "tile/entries/x001/000");
+        for width in [0, 257] {
+            assert_eq!(Tile::new(TileKind::Entries, 0, width), None);
+        }
+        assert_eq!(Tile::new(TileKind::Hashes(8), 0, 1), None);
+    }
+
+    #[test]
+    fn no_other_path_is_read() {
+        let bad = [
+            "tile/0/1",
+            "tile/0/0000",
+            "tile/0/x000/001",
+            "tile/0/001/002",
+            "tile/0/x001",
+            "tile/00/001",
+            "tile/8/000",
+            "tile/entries/000.p/0",
+            "tile/entries/000.p/256",
+            "tile/entries/000.p/01",
+            "tile/entries/000/",
+            "tile/0/../1",
+            "tile/entries/+00",
+            "tile//000",
+            "/tile/0/000",
+            "tile/0/x+01/000",
+            "checkpoint",
+            "tile/entries/000.p/1/2",
+        ];
+        for path in bad {
+            assert_eq!(Tile::parse(path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn bundles_have_exactly_their_entries() {
+        let bytes = encode_bundle(&[&b"one"[..], b"", b"three"]).unwrap();
+        assert_eq!(decode_bundle(&bytes, 3).unwrap(), [&b"one"[..], b"", b"three"]);
+        for width in [2, 4] {
+            assert_eq!(decode_bundle(&bytes, width).unwrap_err().code(), "lineage.bundle.form");
+        }
+        for cut in 0..bytes.len() {
+            assert!(decode_bundle(&bytes[..cut], 3).is_err());
+        }
+        assert_eq!(encode_bundle(&[vec![0; 65_536]]).unwrap_err().code(), "lineage.bundle.form");
+        let mut tiles = TileBuilder::new();
+        assert!(tiles.push(&vec![0; 65_536], leaf_hash(b"")).is_err());
+        assert_eq!(tiles.frontier().size(), 0);
+    }
+
+    #[test]
+    fn upper_tiles_fill() {
+        let mut tiles = TileBuilder::new();
+        let mut full = Vec::new();
+        for index in 0..65_536_u32 {
+            let entry = index.to_be_bytes();
+            full.extend(tiles.push(&entry, leaf_hash(&entry)).unwrap());
+        }
+        assert_eq!(full.len(), 256 + 256 + 1);
+        assert_eq!(full.last().map(|(tile, bytes)| (tile.path(), bytes.len())), Some(("tile/1/000".into(), 8192)));
+        let partial: Vec<_> = tiles.partial().iter().map(|(tile, _)| tile.path()).collect();
+        assert_eq!(partial, ["tile/2/000.p/1"]);
+        assert_eq!(tiles.partial()[0].1, tiles.frontier().head().root.0, "a perfect tree's root is its top hash");
+    }
+
+    #[test]
+    fn a_log_written_elsewhere_has_the_same_tiles() {
+        for (_, _, row) in vectors::of_kind("tlog-tiles") {
+            let vkeys = vectors::text(&row, "vkeys");
+            let key = NoteKey::parse(vkeys.lines().next().unwrap()).unwrap();
+            let head = Checkpoint::verify(&vectors::text(&row, "note"), &key, key.name()).unwrap().head();
+            let mut expected: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+            let mut bundles = BTreeMap::new();
+            for (name, path) in row["files"].as_object().unwrap() {
+                let path = path.as_str().unwrap();
+                let Some(start) = path.find("/tile/") else { continue };
+                let tile = Tile::parse(&path[start + 1..]).unwrap();
+                let bytes = vectors::bytes(&row, name);
+                expected.insert(tile.path(), bytes.clone());
+                if tile.kind() == TileKind::Entries {
+                    bundles.insert(tile.index(), (tile.width(), bytes));
+                }
+            }
+            let mut tiles = TileBuilder::new();
+            let mut built = BTreeMap::new();
+            for (width, bundle) in bundles.values() {
+                for entry in decode_bundle(bundle, *width).unwrap() {
+                    built.extend(tiles.push(entry, leaf_hash(entry)).unwrap());
+                }
+            }
+            built.extend(tiles.partial());
+            let built: BTreeMap<_, _> = built.into_iter().map(|(tile, bytes)| (tile.path(), bytes)).collect();
+            assert_eq!(built, expected);
+            assert_eq!(tiles.frontier().head(), head);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn parse_inverts_path(level in 0_u8..8, entries in any::<bool>(), index in any::<u64>(), width in 1..=WIDTH) {
+            let kind = if entries { TileKind::Entries } else { TileKind::Hashes(level) };
+            let tile = Tile::new(kind, index, width).unwrap();
+            prop_assert_eq!(Tile::parse(&tile.path()), Some(tile));
+        }
+    }
+}

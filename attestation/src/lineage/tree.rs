@@ -270,3 +270,175 @@ fn range_root<S: Subtrees + ?Sized>(hashes: &S, low: u64, high: u64) -> Option<S
     let smallest = peaks.next()?;
     Some(peaks.fold(smallest, |right, left| node_hash(left, right)))
 }
+
+#[cfg(test)]
+mod tests {
+    use alloc::string::String;
+    use alloc::vec::Vec;
+
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+    use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
+    use serde_json::Value;
+
+    use super::{
+        Frontier, Subtrees as _, TreeHead, consistency_proof, inclusion_proof, leaf_hash, node_hash,
+        verify_consistency, verify_inclusion,
+    };
+    use crate::digest::Sha256Digest;
+    use crate::lineage::vectors;
+
+    fn leaves(count: u64) -> Vec<Sha256Digest> {
+        (0..count).map(|index| leaf_hash(&index.to_be_bytes())).collect()
+    }
+
+    fn head(leaves: &[Sha256Digest]) -> TreeHead {
+        let mut frontier = Frontier::new();
+        leaves.iter().for_each(|leaf| frontier.push(*leaf));
+        frontier.head()
+    }
+
+    /// RFC 6962, 2.1, as it is written there.
+    fn definition(leaves: &[Sha256Digest]) -> Sha256Digest {
+        match leaves {
+            [] => Sha256Digest::of(&[]),
+            [leaf] => *leaf,
+            _ => {
+                let (left, right) = leaves.split_at(leaves.len().next_power_of_two() / 2);
+                node_hash(definition(left), definition(right))
+            }
+        }
+    }
+
+    fn digest(value: &Value) -> Option<Sha256Digest> {
+        STANDARD.decode(value.as_str()?).ok()?.try_into().ok().map(Sha256Digest)
+    }
+
+    fn proof(value: &Value) -> Option<Vec<Sha256Digest>> {
+        value.as_array().map_or(Some(Vec::new()), |hashes| hashes.iter().map(digest).collect())
+    }
+
+    #[test]
+    fn the_frontier_has_the_root_of_the_definition() {
+        let all = leaves(70);
+        for count in 0..=70 {
+            assert_eq!(head(&all[..count]).root, definition(&all[..count]), "{count}");
+            assert_eq!(head(&all[..count]).size, count as u64);
+        }
+    }
+
+    #[test]
+    fn inclusion_vectors() {
+        for (_, _, row) in vectors::of_kind("rfc6962-inclusion") {
+            let all: Vec<Value> = serde_json::from_slice(&vectors::bytes(&row, "vectors")).unwrap();
+            assert_eq!(all.len(), 59);
+            for vector in all {
+                let id = vector["id"].as_str().unwrap();
+                let size = vector["treeSize"].as_u64().unwrap();
+                let index = vector["leafIdx"].as_u64().unwrap();
+                // A hash of another length is no hash; such a vector cannot even be asked about.
+                let verdict = (|| {
+                    let head = TreeHead { size, root: digest(&vector["root"])? };
+                    let leaf = digest(&vector["leafHash"])?;
+                    verify_inclusion(head, index, leaf, &proof(&vector["proof"])?).ok()
+                })();
+                assert_eq!(verdict.is_none(), vector["wantErr"], "{id}");
+            }
+        }
+    }
+
+    #[test]
+    fn consistency_vectors() {
+        for (_, _, row) in vectors::of_kind("rfc6962-consistency") {
+            let all: Vec<Value> = serde_json::from_slice(&vectors::bytes(&row, "vectors")).unwrap();
+            assert_eq!(all.len(), 56);
+            let mut accepted = 0;
+            for vector in all {
+                let id = vector["id"].as_str().unwrap();
+                let tree = |size: &str, root: &str| {
+                    Some(TreeHead { size: vector[size].as_u64()?, root: digest(&vector[root])? })
+                };
+                let verdict = (|| {
+                    let (older, newer) = (tree("size1", "root1")?, tree("size2", "root2")?);
+                    verify_consistency(older, newer, &proof(&vector["proof"])?).ok()
+                })();
+                // One vector calls two equal trees consistent whose roots are no SHA-256 hashes.
+                let unasked = digest(&vector["root1"]).is_none();
+                assert!(verdict.is_none() == (vector["wantErr"] == true) || unasked, "{id}");
+                accepted += usize::from(verdict.is_some());
+            }
+            assert_eq!(accepted, 2);
+        }
+    }
+
+    #[test]
+    fn a_proof_between_trees_of_the_same_size_is_empty() {
+        let one = head(&leaves(1));
+        let other = TreeHead { root: Sha256Digest([0; 32]), ..one };
+        assert!(verify_consistency(one, one, &[]).is_ok());
+        let refused = |older, newer, proof: &[_]| -> String {
+            verify_consistency(older, newer, proof).unwrap_err().code().into()
+        };
+        assert_eq!(refused(one, other, &[]), "lineage.proof.consistency");
+        assert_eq!(refused(one, one, &[one.root]), "lineage.proof.consistency");
+        assert_eq!(refused(head(&[]), one, &[]), "lineage.proof.consistency");
+        assert_eq!(refused(head(&leaves(2)), one, &[]), "lineage.proof.consistency");
+    }
+
+    #[test]
+    fn subtrees_end_where_the_leaves_do() {
+        let all = leaves(5);
+        assert_eq!(all.hash(2, 0), Some(definition(&all[..4])));
+        assert_eq!(all.hash(2, 1), None);
+        assert_eq!(all.hash(64, 0), None);
+        assert_eq!(inclusion_proof(&all[..], 5, 5), None);
+        assert_eq!(inclusion_proof(&all[..], 4, 6), None);
+        assert_eq!(consistency_proof(&all[..], 0, 5), None);
+        assert_eq!(consistency_proof(&all[..], 5, 4), None);
+    }
+
+    proptest! {
+        #[test]
+        fn every_leaf_is_included_and_no_other(size in 1_u64..600, pick in any::<u64>(), bit in 0_usize..256) {
+            let all = leaves(size);
+            let index = pick % size;
+            let leaf = all[usize::try_from(index).unwrap()];
+            let proof = inclusion_proof(&all[..], index, size).unwrap();
+            let head = head(&all);
+            prop_assert!(verify_inclusion(head, index, leaf, &proof).is_ok());
+            for wrong in [index ^ 1, index + 1, size, u64::MAX].into_iter().filter(|wrong| *wrong != index) {
+                prop_assert!(verify_inclusion(head, wrong, leaf, &proof).is_err());
+            }
+            let mut flipped = leaf;
+            flipped.0[bit / 8] ^= 1 << (bit % 8);
+            prop_assert_eq!(verify_inclusion(head, index, flipped, &proof).unwrap_err().code(),
+                "lineage.proof.inclusion");
+            let longer = [&proof[..], &[leaf]].concat();
+            prop_assert!(verify_inclusion(head, index, leaf, &longer).is_err());
+            if let Some((_, shorter)) = proof.split_last() {
+                prop_assert!(verify_inclusion(head, index, leaf, shorter).is_err());
+            }
+        }
+
+        #[test]
+        fn every_tree_begins_with_every_smaller_one(newer in 1_u64..600, pick in any::<u64>(), bit in 0_usize..256) {
+            let all = leaves(newer);
+            let older = 1 + pick % newer;
+            let old_head = head(&all[..usize::try_from(older).unwrap()]);
+            let new_head = head(&all);
+            let proof = consistency_proof(&all[..], older, newer).unwrap();
+            prop_assert!(verify_consistency(old_head, new_head, &proof).is_ok());
+            let mut other = old_head;
+            other.root.0[bit / 8] ^= 1 << (bit % 8);
+            prop_assert!(verify_consistency(other, new_head, &proof).is_err());
+            let mut other = new_head;
+            other.root.0[bit / 8] ^= 1 << (bit % 8);
+            prop_assert!(verify_consistency(old_head, other, &proof).is_err());
+            let longer = [&proof[..], &[old_head.root]].concat();
+            prop_assert!(verify_consistency(old_head, new_head, &longer).is_err());
+            if let Some((_, shorter)) = proof.split_last() {
+                prop_assert!(verify_consistency(old_head, new_head, shorter).is_err());
+            }
+        }
+    }
+}
