@@ -28,7 +28,7 @@ use crate::problem::{Problem, Refusal};
 use crate::references::References;
 use crate::trust::Trust;
 use crate::trust::hosts::Hosts;
-use crate::trust::pulse::PulseHandle;
+use crate::trust::pulse::{PulseHandle, unrecorded};
 
 /// A running broker.
 #[derive(Debug)]
@@ -85,9 +85,6 @@ impl Broker {
 
     /// Makes an entry durable and applied.
     async fn record(&self, entry: Entry) -> Result<Recorded, Problem> {
-        self.lineage.append(entry).await.map_err(|error| {
-            tracing::error!(%error, "not recorded");
-            Refusal::LineageFailed.plain()
-        })
+        self.lineage.append(entry).await.map_err(|error| unrecorded(&error))
     }
 }

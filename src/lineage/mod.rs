@@ -206,7 +206,7 @@ struct Shared {
 type Answer = Box<dyn FnOnce(Result<Recorded, LineageError>) + Send>;
 
 enum Command {
-    Append { entry: Entry, bytes: Vec<u8>, answer: Answer },
+    Append { entry: Box<Entry>, bytes: Vec<u8>, answer: Answer },
     Publish(SyncSender<Result<(), LineageError>>),
     Stop,
 }
@@ -288,6 +288,7 @@ impl Lineage {
         if self.is_poisoned() {
             return Err(LineageError::Poisoned);
         }
+        let entry = Box::new(entry);
         self.queue.try_send(Command::Append { entry, bytes, answer }).map_err(|error| match error {
             std::sync::mpsc::TrySendError::Full(_) => LineageError::Overloaded,
             std::sync::mpsc::TrySendError::Disconnected(_) => LineageError::Poisoned,
@@ -462,7 +463,7 @@ impl Batch {
                 // The frame's own bytes are few; the bound leaves room for them.
                 self.size = self.size.saturating_add(bytes.len()).saturating_add(16);
                 self.bytes.push(bytes);
-                self.entries.push((entry, answer));
+                self.entries.push((*entry, answer));
             }
             Command::Publish(answer) => self.publish.push(answer),
             Command::Stop => self.stop = true,
@@ -501,7 +502,7 @@ impl<S: FnMut(u64, &Entry)> Committer<S> {
                 published = crate::clock::monotonic();
                 for waiter in publish {
                     // Nobody waits any more: published all the same.
-                    let _gone = waiter.try_send(result.as_ref().map(|()| ()).map_err(|()| LineageError::Unpublished));
+                    let _gone = waiter.try_send(result.map_err(|()| LineageError::Unpublished));
                 }
             }
             if stop {
