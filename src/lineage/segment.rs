@@ -162,7 +162,7 @@ impl Segments {
             let segment = number as u64;
             let starts = &mut segments.starts;
             let scanned = scan(&content, segments.entries, |index, offset, bytes| {
-                if index % STRIDE == 0 {
+                if index.is_multiple_of(STRIDE) {
                     starts.push(Position { segment, offset });
                 }
                 entry(index, &bytes)
@@ -374,7 +374,7 @@ impl Writer {
                 self.end = Position { segment: next, offset: 0 };
                 offset = 0;
             }
-            if self.entries % STRIDE == 0 {
+            if self.entries.is_multiple_of(STRIDE) {
                 let offset = offset.saturating_add(frames.len() as u64);
                 starts.push(Position { segment: self.end.segment, offset });
             }

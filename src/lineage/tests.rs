@@ -108,7 +108,7 @@ fn copy_dir(from: &Path, to: &Path) {
         if found.path().is_dir() {
             copy_dir(&found.path(), &target)
         } else {
-            drop(fs::copy(found.path(), target).unwrap())
+            fs::copy(found.path(), target).unwrap();
         }
     }
 }
@@ -655,7 +655,7 @@ fn blobs_come_back_or_not_at_all() {
     assert_eq!(archive.put(b"evidence").unwrap(), digest);
     assert_eq!(Archive::open(dir.path()).unwrap().get(digest).unwrap(), b"evidence");
     let name = digest.to_hex();
-    let path = dir.path().join(&name[..2]).join(&name);
+    let path = dir.path().join(name.get(..2).unwrap()).join(&name);
     assert!(matches!(archive.get(Sha256Digest([0; 32])), Err(LineageError::Absent(_))));
     fs::write(&path, b"evidencE").unwrap();
     assert!(matches!(archive.get(digest), Err(LineageError::Blob { .. })));
