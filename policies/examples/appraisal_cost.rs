@@ -1,8 +1,9 @@
 //! What one appraisal costs: `cargo run --release -p countersign-policies --example appraisal_cost`.
 
+use core::hint::black_box;
+use core::time::Duration;
 use std::collections::BTreeMap;
-use std::hint::black_box;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use countersign_attestation::protocol::HostId;
 use countersign_policies::decision::{HostFacts, Terms, appraise, claims_digest, state_digest};
@@ -15,7 +16,7 @@ mod claims;
 
 const ROUNDS: u32 = 2000;
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+fn main() -> Result<(), Box<dyn core::error::Error>> {
     let mut manifests = Vec::new();
     for wanted in 0..100u8 {
         let pcrs: Vec<String> =
