@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use countersign_attestation::protocol::HostId;
-use countersign_policies::decision::{HostFacts, Terms, appraise, claims_digest, state_digest};
+use countersign_policies::decision::{HostFacts, Terms, appraise, claims_digest};
 use countersign_policies::policy::{PolicySet, SHIPPED};
 use countersign_policies::reference::{ReferenceManifest, ReferenceSet};
 
@@ -41,7 +41,6 @@ fn main() -> Result<(), Box<dyn core::error::Error>> {
         println!("  canonical bytes {:>9.1?}", each(&|| decide().canonical_bytes()).saturating_sub(each(&decide)));
         println!("  matching        {:>9.1?}", each(&|| references.match_claims(&claims)));
         println!("  claims digest   {:>9.1?}", each(&|| claims_digest(&claims)));
-        println!("  state digest    {:>9.1?}", each(&|| state_digest(&claims)));
     }
     Ok(())
 }
