@@ -146,8 +146,7 @@ fn verify(inputs: &Inputs, governance: &Governance) -> Result<Claims, Rejection>
     let binder = Binder::new(Role::Host, nonce, &inputs.credential_key.0);
     let ak = AttestationKey::from_public(&inputs.ak_public.0)?;
     let enrolled = EnrolledTpm::new(ak, inputs.ek, inputs.assurance);
-    let endorsements =
-        Endorsements { anchors: &governance.collateral.anchors, crls: &governance.collateral.crls };
+    let endorsements = Endorsements { anchors: &governance.collateral.anchors, crls: &governance.collateral.crls };
     let expected = evidence::Expected {
         binder: &binder,
         credential_key: &inputs.credential_key.0,

@@ -186,7 +186,9 @@ mod tests {
         let attempts: Vec<_> = (0..8)
             .map(|ak| {
                 let hosts = Arc::clone(&hosts);
-                std::thread::spawn(move || hosts.enroll(&HostId::parse("a").unwrap(), enrolled(ak)).is_ok().then_some(ak))
+                std::thread::spawn(move || {
+                    hosts.enroll(&HostId::parse("a").unwrap(), enrolled(ak)).is_ok().then_some(ak)
+                })
             })
             .collect();
         let winners: Vec<u8> = attempts.into_iter().filter_map(|attempt| attempt.join().unwrap()).collect();
