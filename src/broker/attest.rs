@@ -13,7 +13,7 @@ use countersign_attestation::protocol::{
 use countersign_attestation::result::jws::Thumbprint;
 use countersign_policies::decision::Outcome;
 
-use crate::broker::judge::{Inputs, Judgement, judge};
+use crate::broker::judge::{Inputs, Judgement, judge_warm};
 use crate::broker::{Broker, Latest};
 use crate::keys::random;
 use crate::lineage::Recorded;
@@ -69,7 +69,7 @@ impl Broker {
 
         // 3 and 4. Verify and appraise: pure.
         let inputs = self.inputs(&host, enrolled, &trust, &governance, nonce, request, now);
-        let judged = judge(&inputs, &governance);
+        let judged = judge_warm(&inputs, &governance, Some(&self.warm));
         self.metrics.decision(&judged.codes());
 
         // 5. Record. 6. Grant or revoke. 7. Issue.

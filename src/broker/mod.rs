@@ -8,6 +8,7 @@ pub mod judge;
 pub mod reappraise;
 pub mod revoke;
 pub mod start;
+pub mod warm;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -59,6 +60,7 @@ pub struct Broker {
     enrollments: enrol::Pending,
     latest: Mutex<BTreeMap<HostId, Latest>>,
     clocks: judge::Clocks,
+    warm: warm::Warm,
 }
 
 /// What a host's newest appraisal saw, for operators: kept in memory, since the log and the archive hold the proof.
