@@ -205,8 +205,15 @@ struct Shared {
 
 type Answer = Box<dyn FnOnce(Result<Recorded, LineageError>) + Send>;
 
+/// An entry that nobody has begun to write.
+struct Waiting {
+    entry: Entry,
+    bytes: Vec<u8>,
+    answer: Answer,
+}
+
 enum Command {
-    Append { entry: Box<Entry>, bytes: Vec<u8>, answer: Answer },
+    Append(Box<Waiting>),
     Publish(SyncSender<Result<(), LineageError>>),
     Stop,
 }
@@ -288,8 +295,7 @@ impl Lineage {
         if self.is_poisoned() {
             return Err(LineageError::Poisoned);
         }
-        let entry = Box::new(entry);
-        self.queue.try_send(Command::Append { entry, bytes, answer }).map_err(|error| match error {
+        self.queue.try_send(Command::Append(Box::new(Waiting { entry, bytes, answer }))).map_err(|error| match error {
             std::sync::mpsc::TrySendError::Full(_) => LineageError::Overloaded,
             std::sync::mpsc::TrySendError::Disconnected(_) => LineageError::Poisoned,
         })
@@ -459,11 +465,12 @@ struct Batch {
 impl Batch {
     fn add(&mut self, command: Command) {
         match command {
-            Command::Append { entry, bytes, answer } => {
+            Command::Append(waiting) => {
+                let Waiting { entry, bytes, answer } = *waiting;
                 // The frame's own bytes are few; the bound leaves room for them.
                 self.size = self.size.saturating_add(bytes.len()).saturating_add(16);
                 self.bytes.push(bytes);
-                self.entries.push((*entry, answer));
+                self.entries.push((entry, answer));
             }
             Command::Publish(answer) => self.publish.push(answer),
             Command::Stop => self.stop = true,

@@ -162,7 +162,7 @@ impl Segments {
             let segment = number as u64;
             let starts = &mut segments.starts;
             let scanned = scan(&content, segments.entries, |index, offset, bytes| {
-                if index % STRIDE == 0 {
+                if index.is_multiple_of(STRIDE) {
                     starts.push(Position { segment, offset });
                 }
                 entry(index, &bytes)

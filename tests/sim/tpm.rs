@@ -304,7 +304,7 @@ impl SimManufacturer {
         params.is_ca = rcgen::IsCa::ExplicitNoCa;
         params.key_usages = vec![rcgen::KeyUsagePurpose::KeyEncipherment];
         params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::Other(vec![2, 23, 133, 8, 1])];
-        params.custom_extensions = vec![subject_alt_name()];
+        params.custom_extensions = vec![subject_alt_name("sim")];
         change(&mut params);
         let key = rcgen::SubjectPublicKeyInfo::from_der(spki).unwrap();
         params.signed_by(&key, &self.issuer).unwrap().der().to_vec()
@@ -326,13 +326,13 @@ fn params(common_name: &str) -> rcgen::CertificateParams {
     params
 }
 
-/// Critical subjectAltName with a directoryName of tpmManufacturer, tpmModel and tpmVersion.
-fn subject_alt_name() -> rcgen::CustomExtension {
+/// Critical subjectAltName with a directoryName of tpmManufacturer, this tpmModel and tpmVersion.
+pub(crate) fn subject_alt_name(model: &str) -> rcgen::CustomExtension {
     let attribute = |last: u8, text: &[u8]| {
         let oid = element(0x06, &[0x67, 0x81, 0x05, 2, last]);
         element(0x31, &element(0x30, &[oid, element(0x0c, text)].concat()))
     };
-    let rdns = [attribute(1, b"id:00001014"), attribute(2, b"sim"), attribute(3, b"id:00010001")].concat();
+    let rdns = [attribute(1, b"id:00001014"), attribute(2, model.as_bytes()), attribute(3, b"id:00010001")].concat();
     let names = element(0x30, &element(0xa4, &element(0x30, &rdns)));
     let mut extension = rcgen::CustomExtension::from_oid_content(&[2, 5, 29, 17], names);
     extension.set_criticality(true);

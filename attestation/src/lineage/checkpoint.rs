@@ -351,7 +351,7 @@ mod tests {
             format!("{name}+00000000+{encoded}"),
             format!("{name}+{}+{encoded}", id.to_uppercase()),
             format!("{name}+{id}+{}", STANDARD.encode(ecdsa)),
-            format!("{name}+{id}+{}", &encoded[..40]),
+            format!("{name}+{id}+{}", encoded.get(..40).unwrap()),
             format!(" {vkey}"),
         ];
         for vkey in bad {
@@ -386,7 +386,7 @@ mod tests {
                 if let Ok(checkpoint) = read {
                     assert_eq!(row["expect_detail"]["size"], checkpoint.head().size, "{id}");
                     let root = STANDARD.encode(checkpoint.head().root.0);
-                    assert_eq!(row["expect_detail"]["root"].as_str(), Some(&root[..]), "{id}");
+                    assert_eq!(row["expect_detail"]["root"].as_str(), Some(root.as_str()), "{id}");
                 }
                 checked += 1;
             }
@@ -419,7 +419,7 @@ mod tests {
             let mut frontier = crate::lineage::tree::Frontier::new();
             leaves.iter().for_each(|leaf| frontier.push(*leaf));
             let root = STANDARD.encode(frontier.head().root.0);
-            assert_eq!(row["expect_detail"]["root"].as_str(), Some(&root[..]), "{id}");
+            assert_eq!(row["expect_detail"]["root"].as_str(), Some(root.as_str()), "{id}");
             heads.push(frontier.head());
             longest = if longest.len() < leaves.len() { leaves } else { longest };
         }

@@ -331,8 +331,8 @@ mod tests {
             let mut bundles = BTreeMap::new();
             for (name, path) in row["files"].as_object().unwrap() {
                 let path = path.as_str().unwrap();
-                let Some(start) = path.find("/tile/") else { continue };
-                let tile = Tile::parse(&path[start + 1..]).unwrap();
+                let Some((_, below)) = path.split_once("/tile/") else { continue };
+                let tile = Tile::parse(&alloc::format!("tile/{below}")).unwrap();
                 let bytes = vectors::bytes(&row, name);
                 expected.insert(tile.path(), bytes.clone());
                 if tile.kind() == TileKind::Entries {

@@ -278,7 +278,7 @@ mod tests {
 
     use base64::Engine as _;
     use base64::engine::general_purpose::STANDARD;
-    use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
+    use proptest::prelude::{Just, Strategy, prop_assert, prop_assert_eq, proptest};
     use serde_json::Value;
 
     use super::{
@@ -323,7 +323,7 @@ mod tests {
         let all = leaves(70);
         for count in 0..=70 {
             assert_eq!(head(&all[..count]).root, definition(&all[..count]), "{count}");
-            assert_eq!(head(&all[..count]).size, count as u64);
+            assert_eq!(usize::try_from(head(&all[..count]).size), Ok(count));
         }
     }
 
@@ -397,16 +397,20 @@ mod tests {
         assert_eq!(consistency_proof(&all[..], 5, 4), None);
     }
 
+    /// A size, and a number below it.
+    fn tree_and_leaf() -> impl Strategy<Value = (u64, u64)> {
+        (1_u64..600).prop_flat_map(|size| (Just(size), 0..size))
+    }
+
     proptest! {
         #[test]
-        fn every_leaf_is_included_and_no_other(size in 1_u64..600, pick in any::<u64>(), bit in 0_usize..256) {
+        fn every_leaf_is_included_and_no_other((size, index) in tree_and_leaf(), bit in 0_usize..256) {
             let all = leaves(size);
-            let index = pick % size;
             let leaf = all[usize::try_from(index).unwrap()];
             let proof = inclusion_proof(&all[..], index, size).unwrap();
             let head = head(&all);
             prop_assert!(verify_inclusion(head, index, leaf, &proof).is_ok());
-            for wrong in [index ^ 1, index + 1, size, u64::MAX].into_iter().filter(|wrong| *wrong != index) {
+            for wrong in [index ^ 1, index.wrapping_add(1), size, u64::MAX].into_iter().filter(|wrong| *wrong != index) {
                 prop_assert!(verify_inclusion(head, wrong, leaf, &proof).is_err());
             }
             let mut flipped = leaf;
@@ -421,9 +425,9 @@ mod tests {
         }
 
         #[test]
-        fn every_tree_begins_with_every_smaller_one(newer in 1_u64..600, pick in any::<u64>(), bit in 0_usize..256) {
+        fn every_tree_begins_with_every_smaller_one((newer, below) in tree_and_leaf(), bit in 0_usize..256) {
             let all = leaves(newer);
-            let older = 1 + pick % newer;
+            let older = below.saturating_add(1);
             let old_head = head(&all[..usize::try_from(older).unwrap()]);
             let new_head = head(&all);
             let proof = consistency_proof(&all[..], older, newer).unwrap();
