@@ -240,9 +240,8 @@ impl Broker {
         if let Some(claims) = &judged.claims {
             self.clocks.saw(&inputs.host, claims.tpm.clock);
         }
-        let claims = judged.claims.as_ref().and_then(|claims| serde_json::value::to_raw_value(claims).ok());
         let latest = Latest {
-            claims: claims.map(Arc::from),
+            claims: judged.claims.clone(),
             findings: judged.decision.findings().to_vec(),
             decision: recorded.leaf_hash(),
             log_index: recorded.index(),

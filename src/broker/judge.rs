@@ -87,7 +87,7 @@ impl Clocks {
 #[derive(Clone, Debug)]
 pub struct Judgement {
     /// The claims, where every signature, chain and binding held.
-    pub claims: Option<Claims>,
+    pub claims: Option<Arc<Claims>>,
     /// Granted or denied, with its reasons.
     pub decision: Decision,
 }
@@ -135,12 +135,12 @@ pub fn judge_warm(inputs: &Inputs, governance: &Governance, warm: Option<&Warm>)
     };
     let terms = Terms { credential_ttl_ms: inputs.credential_ttl_ms, lease_ms: inputs.lease_ms };
     let decision = appraise(&claims, &host, &governance.references, &governance.policy, terms, inputs.at);
-    Judgement { claims: Some(claims), decision }
+    Judgement { claims: Some(Arc::new(claims)), decision }
 }
 
 fn rejected(inputs: &Inputs, governance: &Governance, claims: Option<Claims>, rejection: &Rejection) -> Judgement {
     let decision = Decision::rejected(rejection, &governance.references, &governance.policy, inputs.at);
-    Judgement { claims, decision }
+    Judgement { claims: claims.map(Arc::new), decision }
 }
 
 /// Hops 1 and 3: decode the bundle, then check every signature, chain and binding in it.

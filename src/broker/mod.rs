@@ -13,6 +13,7 @@ pub mod warm;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
+use countersign_attestation::claims::Claims;
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::lineage::entry::Entry;
 use countersign_attestation::protocol::HostId;
@@ -66,8 +67,8 @@ pub struct Broker {
 /// What a host's newest appraisal saw, for operators: kept in memory, since the log and the archive hold the proof.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Latest {
-    /// The claims as JSON, where verification got that far.
-    pub claims: Option<Arc<serde_json::value::RawValue>>,
+    /// The claims, where verification got that far.
+    pub claims: Option<Arc<Claims>>,
     /// Why it was denied; empty when it was granted.
     pub findings: Vec<Finding>,
     /// The decision id.
