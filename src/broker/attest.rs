@@ -11,7 +11,7 @@ use countersign_attestation::protocol::{AttestationRequest, AttestationResponse,
 use countersign_attestation::result::jws::Thumbprint;
 use countersign_policies::decision::Outcome;
 
-use crate::broker::judge::{Inputs, Judgement, judge};
+use crate::broker::judge::{Inputs, Judgement, judge_warm};
 use crate::broker::{Broker, Latest};
 use crate::keys::random;
 use crate::lineage::Recorded;
@@ -64,7 +64,7 @@ impl Broker {
 
         // 3 and 4. Verify and appraise: pure.
         let inputs = self.inputs(&host, enrolled, &trust, &governance, nonce, request, now);
-        let judged = judge(&inputs, &governance);
+        let judged = judge_warm(&inputs, &governance, Some(&self.warm));
         self.metrics.decision(&judged.codes());
 
         // 5. Record. 6. Grant or revoke. 7. Issue.
@@ -227,9 +227,8 @@ impl Broker {
         if let Some(claims) = &judged.claims {
             self.clocks.saw(&inputs.host, claims.tpm.clock);
         }
-        let claims = judged.claims.as_ref().and_then(|claims| serde_json::value::to_raw_value(claims).ok());
         let latest = Latest {
-            claims: claims.map(Arc::from),
+            claims: judged.claims.clone(),
             findings: judged.decision.findings().to_vec(),
             decision: recorded.leaf_hash(),
             log_index: recorded.index(),

@@ -79,6 +79,7 @@ impl Broker {
             enrollments: enrol::Pending::default(),
             latest: std::sync::Mutex::default(),
             clocks: judge::Clocks::default(),
+            warm: super::warm::Warm::default(),
             config,
             data,
             clock,
