@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
+use self::tokens::Tokens;
 use countersign_agent::clock;
 use countersign_attestation::UnixMillis;
 use countersign_attestation::claims::PcrHash;
@@ -24,7 +25,6 @@ use countersign_attestation::reader::Reader;
 use rcgen::{
     BasicConstraints, CertificateParams, CustomExtension, DnType, IsCa, Issuer, KeyPair, SanType, SubjectPublicKeyInfo,
 };
-use self::tokens::Tokens;
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 
@@ -90,7 +90,11 @@ impl Broker {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let certificate = params.self_signed(&key).unwrap();
         fs::write(directory.join("ca.pem"), certificate.pem()).unwrap();
-        let authority = Arc::new(Authority { certificate: certificate.pem(), issuer: Issuer::new(params, key), tokens: Tokens::new() });
+        let authority = Arc::new(Authority {
+            certificate: certificate.pem(),
+            issuer: Issuer::new(params, key),
+            tokens: Tokens::new(),
+        });
         let server_key = KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
         let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
         let server = params.signed_by(&server_key, &authority.issuer).unwrap();
@@ -108,7 +112,8 @@ impl Broker {
         let port = listener.local_addr().unwrap().port();
         let answer = Answer::Grant(45_000);
         let (keys, attestations) = Default::default();
-        let state = State { answer, enrollment_refusals: 0, enrollments: Vec::new(), keys, attestations, revoked: false };
+        let state =
+            State { answer, enrollment_refusals: 0, enrollments: Vec::new(), keys, attestations, revoked: false };
         let state = Arc::new(Mutex::new(state));
         let shared = (Arc::new(config), Arc::clone(&state), authority, directory.to_path_buf());
         std::thread::spawn(move || {
