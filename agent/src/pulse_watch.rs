@@ -39,10 +39,11 @@ impl Subject {
         let extension = leaf.extensions().iter().find(|extension| ours(&extension.oid))?;
         let extension = CredentialExtension::decode(extension.value).ok()?;
         let names = leaf.subject_alternative_name().ok()??;
-        let id = names.value.general_names.iter().find_map(|name| match name {
-            GeneralName::URI(uri) => SpiffeId::parse(uri),
-            _ => None,
-        })?;
+        let id = names
+            .value
+            .general_names
+            .iter()
+            .find_map(|name| if let GeneralName::URI(uri) = name { SpiffeId::parse(uri) } else { None })?;
         let trust_domain = id.trust_domain().clone();
         Some(Self { trust_domain, list: extension.status_list, index: extension.status_index, received })
     }

@@ -229,4 +229,15 @@ mod tests {
         assert_eq!(trust.on(Event::Tick, at(189, 89)), Change::None);
         assert!(matches!(trust.on(Event::Tick, at(190, 90)), Change::Lost(_)));
     }
+
+    #[test]
+    fn a_revocation_ends_live_trust_once() {
+        let now = at(1_000, 10);
+        let mut trust = Trust::Never;
+        assert_eq!(trust.on(Event::Revoked, now), Change::None);
+        assert_eq!(trust.on(granted(50_000, now), now), Change::Gained);
+        assert_eq!(trust.on(Event::Revoked, now), Change::Lost(Cause::revoked()));
+        assert_eq!(trust.on(Event::Revoked, now), Change::None);
+        assert!(!trust.is_live());
+    }
 }
