@@ -145,12 +145,14 @@ fn grant(claims: &Claims, manifest: &ReferenceManifest, policies: Vec<String>, t
         Presented::Verified(snp) => snp.valid_until.min(now.plus(milliseconds)),
         Presented::NotPresented => now.plus(milliseconds),
     };
+    let not_after = until(terms.credential_ttl_ms);
     let unjudged = manifest.unjudged_pcrs(&claims.tpm);
     let note = (!unjudged.is_empty())
         .then(|| PolicyReason::PcrUnjudged.because("PCRs the manifest names", unjudged.join(" ")));
     Grant {
-        not_after: until(terms.credential_ttl_ms),
-        lease_until: until(terms.lease_ms),
+        not_after,
+        // Trust without a live credential is trust nobody can show.
+        lease_until: until(terms.lease_ms).min(not_after),
         manifest: manifest.id().to_string(),
         policies,
         notes: note.into_iter().collect(),
