@@ -63,7 +63,8 @@ fn every_operation_names_its_parameters_its_answer_and_the_problem_document() {
     let document = document();
     let mut ids = BTreeSet::new();
     for (path, methods) in document["paths"].as_object().unwrap() {
-        let placeholders: Vec<&str> = path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}')).collect();
+        let placeholders: Vec<&str> =
+            path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}')).collect();
         for (method, operation) in methods.as_object().unwrap() {
             let shown = format!("{method} {path}");
             assert!(ids.insert(operation["operationId"].as_str().unwrap().to_owned()), "{shown}: id used twice");

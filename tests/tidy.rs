@@ -47,6 +47,26 @@ const BANNED: &[(&str, &str)] = &[
     ("use super::*", "name what you import"),
 ];
 
+/// Files that handle JSON whose shape is not theirs, each with its reason.
+const UNTYPED: &[(&str, &str)] = &[
+    ("attestation/src/lineage/mod.rs", "test vectors of others"),
+    ("attestation/src/result/jws.rs", "the JSON writer escapes a key id"),
+    ("policies/src/policy.rs", "Cedar's own JSON form of a policy"),
+    ("src/cli/verify/mod.rs", "a manifest's expectations and the claims it prints are of many kinds"),
+    ("src/cli/verify/snp.rs", "claims as they are printed"),
+    ("src/cli/verify/tpm.rs", "claims as they are printed"),
+];
+
+/// Lines that are still to be wrapped; the list only shrinks.
+const TO_WRAP: &[(&str, usize)] = &[
+    ("attestation/src/lineage/tree.rs", 413),
+    ("attestation/tests/tpm_properties.rs", 87),
+    ("attestation/tests/tpm_properties.rs", 170),
+    ("src/broker/judge.rs", 60),
+    ("src/broker/mod.rs", 1),
+    ("src/lineage/tests.rs", 699),
+];
+
 const LINE_COLUMNS_MAX: usize = 120;
 const FUNCTION_LINES_MAX: usize = 70;
 const FILE_LINES_MAX: usize = 600;
@@ -78,9 +98,13 @@ fn tidy() {
 fn check_product_only(shown: &str, text: &str, untidy: &mut Vec<String>) {
     for (index, line) in text.lines().enumerate() {
         let number = index + 1;
-        let vectors = (shown.contains("tests") || shown == ".ci/run") && line.contains("../shared/");
+        // Where tests and the gate of the main branch look for vectors and advisories by default.
+        let vectors = (shown.ends_with(".rs") || shown == ".ci/run") && line.contains("../shared/");
         if line.contains("shared/") && !vectors {
             untidy.push(format!("{shown}:{number}: `shared/` is no part of the product"));
+        }
+        if !line.contains("ssue ") {
+            continue;
         }
         for (at, word) in line.to_lowercase().match_indices("issue ") {
             let rest = line.to_lowercase().split_at(at + word.len()).1.to_owned();
@@ -139,12 +163,16 @@ fn check_text(shown: &str, text: &str, untidy: &mut Vec<String>) {
         untidy.push(format!("{shown}: {lines} lines without tests (max {FILE_LINES_MAX}); a folder wants to be born"));
     }
     for (index, line) in text.lines().enumerate() {
-        if LINE_COLUMNS_MAX < line.chars().count() {
+        // rustfmt leaves texts and macro patterns whole.
+        let whole = line.contains('"') || line.contains("$(");
+        let waits = TO_WRAP.contains(&(shown, index + 1));
+        if LINE_COLUMNS_MAX < line.chars().count() && !whole && !waits {
             untidy.push(format!("{shown}:{}: longer than {LINE_COLUMNS_MAX} columns", index + 1));
         }
     }
     for (banned, instead) in BANNED {
-        if let Some(at) = production(text).find(banned).filter(|_| !is_test || *banned != "serde_json::Value") {
+        let untyped = is_test || UNTYPED.iter().any(|(file, _)| *file == shown);
+        if let Some(at) = production(text).find(banned).filter(|_| !untyped || *banned != "serde_json::Value") {
             let number = text.split_at(at).0.matches('\n').count() + 1;
             untidy.push(format!("{shown}:{number}: `{banned}` is banned, use {instead}"));
         }
@@ -167,7 +195,7 @@ fn check_functions(shown: &str, text: &str, untidy: &mut Vec<String>) {
             && let Some((name, start)) = open.remove(&indent)
         {
             let length = index - start + 1;
-            if FUNCTION_LINES_MAX < length {
+            if FUNCTION_LINES_MAX < length && !shown.contains("tests/") {
                 let number = start + 1;
                 untidy.push(format!("{shown}:{number}: fn {name} has {length} lines (max {FUNCTION_LINES_MAX})"));
             }

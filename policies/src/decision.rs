@@ -53,8 +53,8 @@ pub enum Outcome {
     Denied,
 }
 
-/// The result of an appraisal. Only [`appraise`] and [`Decision::rejected`] make one, and only the first can grant. It is
-/// written down and never read back:
+/// The result of an appraisal. Only [`appraise`] and [`Decision::rejected`] make one, and only the first can grant. It
+/// is written down and never read back:
 ///
 /// ```compile_fail
 /// let forged: countersign_policies::Decision = serde_json::from_str("{}").unwrap();
@@ -177,7 +177,8 @@ fn unextended(claims: &Claims) -> impl Iterator<Item = Finding> {
     })
 }
 
-/// SHA-256 of the claims' canonical JSON form. Of [`Claims::without_moment`], it is equal for two proofs of the same state.
+/// SHA-256 of the claims' canonical JSON form. Of [`Claims::without_moment`], it is equal for two proofs of the same
+/// state.
 #[must_use]
 pub fn claims_digest(claims: &Claims) -> Sha256Digest {
     Sha256Digest::of(&[&canonical(claims)])

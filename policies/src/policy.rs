@@ -66,7 +66,8 @@ pub(crate) enum Verdict {
 }
 
 impl PolicySet {
-    /// Parses and validates `(name, text)` pairs, in any order. A policy's id is `name/` and its `@id`, or its position.
+    /// Parses and validates `(name, text)` pairs, in any order. A policy's id is `name/` and its `@id`, or its
+    /// position.
     ///
     /// # Errors
     /// A finding that says what is not acceptable: anything the strict validator warns of, an empty set or text, a set
@@ -130,8 +131,8 @@ impl PolicySet {
             Err(finding) => return Verdict::Refused(finding, Vec::new()),
         };
         let response = self.authorizer.is_authorized(&request, &self.policies, &entities);
-        // Cedar skips a policy whose evaluation fails. A skipped forbid would be a check turned off, so any error denies,
-        // whatever the others say. Sorted: Cedar's order is that of a hash table.
+        // Cedar skips a policy whose evaluation fails. A skipped forbid would be a check turned off, so any error
+        // denies, whatever the others say. Sorted: Cedar's order is that of a hash table.
         let mut errors: Vec<String> = response.diagnostics().errors().map(ToString::to_string).collect();
         errors.sort_unstable();
         let mut errors = errors
@@ -332,7 +333,8 @@ fn uses_like(json: &serde_json::Value) -> bool {
     }
 }
 
-/// A warning tells of a policy that can never apply or that reads unlike it acts: both mean that its author is mistaken.
+/// A warning tells of a policy that can never apply or that reads unlike it acts: both mean that its author is
+/// mistaken.
 fn validate(policies: &cedar_policy::PolicySet, schema: Schema) -> Result<(), Finding> {
     let result = Validator::new(schema).validate(policies, ValidationMode::Strict);
     let errors = result.validation_errors().map(ToString::to_string);
