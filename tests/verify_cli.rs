@@ -110,9 +110,10 @@ fn stricter_is_the_policys_laxer_is_nobodys() {
     for case in [&mut missing_vek, &mut accepted] {
         case.as_object_mut().expect("a case").insert("policy_dependent".to_owned(), json!(true));
     }
-    let folder = genuine_folder(&json!([missing_vek, accepted]));
+    let wrong = case("wrong", "snp-report", &json!({"report": "report.bin"}), "accept");
+    let folder = genuine_folder(&json!([missing_vek, accepted, wrong]));
     let matches: Vec<_> = judged(&folder).iter().map(|case| (case.verdict, case.matches_expectation)).collect();
-    assert_eq!(matches, [(Verdict::Reject, true), (Verdict::Accept, false)]);
+    assert_eq!(matches, [(Verdict::Reject, true), (Verdict::Accept, false), (Verdict::Reject, false)]);
 }
 
 #[test]

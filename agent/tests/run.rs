@@ -217,13 +217,13 @@ fn once_ends_with_the_verdict_and_the_credential_serves_openssl() {
 }
 
 /// A workload that says who it is and goes on.
-const WORKLOAD: &str = "exec sleep 1000";
+const WORKLOAD: &str = "exec sleep 100";
 
 #[test]
 fn a_denial_freezes_the_workload_takes_the_credential_and_kills_after_the_grace() {
     let host = Host::enrolled();
     let mut agent =
-        host.run(&["--grace", "400ms"], "test -s \"$COUNTERSIGN_CREDENTIAL_DIR/key.pem\" && exec sleep 1000");
+        host.run(&["--grace", "400ms"], "test -s \"$COUNTERSIGN_CREDENTIAL_DIR/key.pem\" && exec sleep 100");
     let pid = agent.until("workload_started", 1)["pid"].as_u64().unwrap();
     host.broker.answer(Answer::Deny);
     // Drift makes the agent attest at once, long before its 15 seconds are over.

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
+use countersign_agent::certificate::EkCertificate;
 use countersign_agent::collect::tpm::{CredentialKey, TpmEvidence, collect, pcr_update_counter, read_pcrs};
 use countersign_agent::device::{Tpm, TpmError};
 use countersign_agent::enroll::{activate, read_identity};
@@ -106,6 +107,23 @@ async fn identity_is_what_the_certificate_says() {
     let output = agent.args(["identity", "--tcti", &swtpm.tcti(), "--ek", "ecc-p256"]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("read the EK certificate"));
+}
+
+#[tokio::test]
+async fn a_certificate_of_another_key_is_no_identity() {
+    let directory = tempfile::tempdir().unwrap();
+    let (_swtpm, tpm) = started(&directory);
+    let rsa = tpm.run(|session| read_identity(session, EkKind::Rsa2048)).await.unwrap();
+    let ecc = tpm.run(|session| read_identity(session, EkKind::EccP384)).await.unwrap();
+    assert_eq!(EkCertificate::of(&rsa.ek_certificate, &rsa.ek_public), Ok(rsa.described.clone()));
+    let other_rsa = new_ak(&tpm, AkKind::Rsa2048).await.public;
+    let other_ecc = new_ak(&tpm, AkKind::EccP256).await.public;
+    for (certificate, public) in
+        [(&rsa, &other_rsa), (&rsa, &ecc.ek_public), (&ecc, &other_ecc), (&ecc, &rsa.ek_public)]
+    {
+        let refused = EkCertificate::of(&certificate.ek_certificate, public);
+        assert!(matches!(refused, Err(TpmError::Answer { command: "read the EK certificate", .. })), "{refused:?}");
+    }
 }
 
 #[tokio::test]

@@ -47,7 +47,7 @@ fn pid_in(file: &Path) -> u32 {
 fn family(directory: &Path) -> String {
     let (child, first) = (directory.join("child").display().to_string(), directory.join("first").display().to_string());
     format!(
-        "sleep 1000 & echo $! > {child}.new; mv {child}.new {child}; \
+        "sleep 100 & echo $! > {child}.new; mv {child}.new {child}; \
          echo $$ > {first}.new; mv {first}.new {first}; wait"
     )
 }
@@ -98,7 +98,7 @@ async fn the_freezer_holds_and_kills_processes_that_left_the_group() {
         return;
     }
     let directory = tempfile::tempdir().unwrap();
-    let script = family(directory.path()).replace("sleep 1000", "setsid sh -c 'while :; do sleep 0.01; done'");
+    let script = family(directory.path()).replace("sleep 100", "setsid sh -c 'while :; do sleep 0.01; done'");
     let mut workload = Workload::start(&launch(directory.path(), &script, Some(root.clone()))).unwrap();
     let child = pid_in(&directory.path().join("child"));
     workload.freeze().unwrap();
@@ -204,9 +204,11 @@ fn the_kernel_kills_the_first_process_without_a_sentinel() {
     let directory = tempfile::tempdir().unwrap();
     let agent = env!("CARGO_BIN_EXE_countersign-agent");
     let first = directory.path().join("first").display().to_string();
-    let workload = format!("echo $$ > {first}.new; mv {first}.new {first}; exec sleep 1000");
+    let workload = format!("echo $$ > {first}.new; mv {first}.new {first}; exec sleep 100");
     let mut parent = Command::new("sh")
         .args(["-c", "\"$0\" exec-guard --parent $$ -- sh -c \"$1\" & wait", agent, &workload])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
         .spawn()
         .unwrap();
     let first = pid_in(&directory.path().join("first"));

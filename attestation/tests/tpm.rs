@@ -1,5 +1,7 @@
 //! TPM evidence of a software TPM: what must pass, and each departure with its code (ATTACKS rows A1 to A9 and A23).
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use aws_lc_rs::signature::{RSA_PKCS1_SHA384, RSA_PSS_SHA256};
@@ -8,6 +10,10 @@ use countersign_attestation::binder::{Binder, Role};
 use countersign_attestation::claims::{PcrHash, TpmClaims};
 use countersign_attestation::endorsement::tpm::verify_ek;
 use countersign_attestation::evidence::bundle::Bundle;
+use countersign_attestation::evidence::tpm::algorithm::TpmHash;
+use countersign_attestation::evidence::tpm::quote::{
+    RecordedKey, RecordedSignature, RecordedValues, check_same_key, verify_recorded,
+};
 use countersign_attestation::evidence::tpm::{
     self, ActivationSecret, AttestationKey, EndorsementKey, EnrolledTpm, make_credential,
 };
@@ -94,7 +100,7 @@ fn a1_only_the_requested_selection_is_accepted() {
     assert_eq!(quoted(&[]), "tpm.quote.selection.empty");
     assert_eq!(quoted(&[first.clone(), PcrSelection { pcrs: vec![], ..second.clone() }]), "tpm.quote.selection.empty");
     assert_eq!(quoted(&[PcrSelection { pcrs: vec![0], ..first.clone() }]), "tpm.quote.selection");
-    assert_eq!(quoted(&[first.clone()]), "tpm.quote.selection");
+    assert_eq!(quoted(core::slice::from_ref(&first)), "tpm.quote.selection");
     assert_eq!(quoted(&[first.clone(), PcrSelection { pcrs: vec![0, 7, 8], ..second }]), "tpm.quote.selection");
 }
 
@@ -135,7 +141,7 @@ fn a3_pcr_values_are_the_ones_that_were_quoted() {
         pcrs.splice(34 * 22..34 * 22, value);
     };
     assert_eq!(changed(&exchanged), "tpm.quote.pcr_digest");
-    assert_eq!(changed(&|pcrs| drop(pcrs.pop())), "tpm.quote.pcr_values");
+    assert_eq!(changed(&|pcrs| pcrs.truncate(pcrs.len() - 1)), "tpm.quote.pcr_values");
     assert_eq!(changed(&|pcrs| pcrs.truncate(34 * 24)), "tpm.quote.pcr_values");
     assert_eq!(changed(&|pcrs| pcrs.extend(tpm2b(&[0; 32]))), "tpm.quote.pcr_values");
     assert_eq!(changed(&Vec::clear), "tpm.quote.pcr_values");
@@ -155,7 +161,7 @@ fn a4_magic_type_and_trailing_bytes_are_refused() {
         assert_eq!(resigned(tpm, |attest| attest[0] = 0xfe), "tpm.attest.magic");
         assert_eq!(resigned(tpm, |attest| attest[5] = 0x19), "tpm.attest.type");
         assert_eq!(resigned(tpm, |attest| attest.push(0)), "tpm.malformed");
-        assert_eq!(resigned(tpm, |attest| drop(attest.pop())), "tpm.malformed");
+        assert_eq!(resigned(tpm, |attest| attest.truncate(attest.len() - 1)), "tpm.malformed");
         // TPMI_YES_NO.
         assert_eq!(resigned(tpm, |attest| attest[SELECTION_AT - 9] = 2), "tpm.malformed");
         // An empty pcrDigest.
@@ -184,7 +190,7 @@ fn a4_magic_type_and_trailing_bytes_are_refused() {
 fn a5_a_valid_structure_needs_a_valid_signature() {
     for tpm in [&*RSA, &*P256] {
         let other = SimTpm::new(AkKind::P256);
-        let stranger = if std::ptr::eq(tpm, &raw const *RSA) { &*P256 } else { &other };
+        let stranger = if core::ptr::eq(tpm, &raw const *RSA) { &*P256 } else { &other };
         let attest = tpm.quote_attest(&selection(), &binder().qualifying_data());
         let mut signature = tpm.sign(&attest);
         *signature.last_mut().unwrap() ^= 1;
@@ -216,9 +222,14 @@ fn a7_a_key_that_may_sign_anything_or_live_elsewhere_is_no_attestation_key() {
     };
     assert_eq!(attributes(AK_ATTRIBUTES), "accepted");
     assert_eq!(attributes(AK_ATTRIBUTES ^ 1 << 6), "accepted", "userWithAuth says nothing");
-    for (bit, what) in [(1, "fixedTPM"), (4, "fixedParent"), (5, "sensitiveDataOrigin"), (16, "restricted"),
-        (17, "decrypt"), (18, "sign")]
-    {
+    for (bit, what) in [
+        (1, "fixedTPM"),
+        (4, "fixedParent"),
+        (5, "sensitiveDataOrigin"),
+        (16, "restricted"),
+        (17, "decrypt"),
+        (18, "sign"),
+    ] {
         assert_eq!(attributes(AK_ATTRIBUTES ^ 1 << bit), "tpm.ak.attributes", "{what}");
     }
     assert_eq!(attributes(AK_ATTRIBUTES ^ 1 << 31), "tpm.malformed", "a reserved bit");
@@ -302,6 +313,15 @@ fn a14_a_bank_the_firmware_never_extended_is_refused() {
     assert_eq!(code(&tpm, &bundle(&tpm)), "tpm.quote.bank_unused");
     tpm.extend(PcrHash::Sha256, 7, b"one of them");
     assert_eq!(code(&tpm, &bundle(&tpm)), "accepted");
+    let some = |pcrs: Vec<u8>| {
+        let selection = [PcrSelection { bank: PcrHash::Sha256, pcrs }];
+        let (quote, pcrs) = tpm.quote(&selection, &[9; 32]);
+        let ak = AttestationKey::from_public(tpm.ak_public()).unwrap();
+        tpm::quote::verify(&quote, &pcrs, &ak, &selection, &[9; 32]).map(drop).map_err(|rejection| rejection.code())
+    };
+    assert_eq!(some(vec![0, 4]), Err("tpm.quote.bank_unused"));
+    assert_eq!(some(vec![0, 7]), Ok(()));
+    assert_eq!(some(vec![10, 14]), Ok(()), "none that the firmware measures into");
 }
 
 #[test]
@@ -404,10 +424,7 @@ fn an_ek_certificate_leads_to_the_pinned_root_and_speaks_for_the_key() {
     assert_eq!(code(&certificate, P256.ek_public(), UnixMillis(2_524_608_001_000)), "x509.expired");
     assert_eq!(code(&certificate, P256.ak_public(), NOW), "tpm.ek.attributes");
     assert_eq!(code(&certificate, RSA.ak_public(), NOW), "tpm.ek.attributes");
-    assert_eq!(
-        verify_ek(&certificate, P256.ek_public(), &[], NOW).map(drop).unwrap_err().code(),
-        "x509.path.none"
-    );
+    assert_eq!(verify_ek(&certificate, P256.ek_public(), &[], NOW).map(drop).unwrap_err().code(), "x509.path.none");
     assert!(verify_ek(&certificate, P256.ek_public(), &[stranger.anchor()], NOW).is_err());
 
     let spki = countersign_attestation::evidence::tpm::public::Public::read(P256.ek_public()).unwrap().spki();
@@ -420,8 +437,126 @@ fn an_ek_certificate_leads_to_the_pinned_root_and_speaks_for_the_key() {
     assert_eq!(variant(&|params| params.extended_key_usages.clear()), "tpm.ek.certificate");
     assert_eq!(variant(&|params| params.key_usages.clear()), "tpm.ek.certificate");
     let sign = rcgen::KeyUsagePurpose::DigitalSignature;
-    assert_eq!(variant(&|params| params.key_usages.push(sign.clone())), "tpm.ek.certificate");
+    assert_eq!(variant(&|params| params.key_usages.push(sign)), "tpm.ek.certificate");
     assert_eq!(variant(&|params| params.custom_extensions.clear()), "tpm.ek.certificate");
+    assert_eq!(variant(&|params| params.custom_extensions = vec![sim::subject_alt_name("")]), "tpm.ek.certificate");
     let authority = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    assert_eq!(variant(&|params| params.is_ca = authority.clone()), "tpm.ek.certificate");
+    assert_eq!(variant(&|params| params.is_ca = authority), "tpm.ek.certificate");
+}
+
+#[test]
+fn a_public_area_has_one_form() {
+    let rsa = |change: &dyn Fn(&mut Vec<u8>)| read_changed(RSA.ek_public(), change);
+    // Head of 8, policy of 34, AES-128-CFB of 6, scheme NULL of 2, keyBits, exponent, modulus of 2 + 256.
+    assert_eq!(rsa(&|_| {}), "accepted");
+    assert_eq!(rsa(&|public| drop(public.splice(8..42, [0, 1, 7]))), "tpm.malformed", "a policy of another size");
+    assert_eq!(rsa(&|public| public[43] = 0x26), "tpm.algorithm.unsupported", "Camellia");
+    assert_eq!(rsa(&|public| public[45] = 0xc0), "tpm.algorithm.unsupported", "AES-192");
+    assert_eq!(rsa(&|public| public[47] = 0x42), "tpm.algorithm.unsupported", "CBC");
+    assert_eq!(rsa(&|public| public[50] = 12), "tpm.malformed", "keyBits of 3072");
+    assert_eq!(rsa(&|public| public[58] &= 0x7f), "tpm.malformed", "a modulus of 2047 bits");
+    assert_eq!(rsa(&|public| public[1] = 8), "tpm.algorithm.unsupported", "a keyed hash");
+    assert_eq!(rsa(&|public| public[3] = 0x12), "tpm.algorithm.unsupported", "SM3");
+    let ecc = |change: &dyn Fn(&mut Vec<u8>)| read_changed(P256.ak_public(), change);
+    // Head of 8, no policy, NULL, ECDSA with SHA-256, curve, KDF NULL, x at 20, y at 54.
+    assert_eq!(ecc(&|_| {}), "accepted");
+    assert_eq!(ecc(&|public| public[13] = 0x1a), "tpm.algorithm.unsupported", "ECDAA");
+    assert_eq!(ecc(&|public| public[19] = 0x11), "tpm.algorithm.unsupported", "an unknown KDF");
+    assert_eq!(ecc(&|public| drop(public.splice(20..54, [0, 0]))), "tpm.malformed", "no x");
+    assert_eq!(ecc(&|public| drop(public.splice(54..56, [0, 33, 0]))), "tpm.malformed", "a y wider than the field");
+    assert_eq!(ecc(&|public| drop(public.splice(18..20, [0, 0x20, 0, 0x0b]))), "accepted", "a KDF");
+}
+
+fn read_changed(public: &[u8], change: &dyn Fn(&mut Vec<u8>)) -> &'static str {
+    let mut public = public.to_vec();
+    change(&mut public);
+    tpm::public::Public::read(&public).map_or_else(|rejection| rejection.code(), |_| "accepted")
+}
+
+#[test]
+fn coordinates_without_leading_zeros_are_the_same_key() {
+    // One key in 128 has a coordinate that starts with a zero.
+    let key = (0..10_000).map(|_| CredentialKey::new()).find(|key| key.public[22] == 0 || key.public[56] == 0).unwrap();
+    let (x, y) = (&key.public[22..54], &key.public[56..]);
+    let trim = |number: &[u8]| number[number.iter().position(|byte| *byte != 0).unwrap()..].to_vec();
+    let short = [&key.public[..20], &tpm2b(&trim(x)), &tpm2b(&trim(y))].concat();
+    let public = tpm::public::Public::read(&short).unwrap();
+    assert_eq!(public.spki(), key.spki());
+    assert_eq!(public.name(), sim::name(&short));
+}
+
+#[test]
+fn an_endorsement_key_receives_secrets_of_its_tpm_alone() {
+    let changed = |change: &dyn Fn(&mut Vec<u8>)| {
+        let mut public = P256.ek_public().to_vec();
+        change(&mut public);
+        EndorsementKey::from_public(&public).map_or_else(|rejection| rejection.code(), |_| "accepted")
+    };
+    assert_eq!(changed(&|_| {}), "accepted");
+    for bit in [1, 4, 5, 16, 17, 18] {
+        let flip = |public: &mut Vec<u8>| {
+            let attributes = sim::EK_ATTRIBUTES ^ 1 << bit;
+            public[4..8].copy_from_slice(&attributes.to_be_bytes());
+        };
+        assert_eq!(changed(&flip), "tpm.ek.attributes", "bit {bit}");
+    }
+    assert_eq!(changed(&|public| drop(public.splice(42..48, [0, 0x10]))), "tpm.ek.attributes", "no AES");
+    assert_eq!(changed(&|public| drop(public.splice(48..50, [0, 0x15]))), "tpm.ek.attributes", "RSAES");
+    let sha1 = |public: &mut Vec<u8>| {
+        public[3] = 4;
+        public.splice(8..42, [0, 0]);
+    };
+    assert_eq!(changed(&sha1), "tpm.signature.sha1");
+}
+
+#[test]
+fn names_and_data_longer_than_a_digest_are_refused() {
+    assert_eq!(resigned(&P256, |attest| drop(attest.splice(42..44, [0, 67]))), "tpm.malformed");
+    let (longest, longer) = ([5; 66], [5; 67]);
+    let read = |data: &[u8]| tpm::attest::Attest::read(&P256.quote_attest(&selection(), data)).map(drop);
+    assert_eq!(read(&longest), Ok(()));
+    assert_eq!(read(&longer).map_err(|rejection| rejection.code()), Err("tpm.malformed"));
+}
+
+#[test]
+fn a23_an_ecdsa_signature_names_the_hash_of_its_key() {
+    let attest = P256.quote_attest(&selection(), &binder().qualifying_data());
+    for hash in [4, 0x0c, 0x0d] {
+        let mut signature = P256.sign(&attest);
+        signature[3] = hash;
+        let bundle = Bundle { tpm_quote: [tpm2b(&attest), signature].concat(), ..bundle(&P256) };
+        assert_eq!(code(&P256, &bundle), "tpm.signature.scheme", "{hash:#x}");
+    }
+}
+
+#[test]
+fn a_recorded_quote_has_exactly_the_values_it_selects() {
+    let [first, _] = <[PcrSelection; 2]>::try_from(selection()).unwrap();
+    let attest = P256.quote_attest(&[first], &[3; 8]);
+    let tpmt = P256.sign(&attest);
+    let raw = [&tpmt[6..38], &tpmt[40..]].concat();
+    let ak = AttestationKey::from_public(P256.ak_public()).unwrap();
+    let spki = tpm::public::Public::read(P256.ak_public()).unwrap().spki();
+    let bank: BTreeMap<u8, Vec<u8>> = (0..24).map(|i| (i, P256.pcr(PcrHash::Sha256, i).to_vec())).collect();
+    let good = RecordedValues::from([(TpmHash::Sha256, bank)]);
+    let judge = |signature, key, values: &RecordedValues| {
+        verify_recorded(&attest, signature, key, values, &[3; 8]).map(drop).map_err(|rejection| rejection.code())
+    };
+    for key in [RecordedKey::Enrolled(&ak), RecordedKey::Spki(&spki)] {
+        for signature in [RecordedSignature::Tpmt(&tpmt), RecordedSignature::Raw(&raw)] {
+            assert_eq!(judge(signature, key, &good), Ok(()));
+        }
+        assert_eq!(judge(RecordedSignature::Raw(&raw[1..]), key, &good), Err("tpm.signature.invalid"));
+        let signature = RecordedSignature::Tpmt(&tpmt);
+        let mut more = good.clone();
+        more.entry(TpmHash::Sha1).or_default().insert(0, vec![0; 20]);
+        assert_eq!(judge(signature, key, &more), Err("tpm.quote.pcr_values"));
+        let mut fewer = good.clone();
+        fewer.entry(TpmHash::Sha256).or_default().remove(&23);
+        assert_eq!(judge(signature, key, &fewer), Err("tpm.quote.pcr_values"));
+    }
+    let rsa = tpm::public::Public::read(RSA.ak_public()).unwrap().spki();
+    assert_eq!(judge(RecordedSignature::Tpmt(&tpmt), RecordedKey::Spki(&rsa), &good), Err("x509.key.unsupported"));
+    assert!(check_same_key(&ak, &spki).is_ok());
+    assert_eq!(check_same_key(&ak, &rsa).map_err(|rejection| rejection.code()), Err("x509.key.unsupported"));
 }

@@ -107,8 +107,12 @@ fn algorithm(oid: Oid, parameters: &[u8]) -> Vec<u8> {
 }
 
 fn pss(hash: Oid, mgf_hash: Oid, salt: u8, trailer: Option<u8>) -> Vec<u8> {
+    pss_with(oid::MGF1, hash, mgf_hash, salt, trailer)
+}
+
+fn pss_with(mgf: Oid, hash: Oid, mgf_hash: Oid, salt: u8, trailer: Option<u8>) -> Vec<u8> {
     let hash = algorithm(hash, &[5, 0]);
-    let mgf1 = sequence(&[&tlv(6, oid::MGF1.octets()), &algorithm(mgf_hash, &[5, 0])]);
+    let mgf1 = sequence(&[&tlv(6, mgf.octets()), &algorithm(mgf_hash, &[5, 0])]);
     let trailer = trailer.map(|trailer| tlv(0xa3, &integer(trailer))).unwrap_or_default();
     let parameters = sequence(&[&tlv(0xa0, &hash), &tlv(0xa1, &mgf1), &tlv(0xa2, &integer(salt)), &trailer]);
     algorithm(oid::RSASSA_PSS, &parameters)
@@ -150,6 +154,8 @@ fn signature_algorithms_are_a_closed_list() {
         assert_eq!(judge(&pss(hash, hash, size, None), &p256_spki()), unsupported, "{hash}, EC key");
     }
     assert_eq!(judge(&pss(oid::SHA384, oid::SHA256, 48, None), &rsa), unsupported, "two hashes");
+    let other_mgf = pss_with(oid::SHA384, oid::SHA384, oid::SHA384, 48, None);
+    assert_eq!(judge(&other_mgf, &rsa), unsupported, "a mask that is not MGF1");
     assert_eq!(judge(&pss(sha1, sha1, 20, None), &rsa), unsupported);
     assert_eq!(judge(&algorithm(oid::RSASSA_PSS, &sequence(&[])), &rsa), unsupported, "all defaults are SHA-1");
     assert_eq!(judge(&algorithm(oid::RSASSA_PSS, &[]), &rsa), unsupported);
@@ -185,6 +191,10 @@ fn certificates_have_one_form() {
     assert_eq!(code(parsed.check_issued_by(&stranger)), "x509.issuer.name");
     assert_eq!(parsed.subject_common_name(), Some("subject"));
     assert_eq!(parsed.not_after(), UnixMillis(253_402_300_799_000), "9999-12-31T23:59:59Z");
+    assert_eq!(code(parsed.check_valid_at(parsed.not_before())), "accepted");
+    assert_eq!(code(parsed.check_valid_at(UnixMillis(parsed.not_before().0 - 1))), "x509.not_yet_valid");
+    assert_eq!(code(parsed.check_valid_at(parsed.not_after())), "accepted");
+    assert_eq!(code(parsed.check_valid_at(parsed.not_after().plus(1))), "x509.expired");
     assert_eq!(parsed.extension(oid::BASIC_CONSTRAINTS).map(|extension| extension.critical), Some(false));
 }
 

@@ -42,7 +42,6 @@ pub struct Channel(pub HostId);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The router: exactly the table's routes, each behind its audience's check.
-#[must_use]
 pub fn router(broker: Arc<Broker>) -> Router {
     let mut router = Router::new();
     for route in ROUTES {

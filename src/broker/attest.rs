@@ -6,6 +6,7 @@ use countersign_attestation::UnixMillis;
 use countersign_attestation::claims::Claims;
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::lineage::entry::{CredentialRecord, DecisionRecord, Entry};
+use countersign_attestation::lineage::tree::leaf_hash;
 use countersign_attestation::protocol::{
     AttestationRequest, AttestationResponse, Base64Bytes, Challenge, HostId,
 };
@@ -64,7 +65,7 @@ impl Broker {
         let trust = self.trust.host(id)?.ok_or_else(|| Refusal::HostNotEnrolled.plain())?;
         let governance = self.references.current();
         let key = Sha256Digest::of(&[&request.credential_key.0]);
-        check_may_attest(&trust, key, &request.credential_key.0, now)?;
+        check_may_attest(&trust, key, &request.credential_key.0, now).map_err(|problem| self.with_cause(problem, &trust))?;
 
         // 3 and 4. Verify and appraise: pure.
         let inputs = self.inputs(&host, enrolled, &trust, &governance, nonce, request, now);
@@ -81,6 +82,15 @@ impl Broker {
                 Err(self.deny(&inputs, &judged, &trust, &governance).await)
             }
         }
+    }
+
+    /// A revoked host is told of the decision that took its trust, so that its agent knows it is no passing refusal.
+    fn with_cause(&self, mut problem: Problem, trust: &HostTrust) -> Problem {
+        if trust.standing == Standing::Revoked {
+            let entry = self.lineage.read(trust.last_entry).ok().flatten();
+            problem.0.decision = entry.map(|bytes| leaf_hash(&bytes));
+        }
+        problem
     }
 
     async fn grant(

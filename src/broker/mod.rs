@@ -15,7 +15,6 @@ use std::sync::{Arc, Mutex};
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::lineage::entry::Entry;
 use countersign_attestation::protocol::HostId;
-use countersign_attestation::result::svid::TrustDomain;
 use countersign_policies::finding::Finding;
 
 use crate::clock::Clock;
@@ -29,7 +28,7 @@ use crate::problem::{Problem, Refusal};
 use crate::references::References;
 use crate::trust::Trust;
 use crate::trust::hosts::Hosts;
-use crate::trust::pulse::PulseHandle;
+use crate::trust::pulse::{PulseHandle, unrecorded};
 
 /// A running broker.
 #[derive(Debug)]
@@ -54,7 +53,6 @@ pub struct Broker {
     pub pulse: PulseHandle,
     /// Counters.
     pub metrics: Metrics,
-    trust_domain: TrustDomain,
     archive: Archive,
     issuer: Issuer,
     challenges: challenge::Challenges,
@@ -87,9 +85,6 @@ impl Broker {
 
     /// Makes an entry durable and applied.
     async fn record(&self, entry: Entry) -> Result<Recorded, Problem> {
-        self.lineage.append(entry).await.map_err(|error| {
-            tracing::error!(%error, "not recorded");
-            Refusal::LineageFailed.plain()
-        })
+        self.lineage.append(entry).await.map_err(|error| unrecorded(&error))
     }
 }

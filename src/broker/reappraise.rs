@@ -7,7 +7,8 @@ use countersign_policies::decision::Outcome;
 
 use crate::broker::Broker;
 use crate::broker::judge::{Inputs, judge};
-use crate::problem::{Problem, Refusal};
+use crate::problem::Problem;
+use crate::trust::pulse::unrecorded;
 use crate::references::Governance;
 use crate::trust::state::{HostTrust, Standing};
 
@@ -95,9 +96,6 @@ impl Broker {
     }
 
     fn record_blocking(&self, entry: Entry) -> Result<(), Problem> {
-        self.lineage.append_blocking(entry).map(drop).map_err(|error| {
-            tracing::error!(%error, "not recorded");
-            Refusal::LineageFailed.plain()
-        })
+        self.lineage.append_blocking(entry).map(drop).map_err(|error| unrecorded(&error))
     }
 }

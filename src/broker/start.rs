@@ -42,7 +42,7 @@ impl Broker {
         let origin = log_origin(&config.trust_domain);
         let log_key = LogKey::load(&data.keys().join("log.key"), &origin)?;
         // The store remembers a tree head from before every pulse: a log that lost entries since is refused.
-        let log = Lineage::open(&data.log(), log_key, tree_head(&store)?)?;
+        let log = Lineage::open(&data.log(), &origin, log_key, tree_head(&store)?)?;
         let trust = Trust::restore(&store, |index| log.entry(index).map_err(|error| error.to_string()))?;
         let sink = trust.clone();
         let lineage = log.start(move |index, entry: &Entry| sink.apply(index, entry))?;
@@ -71,7 +71,7 @@ impl Broker {
         };
         let pulse = pulse.start(Duration::from_millis(config.pulse_period_ms))?;
         let build = format!("countersign {}", env!("CARGO_PKG_VERSION"));
-        let issuer = Issuer { keys: Arc::clone(&keys), trust_domain: trust_domain.clone(), list_uri, build };
+        let issuer = Issuer { keys: Arc::clone(&keys), trust_domain, list_uri, build };
         Ok(Arc::new(Self {
             metrics: Metrics::new(),
             challenges: Challenges::new()?,
@@ -87,7 +87,6 @@ impl Broker {
             lineage,
             references,
             pulse,
-            trust_domain,
             archive,
             issuer,
         }))

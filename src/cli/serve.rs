@@ -65,6 +65,8 @@ pub async fn broker(args: &BrokerArgs) -> anyhow::Result<()> {
     }
     stop.send_replace(true);
     serving.await?;
+    // What waits is recorded, and the log's public copy is complete.
+    tokio::task::block_in_place(|| broker.lineage.stop());
     Ok(())
 }
 

@@ -50,7 +50,7 @@ pub fn install_shipped_anchors(data: &DataDir) -> Result<(), ConfigError> {
 
 /// Reads anchors and collateral.
 ///
-/// Layout: `anchors/amd/<product>/{ark,ask,asvk}.der` with class hardware, `anchors/amd-simulated/<product>/…` with
+/// Layout: `anchors/amd/<product>/{ark,ask}.der` (and `asvk.der` for VLEKs) with class hardware, `anchors/amd-simulated/<product>/…` with
 /// class simulated; `anchors/tpm/<class>/<name>/root.{pem,der}` with further certificates beside it;
 /// `collateral/amd/*.crl`.
 ///
@@ -192,7 +192,7 @@ mod tests {
         let collateral = load(&data).unwrap();
         assert_eq!(collateral.anchors.amd.len(), 3);
         assert!(collateral.anchors.amd.iter().all(|anchor| anchor.assurance == Assurance::Hardware));
-        assert!(collateral.anchors.amd.iter().all(|anchor| anchor.intermediates.len() == 2));
+        assert!(collateral.anchors.amd.iter().all(|anchor| anchor.intermediates.len() == 1));
         assert_eq!(Collateral::from_archive(&collateral.to_archive()), Some(collateral));
     }
 

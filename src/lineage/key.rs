@@ -1,82 +1,88 @@
-//! The log's key: Ed25519, and the checkpoints it signs (C2SP signed-note and tlog-checkpoint).
+//! The Ed25519 key that signs the log's checkpoints.
 
 use std::path::Path;
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use countersign_attestation::digest::Sha256Digest;
+use countersign_attestation::lineage::checkpoint::{NoteKey, note_text};
 use countersign_attestation::lineage::tree::TreeHead;
 use zeroize::Zeroizing;
 
-use super::LineageError;
 use crate::config::{read_bounded, write_new};
-use crate::keys::random;
+use crate::lineage::LineageError;
 
-/// Algorithm byte of Ed25519 notes (C2SP signed-note).
-const ED25519: u8 = 1;
+const SEED_BYTES: usize = 32;
 
-/// Signs checkpoints under the log's origin.
+/// The log's key, bound to the log's origin, which is also the name it signs under.
 pub struct LogKey {
-    origin: String,
     pair: Ed25519KeyPair,
+    public: NoteKey,
 }
 
 impl std::fmt::Debug for LogKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("LogKey").field("vkey", &self.vkey()).finish_non_exhaustive()
+        f.debug_struct("LogKey").field("public", &self.vkey()).finish_non_exhaustive()
     }
 }
 
 impl LogKey {
-    /// Makes a key and writes its seed (0600, 32 bytes). An existing file is an error.
+    /// Makes a key and writes its seed to a new file (0600).
     ///
     /// # Errors
-    /// [`LineageError::Key`].
+    /// [`LineageError`] when the file exists or the origin cannot name a key.
     pub fn generate(path: &Path, origin: &str) -> Result<Self, LineageError> {
-        let key = |error: &dyn std::fmt::Display| LineageError::Key(error.to_string());
-        let seed = Zeroizing::new(random::<32>().map_err(|error| key(&error))?);
-        write_new(path, &*seed).map_err(|error| key(&error))?;
-        Self::load(path, origin)
+        let mut seed = Zeroizing::new([0; SEED_BYTES]);
+        aws_lc_rs::rand::fill(&mut *seed).map_err(|_| LineageError::Key("no random bytes"))?;
+        let key = Self::from_seed(&seed, origin)?;
+        write_new(path, &*seed)?;
+        Ok(key)
     }
 
-    /// Loads a key.
+    /// Reads a key's seed.
     ///
     /// # Errors
-    /// [`LineageError::Key`].
+    /// [`LineageError`] when the file is not a seed or the origin cannot name a key.
     pub fn load(path: &Path, origin: &str) -> Result<Self, LineageError> {
-        let seed = Zeroizing::new(read_bounded(path, 32).map_err(|error| LineageError::Key(error.to_string()))?);
-        let pair = Ed25519KeyPair::from_seed_unchecked(&seed);
-        let pair = pair.map_err(|_| LineageError::Key("expected a seed of 32 bytes".to_owned()))?;
-        Ok(Self { origin: origin.to_owned(), pair })
+        let bytes = Zeroizing::new(read_bounded(path, SEED_BYTES as u64)?);
+        let seed: &[u8; SEED_BYTES] =
+            bytes.as_slice().try_into().map_err(|_| LineageError::Key("the file is not a seed of 32 bytes"))?;
+        Self::from_seed(seed, origin)
     }
 
-    /// The log's origin line.
-    #[must_use]
-    pub fn origin(&self) -> &str {
-        &self.origin
+    fn from_seed(seed: &[u8; SEED_BYTES], origin: &str) -> Result<Self, LineageError> {
+        let pair = Ed25519KeyPair::from_seed_unchecked(seed).map_err(|_| LineageError::Key("not an Ed25519 seed"))?;
+        let public = pair.public_key().as_ref().try_into().map_err(|_| LineageError::Key("not an Ed25519 key"))?;
+        let public =
+            NoteKey::ed25519(origin, public).map_err(|_| LineageError::Key("the origin cannot be a key's name"))?;
+        Ok(Self { pair, public })
     }
 
-    /// The verifier key: `name+hash+base64(algorithm || key)`.
+    /// The verifier key: what auditors pin.
     #[must_use]
     pub fn vkey(&self) -> String {
-        let key = [&[ED25519], self.pair.public_key().as_ref()].concat();
-        format!("{}+{}+{}", self.origin, hex::encode(self.key_hash()), STANDARD.encode(key))
+        self.public.vkey()
     }
 
-    /// The first four bytes of SHA-256(name || 0x0A || algorithm || key).
-    fn key_hash(&self) -> [u8; 4] {
-        let digest = Sha256Digest::of(&[self.origin.as_bytes(), b"\n", &[ED25519], self.pair.public_key().as_ref()]);
-        digest.0.first_chunk().copied().unwrap_or_default()
+    /// The log this key signs for.
+    #[must_use]
+    pub fn origin(&self) -> &str {
+        self.public.name()
     }
 
-    /// The signed checkpoint of a head.
-    ///
-    /// # Errors
-    /// None today; an HSM may have some.
-    pub fn sign_checkpoint(&self, head: TreeHead) -> Result<String, LineageError> {
-        let body = format!("{}\n{}\n{}\n", self.origin, head.size, STANDARD.encode(head.root.0));
-        let signature = [&self.key_hash()[..], self.pair.sign(body.as_bytes()).as_ref()].concat();
-        Ok(format!("{body}\n\u{2014} {} {}\n", self.origin, STANDARD.encode(signature)))
+    /// The public key.
+    #[must_use]
+    pub const fn public(&self) -> &NoteKey {
+        &self.public
+    }
+
+    /// The signed checkpoint of a head. Only the log signs, and only what is durable.
+    pub(super) fn checkpoint(&self, head: TreeHead) -> String {
+        let text = note_text(self.origin(), head);
+        let signature = self.pair.sign(text.as_bytes());
+        let mut bytes = [0; 64];
+        // An Ed25519 signature is 64 bytes; another length leaves zeros, which nobody accepts.
+        if signature.as_ref().len() == bytes.len() {
+            bytes.copy_from_slice(signature.as_ref());
+        }
+        format!("{text}\n{}", self.public.signature_line(&bytes))
     }
 }

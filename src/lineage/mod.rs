@@ -1,32 +1,54 @@
-//! The durable log. One thread writes it: it takes what waits, makes it durable with one fdatasync, applies it in order,
-//! and only then lets those who wait go on. After any failure it stops for good: nothing unrecorded takes effect.
+//! The lineage log: every decision becomes an entry here before anything comes of it.
+//!
+//! One thread owns the files. It takes whatever waits, writes it as one batch, syncs once, applies each entry in order,
+//! and only then answers. After a failed write or sync nobody knows what is on the disk, so the log is *poisoned*: it
+//! takes no more entries, and a restart reads what is really there.
 
 pub mod archive;
 pub mod audit;
 pub mod key;
+mod publish;
 mod segment;
+#[cfg(test)]
+mod tests;
 
+use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
+use countersign_attestation::Rejection;
 use countersign_attestation::digest::Sha256Digest;
+use countersign_attestation::lineage::checkpoint::Checkpoint;
 use countersign_attestation::lineage::entry::Entry;
-use countersign_attestation::lineage::tree::{Frontier, TreeHead, leaf_hash};
-use countersign_attestation::rejection::Rejection;
+use countersign_attestation::lineage::tree::{Frontier, leaf_hash};
+use rustix::fs::{FlockOperation, flock};
 use tokio::sync::oneshot;
 
+pub use countersign_attestation::lineage::tree::TreeHead;
 pub use key::LogKey;
-use segment::{Place, Segments};
 
-/// Entries that share one fdatasync.
-const BATCH_MAX: usize = 256;
+use crate::config::{ConfigError, create_private_dir};
+use publish::Publisher;
+use segment::{BATCH_BYTES_MAX, SEGMENT_BYTES, Segments, Writer, Written};
 
-/// The log failed.
+/// Entries that may wait. At one sync for each batch this is seconds of work: who comes later is told at once.
+const QUEUE_MAX: usize = 16_384;
+/// Entries of one batch.
+const BATCH_MAX: usize = 1024;
+/// Time between two publications while entries come.
+const PUBLISH_EVERY: Duration = Duration::from_secs(1);
+
+/// The log cannot be opened, or did not take an entry.
 #[derive(Debug, thiserror::Error)]
 pub enum LineageError {
-    /// A file.
+    /// A file cannot be read or written.
     #[error("{path}: {source}")]
     File {
         /// Which.
@@ -35,25 +57,77 @@ pub enum LineageError {
         #[source]
         source: io::Error,
     },
-    /// What is on disk is not the log it has to be.
-    #[error("{path}: expected {expected}, found {found}")]
+    /// A directory or a key file.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Another process has the log open.
+    #[error("{0} is in use by another process")]
+    InUse(PathBuf),
+    /// An entry that was durable is damaged.
+    #[error("{path}: entry {index} is damaged: restore the log from its copy, and never start without it")]
     Damaged {
+        /// The segment.
+        path: PathBuf,
+        /// The entry.
+        index: u64,
+    },
+    /// An entry's bytes are no entry.
+    #[error("entry {index}: {rejection}")]
+    Entry {
+        /// The entry.
+        index: u64,
+        /// Why.
+        rejection: Rejection,
+    },
+    /// A file of the log is not there, although later ones are.
+    #[error("{0} is missing")]
+    Missing(PathBuf),
+    /// The log is shorter than it is known to have been.
+    #[error("the log has {found} entries, and had {expected}: it was cut")]
+    Cut {
+        /// Entries it had.
+        expected: u64,
+        /// Entries it has.
+        found: u64,
+    },
+    /// The log is not the one it is known to have been.
+    #[error("the first {size} entries of the log have the root {found}, and had {expected}: it was rewritten")]
+    Rewritten {
+        /// Entries.
+        size: u64,
+        /// Their root.
+        expected: Sha256Digest,
+        /// Their root now.
+        found: Sha256Digest,
+    },
+    /// The entry cannot be encoded; nothing was recorded.
+    #[error("not an entry: {0}")]
+    Refused(Rejection),
+    /// Too many entries wait; nothing was recorded.
+    #[error("too many entries wait")]
+    Overloaded,
+    /// A write, a sync or applying an entry failed, now or before. Whether this entry is durable is not known.
+    #[error("the log has failed and takes no more entries")]
+    Poisoned,
+    /// The log's copy could not be written.
+    #[error("the log could not be published")]
+    Unpublished,
+    /// A key could not be made, read or used.
+    #[error("log key: {0}")]
+    Key(&'static str),
+    /// An archived blob is absent.
+    #[error("{0} is not in the archive")]
+    Absent(Sha256Digest),
+    /// An archived blob is not what its name says, or too large.
+    #[error("{path}: expected {expected}, found {found}")]
+    Blob {
         /// Where.
         path: PathBuf,
-        /// What has to be there.
+        /// What would be accepted.
         expected: String,
-        /// What is.
+        /// What is there.
         found: String,
     },
-    /// An entry cannot be encoded or decoded.
-    #[error(transparent)]
-    Entry(#[from] Rejection),
-    /// A write failed before; the log takes nothing any more until the process starts anew.
-    #[error("the log stopped after a failure")]
-    Poisoned,
-    /// The log's key.
-    #[error("log key: {0}")]
-    Key(String),
 }
 
 impl LineageError {
@@ -61,13 +135,13 @@ impl LineageError {
         let path = path.to_owned();
         move |source| Self::File { path, source }
     }
-
-    fn damaged(path: &Path, expected: impl ToString, found: impl ToString) -> Self {
-        Self::Damaged { path: path.to_owned(), expected: expected.to_string(), found: found.to_string() }
-    }
 }
 
-/// An entry that is durable and applied. Only the log makes one, so whoever holds one may act on it.
+/// An entry that is durable and applied. Only the log makes one.
+///
+/// ```compile_fail
+/// let forged = countersign::lineage::Recorded { index: 0, leaf_hash: todo!(), entry: todo!() };
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recorded {
     index: u64,
@@ -76,13 +150,13 @@ pub struct Recorded {
 }
 
 impl Recorded {
-    /// Its index.
+    /// The entry's index.
     #[must_use]
     pub const fn index(&self) -> u64 {
         self.index
     }
 
-    /// Its leaf hash: the decision id.
+    /// The entry's leaf hash: the decision's id.
     #[must_use]
     pub const fn leaf_hash(&self) -> Sha256Digest {
         self.leaf_hash
@@ -95,225 +169,410 @@ impl Recorded {
     }
 }
 
-/// The log. Clones share it.
-#[derive(Clone)]
-pub struct Lineage {
-    queue: Sender<Waiting>,
-    shared: Arc<Shared>,
-}
-
-impl std::fmt::Debug for Lineage {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Lineage").field("head", &self.head()).finish_non_exhaustive()
-    }
-}
-
-struct Waiting {
-    entry: Entry,
-    bytes: Vec<u8>,
-    reply: Reply,
-}
-
-/// Who waits.
-enum Reply {
-    Task(oneshot::Sender<Recorded>),
-    Thread(SyncSender<Recorded>),
-}
-
-impl Reply {
-    /// When nobody waits any more, it is recorded and applied all the same.
-    fn send(self, recorded: Recorded) {
-        match self {
-            Self::Task(reply) => drop(reply.send(recorded)),
-            Self::Thread(reply) => drop(reply.send(recorded)),
-        }
-    }
-}
-
-/// What readers see: only what is durable and applied.
-struct Shared {
-    dir: PathBuf,
-    key: LogKey,
-    readable: Mutex<Readable>,
-}
-
-struct Readable {
-    head: TreeHead,
-    places: Vec<Place>,
-    note: Option<(u64, String)>,
-}
-
-/// A log that was found whole and waits to be started.
+/// A log that was read to its end and checked, before it takes entries.
 #[derive(Debug)]
 pub struct OpenLog {
     dir: PathBuf,
     key: LogKey,
+    lock: File,
     segments: Segments,
-    places: Vec<Place>,
-    entries: Vec<Vec<u8>>,
     frontier: Frontier,
 }
 
-impl OpenLog {
-    /// An entry, for recovery.
-    ///
-    /// # Errors
-    /// [`LineageError::Entry`] when it does not decode.
-    pub fn entry(&self, index: u64) -> Result<Option<Entry>, LineageError> {
-        let bytes = usize::try_from(index).ok().and_then(|index| self.entries.get(index));
-        Ok(bytes.map(|bytes| Entry::decode(bytes)).transpose()?)
-    }
+/// The running log. Clones share it; when the last is dropped, the thread ends.
+#[derive(Clone)]
+pub struct Lineage {
+    queue: SyncSender<Command>,
+    shared: Arc<Shared>,
+    thread: Arc<Mutex<Option<JoinHandle<()>>>>,
+}
 
-    /// Starts the writing thread. `apply` gets every entry in order, once it is durable and before anyone learns so.
-    ///
-    /// # Errors
-    /// [`LineageError::File`] when there is no thread to be had.
-    pub fn start(self, apply: impl FnMut(u64, &Entry) + Send + 'static) -> Result<Lineage, LineageError> {
-        let readable = Readable { head: self.frontier.head(), places: self.places, note: None };
-        let shared = Arc::new(Shared { dir: self.dir, key: self.key, readable: Mutex::new(readable) });
-        let (queue, waiting) = channel();
-        let writer =
-            Writer { segments: self.segments, frontier: self.frontier, shared: Arc::clone(&shared), apply };
-        std::thread::Builder::new()
-            .name("lineage".to_owned())
-            .spawn(move || writer.run(&waiting))
-            .map_err(LineageError::file(&shared.dir))?;
-        Ok(Lineage { queue, shared })
+impl std::fmt::Debug for Lineage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Lineage").field("key", &self.shared.key).finish_non_exhaustive()
     }
 }
 
+/// What readers see.
+#[derive(Debug)]
+struct Shared {
+    key: LogKey,
+    segments: RwLock<Segments>,
+    head: Mutex<TreeHead>,
+    signed: Mutex<Option<(TreeHead, String)>>,
+    poisoned: AtomicBool,
+}
+
+type Answer = Box<dyn FnOnce(Result<Recorded, LineageError>) + Send>;
+
+/// An entry that nobody has begun to write.
+struct Waiting {
+    entry: Entry,
+    bytes: Vec<u8>,
+    answer: Answer,
+}
+
+enum Command {
+    Append(Box<Waiting>),
+    Publish(SyncSender<Result<(), LineageError>>),
+    Stop,
+}
+
 impl Lineage {
-    /// Opens the log of a directory and checks it against the last head that is known durable.
+    /// Opens the log in `dir`, creating it if there is none, and reads it to its end. `floor` is a head that is known
+    /// to have been durable: a log that is shorter, or has another root at that size, is refused. So is one that
+    /// contradicts the checkpoint it published itself.
     ///
     /// # Errors
-    /// [`LineageError`] for a log that is damaged, shorter than `floor`, another one than `floor`'s, or held.
-    pub fn open(
+    /// [`LineageError`].
+    pub fn open(dir: &Path, origin: &str, key: LogKey, floor: Option<TreeHead>) -> Result<OpenLog, LineageError> {
+        Self::open_sized(dir, origin, key, floor, SEGMENT_BYTES)
+    }
+
+    fn open_sized(
         dir: &Path,
+        origin: &str,
         key: LogKey,
         floor: Option<TreeHead>,
+        segment_bytes: u64,
     ) -> Result<OpenLog, LineageError> {
-        let recovered = Segments::open(dir, floor.map_or(0, |floor| floor.size))?;
+        if key.origin() != origin {
+            return Err(LineageError::Key("it signs for another origin"));
+        }
+        create_private_dir(dir)?;
+        let lock_path = dir.join("lock");
+        let options = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&lock_path);
+        let lock = options.map_err(LineageError::file(&lock_path))?;
+        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| LineageError::InUse(dir.to_owned()))?;
+        let floors: Vec<TreeHead> = floor.into_iter().chain(published_head(dir, &key)).collect();
+        let durable = floors.iter().map(|floor| floor.size).max().unwrap_or(0);
         let mut frontier = Frontier::new();
-        let mut at_floor = frontier.head();
-        for entry in &recovered.entries {
-            frontier.push(leaf_hash(entry));
-            if floor.is_some_and(|floor| floor.size == frontier.head().size) {
-                at_floor = frontier.head();
+        let mut heads = floors.iter().filter(|floor| floor.size == 0).map(|_| frontier.head()).collect::<Vec<_>>();
+        let segments = Segments::open(dir, segment_bytes, durable, |index, bytes| {
+            Entry::decode(bytes).map_err(|rejection| LineageError::Entry { index, rejection })?;
+            frontier.push(leaf_hash(bytes));
+            if floors.iter().any(|floor| floor.size == frontier.size()) {
+                heads.push(frontier.head());
+            }
+            Ok(())
+        })?;
+        for floor in floors {
+            let Some(head) = heads.iter().find(|head| head.size == floor.size) else {
+                return Err(LineageError::Cut { expected: floor.size, found: segments.entries() });
+            };
+            if *head != floor {
+                let (expected, found) = (floor.root, head.root);
+                return Err(LineageError::Rewritten { size: floor.size, expected, found });
             }
         }
-        if let Some(floor) = floor
-            && at_floor != floor
-        {
-            let shown = |head: TreeHead| format!("{} entries with root {}", head.size, head.root);
-            return Err(LineageError::damaged(dir, shown(floor), shown(at_floor)));
-        }
-        let segment::Recovered { segments, places, entries } = recovered;
-        Ok(OpenLog { dir: dir.to_owned(), key, segments, places, entries, frontier })
+        Ok(OpenLog { dir: dir.to_owned(), key, lock, segments, frontier })
     }
 
-    /// Makes an entry durable and applied.
+    /// Records an entry: durable and applied when this returns. Whoever stops waiting does not take the entry back.
     ///
     /// # Errors
-    /// [`LineageError`]; after [`LineageError::Poisoned`] nothing is known to have been recorded.
+    /// [`LineageError::Refused`] and [`LineageError::Overloaded`] when nothing was recorded;
+    /// [`LineageError::Poisoned`] when that is not known.
     pub async fn append(&self, entry: Entry) -> Result<Recorded, LineageError> {
-        let bytes = entry.encode()?;
-        let (reply, receiver) = oneshot::channel();
-        let reply = Reply::Task(reply);
-        self.queue.send(Waiting { entry, bytes, reply }).map_err(|_| LineageError::Poisoned)?;
-        receiver.await.map_err(|_| LineageError::Poisoned)
+        let (answer, answered) = oneshot::channel();
+        // Nobody waits any more: the entry stays recorded.
+        self.send(entry, Box::new(move |result| drop(answer.send(result))))?;
+        answered.await.map_err(|_| LineageError::Poisoned)?
     }
 
-    /// [`Lineage::append`] for threads that may block.
+    /// As [`Lineage::append`], for threads.
     ///
     /// # Errors
     /// As [`Lineage::append`].
     pub fn append_blocking(&self, entry: Entry) -> Result<Recorded, LineageError> {
-        let bytes = entry.encode()?;
-        let (reply, receiver) = sync_channel(1);
-        let reply = Reply::Thread(reply);
-        self.queue.send(Waiting { entry, bytes, reply }).map_err(|_| LineageError::Poisoned)?;
-        receiver.recv().map_err(|_| LineageError::Poisoned)
+        let (answer, answered) = sync_channel(1);
+        self.send(entry, Box::new(move |result| drop(answer.send(result))))?;
+        answered.recv().map_err(|_| LineageError::Poisoned)?
     }
 
-    /// Size and root of what is durable and applied.
+    fn send(&self, entry: Entry, answer: Answer) -> Result<(), LineageError> {
+        let bytes = entry.encode().map_err(LineageError::Refused)?;
+        if self.is_poisoned() {
+            return Err(LineageError::Poisoned);
+        }
+        self.queue.try_send(Command::Append(Box::new(Waiting { entry, bytes, answer }))).map_err(|error| match error {
+            std::sync::mpsc::TrySendError::Full(_) => LineageError::Overloaded,
+            std::sync::mpsc::TrySendError::Disconnected(_) => LineageError::Poisoned,
+        })
+    }
+
+    /// The head over every entry that is durable and applied.
     #[must_use]
     pub fn head(&self) -> TreeHead {
-        self.readable().head
+        *lock(&self.shared.head)
     }
 
-    /// A signed checkpoint (C2SP tlog-checkpoint) of [`Lineage::head`].
+    /// The signed checkpoint of [`Lineage::head`].
     ///
     /// # Errors
-    /// [`LineageError::Key`].
+    /// [`LineageError::Poisoned`].
     pub fn checkpoint(&self) -> Result<String, LineageError> {
-        let mut readable = self.readable();
-        let head = readable.head;
-        match &readable.note {
-            Some((size, note)) if *size == head.size => Ok(note.clone()),
-            Some(_) | None => {
-                let note = self.shared.key.sign_checkpoint(head)?;
-                readable.note = Some((head.size, note.clone()));
-                Ok(note)
+        if self.is_poisoned() {
+            return Err(LineageError::Poisoned);
+        }
+        let head = self.head();
+        let mut signed = lock(&self.shared.signed);
+        if let Some((_, note)) = signed.as_ref().filter(|(of, _)| *of == head) {
+            return Ok(note.clone());
+        }
+        let note = self.shared.key.checkpoint(head);
+        *signed = Some((head, note.clone()));
+        Ok(note)
+    }
+
+    /// The bytes of an entry; none beyond the head.
+    ///
+    /// # Errors
+    /// [`LineageError`] when it cannot be read.
+    pub fn read(&self, index: u64) -> Result<Option<Vec<u8>>, LineageError> {
+        self.shared.segments.read().map_err(|_| LineageError::Poisoned)?.read(index)
+    }
+
+    /// Writes the log's public copy now and waits for it: checkpoint, tiles and bundles. It is also written about
+    /// every second while entries come.
+    ///
+    /// # Errors
+    /// [`LineageError::Unpublished`]; the log itself goes on.
+    pub fn publish(&self) -> Result<(), LineageError> {
+        let (answer, answered) = sync_channel(1);
+        self.queue.send(Command::Publish(answer)).map_err(|_| LineageError::Poisoned)?;
+        answered.recv().map_err(|_| LineageError::Poisoned)?
+    }
+
+    /// Whether the log has failed.
+    #[must_use]
+    pub fn is_poisoned(&self) -> bool {
+        self.shared.poisoned.load(Ordering::SeqCst)
+    }
+
+    /// The key that relying parties verify checkpoints with.
+    #[must_use]
+    pub fn vkey(&self) -> String {
+        self.shared.key.vkey()
+    }
+
+    /// Stops the log: what waits is recorded, the copy is published, the directory is free when this returns.
+    pub fn stop(&self) {
+        // An error means that the thread has ended already.
+        let _ended = self.queue.send(Command::Stop);
+        if let Some(thread) = lock(&self.thread).take() {
+            // A panic has been reported by the panic hook, and poisoned the log.
+            let _ended = thread.join();
+        }
+    }
+}
+
+/// The head of the checkpoint that this log published, if it can be verified. It was durable when it was signed.
+fn published_head(dir: &Path, key: &LogKey) -> Option<TreeHead> {
+    let note = std::fs::read_to_string(dir.join("checkpoint")).ok()?;
+    match Checkpoint::verify(&note, key.public(), key.origin()) {
+        Ok(checkpoint) => Some(checkpoint.head()),
+        Err(rejection) => {
+            tracing::warn!(%rejection, "the published checkpoint is damaged and will be written anew");
+            None
+        }
+    }
+}
+
+/// A lock whose holders do not leave anything half done.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+impl OpenLog {
+    /// An entry, for folding the log into state.
+    ///
+    /// # Errors
+    /// [`LineageError`] when it cannot be read.
+    pub fn entry(&self, index: u64) -> Result<Option<Entry>, LineageError> {
+        let Some(bytes) = self.segments.read(index)? else { return Ok(None) };
+        Entry::decode(&bytes).map(Some).map_err(|rejection| LineageError::Entry { index, rejection })
+    }
+
+    /// Size and root.
+    #[must_use]
+    pub fn head(&self) -> TreeHead {
+        self.frontier.head()
+    }
+
+    /// Starts taking entries. `sink` is called with each, in order, once it is durable and before anyone who waits for
+    /// it goes on.
+    ///
+    /// # Errors
+    /// [`LineageError`] when the last segment cannot be opened or no thread be started.
+    pub fn start(self, sink: impl FnMut(u64, &Entry) + Send + 'static) -> Result<Lineage, LineageError> {
+        let (queue, commands) = sync_channel(QUEUE_MAX);
+        let writer = Writer::new(&self.segments)?;
+        let publisher = Publisher::new(&self.dir);
+        let shared = Arc::new(Shared {
+            key: self.key,
+            segments: RwLock::new(self.segments),
+            head: Mutex::new(self.frontier.head()),
+            signed: Mutex::new(None),
+            poisoned: AtomicBool::new(false),
+        });
+        let committer = Committer {
+            _lock: self.lock,
+            shared: Arc::clone(&shared),
+            writer,
+            frontier: self.frontier,
+            sink,
+            publisher,
+            fuse: Fuse(Arc::clone(&shared)),
+        };
+        let path = self.dir;
+        let thread = std::thread::Builder::new().name("lineage".to_owned());
+        let thread = thread.spawn(move || committer.run(&commands)).map_err(LineageError::file(&path))?;
+        Ok(Lineage { queue, shared, thread: Arc::new(Mutex::new(Some(thread))) })
+    }
+}
+
+/// Poisons the log however the thread ends: by an error, by a panic, or because it was stopped.
+struct Fuse(Arc<Shared>);
+
+impl Drop for Fuse {
+    fn drop(&mut self) {
+        self.0.poisoned.store(true, Ordering::SeqCst);
+    }
+}
+
+/// The thread's own.
+struct Committer<S> {
+    shared: Arc<Shared>,
+    writer: Writer,
+    frontier: Frontier,
+    sink: S,
+    publisher: Publisher,
+    fuse: Fuse,
+    /// Held as long as the thread lives.
+    _lock: File,
+}
+
+#[derive(Default)]
+struct Batch {
+    bytes: Vec<Vec<u8>>,
+    entries: Vec<(Entry, Answer)>,
+    size: usize,
+    publish: Vec<SyncSender<Result<(), LineageError>>>,
+    stop: bool,
+}
+
+impl Batch {
+    fn add(&mut self, command: Command) {
+        match command {
+            Command::Append(waiting) => {
+                let Waiting { entry, bytes, answer } = *waiting;
+                // The frame's own bytes are few; the bound leaves room for them.
+                self.size = self.size.saturating_add(bytes.len()).saturating_add(16);
+                self.bytes.push(bytes);
+                self.entries.push((entry, answer));
             }
+            Command::Publish(answer) => self.publish.push(answer),
+            Command::Stop => self.stop = true,
         }
     }
 
-    /// The bytes of an entry, checked.
-    ///
-    /// # Errors
-    /// [`LineageError`] when the file is unreadable or damaged.
-    pub fn read(&self, index: u64) -> Result<Option<Vec<u8>>, LineageError> {
-        let place = usize::try_from(index).ok().and_then(|at| self.readable().places.get(at).copied());
-        place.map(|place| segment::read_at(&self.shared.dir, index, place)).transpose()
-    }
-
-    fn readable(&self) -> std::sync::MutexGuard<'_, Readable> {
-        // Every critical section below assigns whole values: a panic cannot leave half of one.
-        self.shared.readable.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The next entry could be as large as an entry can be.
+    fn is_full(&self) -> bool {
+        let room = countersign_attestation::lineage::entry::BYTES_MAX.saturating_add(16);
+        self.stop || BATCH_MAX <= self.entries.len() || BATCH_BYTES_MAX < self.size.saturating_add(room)
     }
 }
 
-struct Writer<A> {
-    segments: Segments,
-    frontier: Frontier,
-    shared: Arc<Shared>,
-    apply: A,
-}
-
-impl<A: FnMut(u64, &Entry)> Writer<A> {
-    /// Ends, and with it the log, at the first failure, or when no handle is left.
-    fn run(mut self, waiting: &Receiver<Waiting>) {
-        while let Ok(first) = waiting.recv() {
-            let mut batch = vec![first];
-            batch.extend(waiting.try_iter().take(BATCH_MAX - 1));
-            if let Err(error) = self.write(batch) {
-                tracing::error!(%error, "the log stops; nothing is issued or revoked until the broker starts anew");
+impl<S: FnMut(u64, &Entry)> Committer<S> {
+    fn run(mut self, commands: &Receiver<Command>) {
+        let mut published = crate::clock::monotonic();
+        loop {
+            let mut batch = Batch::default();
+            match commands.recv_timeout(PUBLISH_EVERY) {
+                Ok(command) => batch.add(command),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => batch.stop = true,
+            }
+            while !batch.is_full() {
+                let Ok(command) = commands.try_recv() else { break };
+                batch.add(command);
+            }
+            let Batch { bytes, entries, publish, stop, .. } = batch;
+            if let Err(error) = self.commit(&bytes, entries) {
+                tracing::error!(%error, "the log failed and is closed: a restart reads what was recorded");
+                return;
+            }
+            let due = PUBLISH_EVERY <= crate::clock::monotonic().duration_since(published);
+            if stop || due || !publish.is_empty() {
+                let result = self.publish();
+                published = crate::clock::monotonic();
+                for waiter in publish {
+                    // Nobody waits any more: published all the same.
+                    let _gone = waiter.try_send(result.map_err(|()| LineageError::Unpublished));
+                }
+            }
+            if stop {
+                drop(self.fuse);
                 return;
             }
         }
     }
 
-    fn write(&mut self, batch: Vec<Waiting>) -> Result<(), LineageError> {
-        let first = self.frontier.head().size;
-        let (entries, waiting): (Vec<_>, Vec<_>) =
-            batch.into_iter().map(|waiting| (waiting.bytes, (waiting.entry, waiting.reply))).unzip();
-        // A crash in here leaves entries that nobody was told of: recovery applies those that are whole.
-        let places = self.segments.append(first, &entries)?;
-        let mut recorded = Vec::with_capacity(waiting.len());
-        for ((index, bytes), (entry, reply)) in (first..).zip(&entries).zip(waiting) {
-            let leaf_hash = leaf_hash(bytes);
-            self.frontier.push(leaf_hash);
-            (self.apply)(index, &entry);
-            recorded.push((Recorded { index, leaf_hash, entry }, reply));
+    /// Durable, applied, visible, answered: in this order. A crash before the sync ends leaves nothing that anyone was
+    /// told of; a crash after it leaves entries that the next start applies from the log.
+    fn commit(&mut self, bytes: &[Vec<u8>], entries: Vec<(Entry, Answer)>) -> Result<(), LineageError> {
+        if entries.is_empty() {
+            return Ok(());
         }
-        {
-            let mut readable = self.shared.readable.lock().unwrap_or_else(PoisonError::into_inner);
-            readable.head = self.frontier.head();
-            readable.places.extend(places);
-        }
-        for (recorded, reply) in recorded {
-            reply.send(recorded);
+        let mut answers = Vec::with_capacity(entries.len());
+        let written = self.write_and_apply(bytes, entries, &mut answers).inspect_err(|_| {
+            // Before the answers are dropped: whoever waits must find the log closed.
+            self.shared.poisoned.store(true, Ordering::SeqCst);
+        })?;
+        self.shared.segments.write().map_err(|_| LineageError::Poisoned)?.advance(written);
+        *lock(&self.shared.head) = self.frontier.head();
+        for (answer, result) in answers {
+            answer(result);
         }
         Ok(())
+    }
+
+    fn write_and_apply(
+        &mut self,
+        bytes: &[Vec<u8>],
+        entries: Vec<(Entry, Answer)>,
+        answers: &mut Vec<(Answer, Result<Recorded, LineageError>)>,
+    ) -> Result<Written, LineageError> {
+        let shared = Arc::clone(&self.shared);
+        // From here until all are applied, an error leaves every answer of the batch as it is: not known.
+        let mut applied = Vec::with_capacity(entries.len());
+        let written = shared.segments.read().map_err(|_| LineageError::Poisoned);
+        let written = written.and_then(|segments| self.writer.write(&segments, bytes));
+        let mut failed = written.is_err();
+        for ((entry, answer), bytes) in entries.into_iter().zip(bytes) {
+            let (index, leaf_hash) = (self.frontier.size(), leaf_hash(bytes));
+            let sink = &mut self.sink;
+            failed = failed || catch_unwind(AssertUnwindSafe(|| sink(index, &entry))).is_err();
+            self.frontier.push(leaf_hash);
+            applied.push(Recorded { index, leaf_hash, entry });
+            answers.push((answer, Err(LineageError::Poisoned)));
+        }
+        if failed {
+            return Err(written.err().unwrap_or(LineageError::Poisoned));
+        }
+        for ((_, answer), recorded) in answers.iter_mut().zip(applied) {
+            *answer = Ok(recorded);
+        }
+        written
+    }
+
+    /// The copy can fail without harm to the log; it is tried again.
+    fn publish(&mut self) -> Result<(), ()> {
+        let head = self.frontier.head();
+        let segments = self.shared.segments.read().map_err(drop)?;
+        self.publisher.publish(&segments, head, || self.shared.key.checkpoint(head)).map_err(|error| {
+            tracing::error!(%error, "the log's copy was not published");
+        })
     }
 }

@@ -1,247 +1,409 @@
-//! The log on disk: segment files of frames, preallocated and filled with zeros, so that appending never changes a
-//! file's size and one fdatasync makes a batch durable.
+//! Append-only segment files: what a decision is durable in. The published tiles are a copy of this.
 //!
-//! A frame is a 32-bit big-endian length, the entry, and the first eight bytes of SHA-256(index || entry). The first
-//! zero length ends the log. Only the last frame can be torn, and only by a crash before its fdatasync returned: no one
-//! was told of it, so recovery cuts it. Anything else that does not fit is damage, and damage refuses to open.
+//! A segment is preallocated with zeros, so that appending never changes the file's size and `fdatasync` is enough. A
+//! frame is a length, the entry's bytes, and eight bytes of SHA-256 over the entry's index and bytes: an entry in the
+//! wrong place is as damaged as a changed one. A length of zero ends a segment.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _};
+use std::io;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::lineage::entry::BYTES_MAX;
 
-use super::LineageError;
+use crate::config::{create_private_dir, list_dir};
+use crate::lineage::LineageError;
 
-/// Size of a segment file.
-const SEGMENT_BYTES: u64 = 8 << 20;
+/// Large enough that creating one is rare, small enough to read at once.
+pub(super) const SEGMENT_BYTES: u64 = 8 * 1024 * 1024;
 const LENGTH_BYTES: usize = 4;
 const CHECKSUM_BYTES: usize = 8;
+/// One write and one sync at most; whatever a crash tears is within the last so many bytes.
+pub(super) const BATCH_BYTES_MAX: usize = 256 * 1024;
+/// Positions are kept of every so many entries; the ones between are found by their lengths.
+const STRIDE: u64 = 16;
+/// How many entries past a damaged frame are looked for behind it.
+const LOOK_AHEAD: u64 = 4;
 
-/// Where an entry lies.
+/// Where a frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Place {
-    pub(super) segment: u32,
-    pub(super) offset: u32,
-    pub(super) length: u32,
+struct Position {
+    segment: u64,
+    offset: u64,
 }
 
-/// The open segments of a log.
-#[derive(Debug)]
+/// The end of the last frame, and where some of the frames start.
+#[derive(Clone, Debug)]
 pub(super) struct Segments {
     dir: PathBuf,
-    current: File,
-    number: u32,
-    end: u64,
-    _lock: File,
+    segment_bytes: u64,
+    starts: Vec<Position>,
+    entries: u64,
+    end: Position,
 }
 
-/// A log as it was found.
-#[derive(Debug)]
-pub(super) struct Recovered {
-    pub(super) segments: Segments,
-    pub(super) places: Vec<Place>,
-    pub(super) entries: Vec<Vec<u8>>,
+/// What follows at a place where a frame may start.
+enum Found {
+    Entry { bytes: Vec<u8>, frame_bytes: u64 },
+    End,
+    Damaged,
+}
+
+/// Bytes of the frame of an entry of `length` bytes.
+const fn frame_bytes(length: usize) -> usize {
+    LENGTH_BYTES.saturating_add(length).saturating_add(CHECKSUM_BYTES)
+}
+
+fn checksum(index: u64, bytes: &[u8]) -> [u8; CHECKSUM_BYTES] {
+    let [a, b, c, d, e, f, g, h, ..] = Sha256Digest::of(&[&index.to_be_bytes(), bytes]).0;
+    [a, b, c, d, e, f, g, h]
+}
+
+/// Appends the frame of one entry.
+pub(super) fn push_frame(frames: &mut Vec<u8>, index: u64, bytes: &[u8]) {
+    // Entries are at most 8 KiB; a length that did not fit would be refused when read.
+    frames.extend_from_slice(&u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_be_bytes());
+    frames.extend_from_slice(bytes);
+    frames.extend_from_slice(&checksum(index, bytes));
+}
+
+/// Reads the frame of entry `index` at `offset` of a segment's content. Bytes that a short file lacks are zeros.
+fn read_frame(content: &[u8], offset: usize, index: u64) -> Found {
+    let at = |start: usize, length: usize| content.get(start..start.checked_add(length)?);
+    let header = at(offset, LENGTH_BYTES).and_then(|bytes| <[u8; LENGTH_BYTES]>::try_from(bytes).ok());
+    let Some(header) = header else {
+        let zeros = content.get(offset..).unwrap_or_default().iter().all(|byte| *byte == 0);
+        return if zeros { Found::End } else { Found::Damaged };
+    };
+    let length = usize::try_from(u32::from_be_bytes(header)).unwrap_or(usize::MAX);
+    if length == 0 {
+        return Found::End;
+    }
+    let start = offset.saturating_add(LENGTH_BYTES);
+    let frame = (length <= BYTES_MAX).then(|| at(start, length.saturating_add(CHECKSUM_BYTES))).flatten();
+    let Some((bytes, sum)) = frame.and_then(|frame| frame.split_last_chunk::<CHECKSUM_BYTES>()) else {
+        return Found::Damaged;
+    };
+    if *sum != checksum(index, bytes) {
+        return Found::Damaged;
+    }
+    Found::Entry { bytes: bytes.to_vec(), frame_bytes: frame_bytes(length) as u64 }
+}
+
+/// The segment files of a log directory, by number. A gap means that one was taken away.
+pub(super) fn segment_paths(dir: &Path) -> Result<Vec<PathBuf>, LineageError> {
+    let paths = list_dir(&dir.join("segments"))?;
+    for (number, path) in paths.iter().enumerate() {
+        if *path != segment_path(dir, number as u64) {
+            return Err(LineageError::Missing(segment_path(dir, number as u64)));
+        }
+    }
+    Ok(paths)
+}
+
+pub(super) fn segment_path(dir: &Path, number: u64) -> PathBuf {
+    dir.join("segments").join(format!("{number:08}.seg"))
+}
+
+/// How far a scan came, index and offset, and what `entry` refused; nothing where the frame itself is damaged.
+pub(super) type Stopped = (u64, u64, Option<LineageError>);
+
+/// Hands the entries of a segment's content from `index` on to `entry`, with their offsets, up to its end.
+///
+/// # Errors
+/// [`Stopped`] at the first frame that is damaged or refused.
+pub(super) fn scan(
+    content: &[u8],
+    index: u64,
+    mut entry: impl FnMut(u64, u64, Vec<u8>) -> Result<(), LineageError>,
+) -> Result<(u64, u64), Stopped> {
+    let (mut index, mut offset) = (index, 0_u64);
+    loop {
+        match read_frame(content, usize::try_from(offset).unwrap_or(usize::MAX), index) {
+            Found::End => return Ok((index, offset)),
+            Found::Damaged => return Err((index, offset, None)),
+            Found::Entry { bytes, frame_bytes } => {
+                entry(index, offset, bytes).map_err(|error| (index, offset, Some(error)))?;
+                index = index.saturating_add(1);
+                offset = offset.saturating_add(frame_bytes);
+            }
+        }
+    }
 }
 
 impl Segments {
-    /// Opens a log directory for writing, alone, and reads every entry. A torn frame is cut when at least `floor`
-    /// entries come before it.
-    pub(super) fn open(dir: &Path, floor: u64) -> Result<Recovered, LineageError> {
-        crate::config::create_private_dir(dir).map_err(|error| LineageError::damaged(dir, "a directory", error))?;
-        let lock = open_private(&dir.join("lock"), true)?;
-        rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive)
-            .map_err(|error| LineageError::damaged(dir, "a log no other process holds", error))?;
-        let mut number = 0;
-        let mut places = Vec::new();
-        let mut entries = Vec::new();
-        loop {
-            let path = segment_path(dir, number);
-            let found = read_segment(&path, number, &mut places, &mut entries)?;
-            let next = number.checked_add(1).filter(|next| segment_path(dir, *next).exists());
-            match (found, next) {
-                (Found::End { .. }, Some(next)) => number = next,
-                (Found::Torn { offset }, Some(_)) => {
-                    return Err(LineageError::damaged(&path, "whole frames", format!("a torn one at {offset}")));
+    /// Reads all segments and hands every entry to `entry`. A torn frame at the very end is cut, provided that it is
+    /// not one of the first `floor` entries, which are known to have been durable.
+    ///
+    /// # Errors
+    /// [`LineageError`] when anything else is damaged, or what `entry` refuses.
+    pub(super) fn open(
+        dir: &Path,
+        segment_bytes: u64,
+        floor: u64,
+        mut entry: impl FnMut(u64, &[u8]) -> Result<(), LineageError>,
+    ) -> Result<Self, LineageError> {
+        create_private_dir(&dir.join("segments"))?;
+        let end = Position { segment: 0, offset: 0 };
+        let mut segments = Self { dir: dir.to_owned(), segment_bytes, starts: Vec::new(), entries: 0, end };
+        let paths = segment_paths(dir)?;
+        if paths.is_empty() {
+            segments.create(0)?;
+            return Ok(segments);
+        }
+        let last = paths.len().saturating_sub(1);
+        for (number, path) in paths.iter().enumerate() {
+            let content = fs::read(path).map_err(LineageError::file(path))?;
+            let whole = content.len() as u64 == segment_bytes;
+            if segment_bytes < content.len() as u64 || (number != last && !whole) {
+                return Err(LineageError::Damaged { path: path.clone(), index: segments.entries });
+            }
+            let segment = number as u64;
+            let starts = &mut segments.starts;
+            let scanned = scan(&content, segments.entries, |index, offset, bytes| {
+                if index.is_multiple_of(STRIDE) {
+                    starts.push(Position { segment, offset });
                 }
-                (Found::Torn { offset }, None) => {
-                    if (entries.len() as u64) < floor {
-                        return Err(LineageError::damaged(&path, format!("{floor} entries"), entries.len()));
-                    }
-                    let current = open_private(&path, false)?;
-                    cut(&current, offset).map_err(LineageError::file(&path))?;
-                    let segments = Self { dir: dir.to_owned(), current, number, end: offset, _lock: lock };
-                    return Ok(Recovered { segments, places, entries });
+                entry(index, &bytes)
+            });
+            let (index, offset, torn) = match scanned {
+                Ok((index, offset)) => (index, offset, false),
+                Err((_, _, Some(error))) => return Err(error),
+                Err((index, offset, None)) => (index, offset, true),
+            };
+            segments.entries = index;
+            segments.end = Position { segment, offset };
+            let left = content.get(usize::try_from(offset).unwrap_or(usize::MAX)..).unwrap_or_default();
+            if torn || left.iter().any(|byte| *byte != 0) {
+                if number != last || index < floor || !is_torn_tail(left, index) {
+                    return Err(LineageError::Damaged { path: path.clone(), index });
                 }
-                (Found::End { offset }, None) => {
-                    let current = open_private(&path, false)?;
-                    let segments = Self { dir: dir.to_owned(), current, number, end: offset, _lock: lock };
-                    return Ok(Recovered { segments, places, entries });
-                }
-                (Found::Absent, _) => {
-                    let current = create_segment(dir, number)?;
-                    let segments = Self { dir: dir.to_owned(), current, number, end: 0, _lock: lock };
-                    return Ok(Recovered { segments, places, entries });
-                }
+                tracing::warn!(
+                    index,
+                    "a torn entry at the end of the log is cut; nobody was told that it was recorded"
+                );
+                segments.zero_from_end(left.len() as u64)?;
+            }
+            if !whole {
+                // Creating the segment was interrupted.
+                let file = segments.file(segment)?;
+                file.set_len(segment_bytes).and_then(|()| file.sync_all()).map_err(LineageError::file(path))?;
             }
         }
+        Ok(segments)
     }
 
-    /// Writes entries from index `first` on and makes them durable with one fdatasync for each segment touched.
-    pub(super) fn append(&mut self, first: u64, entries: &[Vec<u8>]) -> Result<Vec<Place>, LineageError> {
-        let mut places = Vec::with_capacity(entries.len());
-        let mut batch = Vec::new();
-        let mut start = self.end;
-        for (index, entry) in (first..).zip(entries) {
-            let frame = frame(index, entry);
-            // One length of zeros must follow the last frame.
-            let reserve = frame.len() as u64 + LENGTH_BYTES as u64;
-            if SEGMENT_BYTES < self.end + reserve {
-                self.write(start, &batch)?;
-                batch.clear();
-                self.number += 1;
-                self.current = create_segment(&self.dir, self.number)?;
-                self.end = 0;
-                start = 0;
+    /// Entries in all segments.
+    pub(super) const fn entries(&self) -> u64 {
+        self.entries
+    }
+
+    /// Preallocates a segment; file and directory are durable when it returns.
+    fn create(&self, number: u64) -> Result<(), LineageError> {
+        let path = segment_path(&self.dir, number);
+        let make = || -> io::Result<()> {
+            let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+            let zeros = vec![0; 64 * 1024];
+            let mut left = self.segment_bytes;
+            let mut offset = 0;
+            while let Some(count) = usize::try_from(left.min(zeros.len() as u64)).ok().filter(|count| *count != 0) {
+                file.write_all_at(zeros.get(..count).unwrap_or_default(), offset)?;
+                left = left.saturating_sub(count as u64);
+                offset = offset.saturating_add(count as u64);
             }
-            let offset = u32::try_from(self.end).unwrap_or(u32::MAX);
-            let length = u32::try_from(entry.len()).unwrap_or(u32::MAX);
-            places.push(Place { segment: self.number, offset, length });
-            self.end += frame.len() as u64;
-            batch.extend_from_slice(&frame);
-        }
-        self.write(start, &batch)?;
-        Ok(places)
-    }
-
-    fn write(&self, offset: u64, batch: &[u8]) -> Result<(), LineageError> {
-        let path = segment_path(&self.dir, self.number);
-        self.current.write_all_at(batch, offset).map_err(LineageError::file(&path))?;
-        self.current.sync_data().map_err(LineageError::file(&path))
-    }
-}
-
-/// Reads the entry at `place`, checking its frame.
-pub(super) fn read_at(dir: &Path, index: u64, place: Place) -> Result<Vec<u8>, LineageError> {
-    let path = segment_path(dir, place.segment);
-    let file = File::open(&path).map_err(LineageError::file(&path))?;
-    let length = usize::try_from(place.length).unwrap_or(usize::MAX).min(BYTES_MAX);
-    let mut bytes = vec![0; LENGTH_BYTES + length + CHECKSUM_BYTES];
-    file.read_exact_at(&mut bytes, u64::from(place.offset)).map_err(LineageError::file(&path))?;
-    let entry = bytes.get(LENGTH_BYTES..LENGTH_BYTES + length).unwrap_or_default().to_vec();
-    if frame(index, &entry) != bytes {
-        return Err(LineageError::damaged(&path, format!("entry {index}"), "another frame"));
-    }
-    Ok(entry)
-}
-
-/// The entries of a log directory as they are now, for auditors: reads only, and stops at a frame being written.
-pub(super) fn read_all(dir: &Path) -> Result<Vec<Vec<u8>>, LineageError> {
-    let (mut places, mut entries) = (Vec::new(), Vec::new());
-    let mut number = 0;
-    loop {
-        match read_segment(&segment_path(dir, number), number, &mut places, &mut entries)? {
-            Found::End { .. } => number += 1,
-            Found::Torn { .. } | Found::Absent => return Ok(entries),
-        }
-    }
-}
-
-enum Found {
-    /// No such file.
-    Absent,
-    /// Whole frames up to here, then zeros.
-    End { offset: u64 },
-    /// Whole frames up to here, then something that is no frame.
-    Torn { offset: u64 },
-}
-
-fn read_segment(
-    path: &Path,
-    number: u32,
-    places: &mut Vec<Place>,
-    entries: &mut Vec<Vec<u8>>,
-) -> Result<Found, LineageError> {
-    let mut bytes = Vec::new();
-    match File::open(path) {
-        Ok(mut file) => drop(file.read_to_end(&mut bytes).map_err(LineageError::file(path))?),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Absent),
-        Err(error) => return Err(LineageError::file(path)(error)),
-    }
-    let mut offset = 0;
-    loop {
-        let rest = bytes.get(offset..).unwrap_or_default();
-        let Some((length, rest)) = rest.split_first_chunk::<LENGTH_BYTES>() else {
-            return Ok(Found::End { offset: offset as u64 });
+            file.sync_all()?;
+            File::open(self.dir.join("segments"))?.sync_all()
         };
-        let length = usize::try_from(u32::from_be_bytes(*length)).unwrap_or(usize::MAX);
-        if length == 0 {
-            // A frame that was cut short before its length was written leaves nothing but zeros.
-            let zeros = rest.iter().all(|byte| *byte == 0);
-            let offset = offset as u64;
-            return Ok(if zeros { Found::End { offset } } else { Found::Torn { offset } });
+        make().map_err(LineageError::file(&path))
+    }
+
+    fn file(&self, number: u64) -> Result<File, LineageError> {
+        let path = segment_path(&self.dir, number);
+        OpenOptions::new().read(true).write(true).open(&path).map_err(LineageError::file(&path))
+    }
+
+    fn zero_from_end(&self, count: u64) -> Result<(), LineageError> {
+        let path = segment_path(&self.dir, self.end.segment);
+        let zeros = vec![0; usize::try_from(count).unwrap_or_default()];
+        let file = self.file(self.end.segment)?;
+        file.write_all_at(&zeros, self.end.offset).and_then(|()| file.sync_all()).map_err(LineageError::file(&path))
+    }
+
+    /// The entry's bytes, if it is there.
+    pub(super) fn read(&self, index: u64) -> Result<Option<Vec<u8>>, LineageError> {
+        if self.entries <= index {
+            return Ok(None);
         }
-        let whole = rest.get(..length).filter(|_| length <= BYTES_MAX).filter(|entry| {
-            let stored = rest.get(length..length + CHECKSUM_BYTES);
-            stored == Some(&checksum(entries.len() as u64, entry))
-        });
-        let Some(entry) = whole else { return Ok(Found::Torn { offset: offset as u64 }) };
-        let place_offset = u32::try_from(offset).unwrap_or(u32::MAX);
-        places.push(Place { segment: number, offset: place_offset, length: u32::try_from(length).unwrap_or(0) });
-        entries.push(entry.to_vec());
-        offset += LENGTH_BYTES + length + CHECKSUM_BYTES;
+        let start = usize::try_from(index / STRIDE).ok().and_then(|start| self.starts.get(start)).copied();
+        let Some(mut position) = start else { return Ok(None) };
+        let mut file = self.file_to_read(position.segment)?;
+        let mut at = index - index % STRIDE;
+        loop {
+            match read_frame_at(&file, position.offset, at, self.segment_bytes)
+                .map_err(LineageError::file(&segment_path(&self.dir, position.segment)))?
+            {
+                Found::Entry { bytes, .. } if at == index => return Ok(Some(bytes)),
+                Found::Entry { frame_bytes, .. } => {
+                    at = at.saturating_add(1);
+                    position.offset = position.offset.saturating_add(frame_bytes);
+                }
+                Found::End if position.segment < self.end.segment => {
+                    position = Position { segment: position.segment.saturating_add(1), offset: 0 };
+                    file = self.file_to_read(position.segment)?;
+                }
+                Found::End | Found::Damaged => {
+                    let path = segment_path(&self.dir, position.segment);
+                    return Err(LineageError::Damaged { path, index: at });
+                }
+            }
+        }
+    }
+
+    /// Hands the entries from `from` to before `until` to `entry`, reading each segment once.
+    pub(super) fn walk(
+        &self,
+        from: u64,
+        until: u64,
+        mut entry: impl FnMut(u64, &[u8]) -> Result<(), LineageError>,
+    ) -> Result<(), LineageError> {
+        let until = until.min(self.entries);
+        if until <= from {
+            return Ok(());
+        }
+        let stride = from / STRIDE;
+        let start = usize::try_from(stride).ok().and_then(|stride| self.starts.get(stride));
+        let Position { mut segment, mut offset } = *start.ok_or(LineageError::Cut { expected: until, found: from })?;
+        let mut at = stride.saturating_mul(STRIDE);
+        while at < until {
+            let path = segment_path(&self.dir, segment);
+            if self.end.segment < segment {
+                return Err(LineageError::Damaged { path, index: at });
+            }
+            let end = if segment == self.end.segment { self.end.offset } else { self.segment_bytes };
+            let mut content = vec![0; usize::try_from(end.saturating_sub(offset)).unwrap_or_default()];
+            let read = File::open(&path).and_then(|file| file.read_exact_at(&mut content, offset));
+            read.map_err(LineageError::file(&path))?;
+            let scanned =
+                scan(
+                    &content,
+                    at,
+                    |index, _, bytes| {
+                        if (from..until).contains(&index) { entry(index, &bytes) } else { Ok(()) }
+                    },
+                );
+            at = match scanned {
+                Ok((index, _)) => index,
+                Err((index, _, error)) => return Err(error.unwrap_or(LineageError::Damaged { path, index })),
+            };
+            segment = segment.saturating_add(1);
+            offset = 0;
+        }
+        Ok(())
+    }
+
+    fn file_to_read(&self, number: u64) -> Result<File, LineageError> {
+        let path = segment_path(&self.dir, number);
+        File::open(&path).map_err(LineageError::file(&path))
     }
 }
 
-fn frame(index: u64, entry: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(entry.len()).unwrap_or(u32::MAX);
-    [&length.to_be_bytes()[..], entry, &checksum(index, entry)].concat()
-}
-
-fn checksum(index: u64, entry: &[u8]) -> [u8; CHECKSUM_BYTES] {
-    let digest = Sha256Digest::of(&[&index.to_be_bytes(), entry]);
-    digest.0.first_chunk().copied().unwrap_or_default()
-}
-
-fn segment_path(dir: &Path, number: u32) -> PathBuf {
-    dir.join(format!("segment-{number:08}"))
-}
-
-fn open_private(path: &Path, create: bool) -> Result<File, LineageError> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(create)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)
-        .map_err(LineageError::file(path))
-}
-
-fn create_segment(dir: &Path, number: u32) -> Result<File, LineageError> {
-    let path = segment_path(dir, number);
-    let fill = || {
-        // Filled under another name: a segment that is there is a whole one.
-        let partial = path.with_extension("new");
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(&partial)?;
-        let zeros = vec![0; 1 << 20];
-        for chunk in 0..SEGMENT_BYTES >> 20 {
-            file.write_all_at(&zeros, chunk << 20)?;
-        }
-        file.sync_all()?;
-        fs::rename(&partial, &path)?;
-        File::open(dir)?.sync_all()?;
-        Ok(file)
+/// Whether what is left from a damaged frame on can be one batch that was never synced: short enough, and with no
+/// whole frame behind it. A whole one there means that a durable entry was damaged, and cutting would lose others.
+fn is_torn_tail(left: &[u8], index: u64) -> bool {
+    let used = left.iter().rposition(|byte| *byte != 0).map_or(0, |last| last.saturating_add(1));
+    if BATCH_BYTES_MAX < used {
+        return false;
+    }
+    let whole = |offset: usize| {
+        let next = index.saturating_add(1)..=index.saturating_add(LOOK_AHEAD);
+        next.into_iter().any(|index| matches!(read_frame(left, offset, index), Found::Entry { .. }))
     };
-    fill().map_err(LineageError::file(&path))
+    !(1..used).any(whole)
 }
 
-/// Fills with zeros from `offset` on.
-fn cut(file: &File, offset: u64) -> io::Result<()> {
-    let size = file.metadata()?.len();
-    let zeros = vec![0; usize::try_from(size.saturating_sub(offset)).unwrap_or(0)];
-    file.write_all_at(&zeros, offset)?;
-    file.sync_all()
+fn read_frame_at(file: &File, offset: u64, index: u64, segment_bytes: u64) -> io::Result<Found> {
+    let left = usize::try_from(segment_bytes.saturating_sub(offset)).unwrap_or(usize::MAX);
+    let mut content = vec![0; frame_bytes(BYTES_MAX).min(left)];
+    let mut filled = 0;
+    while let Some(rest) = content.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        match file.read_at(rest, offset.saturating_add(filled as u64))? {
+            0 => break,
+            count => filled = filled.saturating_add(count),
+        }
+    }
+    Ok(read_frame(&content, 0, index))
+}
+
+/// Writes at the end of the segments. One at a time, behind the log's lock.
+#[derive(Debug)]
+pub(super) struct Writer {
+    file: File,
+    end: Position,
+    entries: u64,
+}
+
+/// What a batch added, to be made visible once it is durable and applied.
+#[derive(Debug)]
+pub(super) struct Written {
+    starts: Vec<Position>,
+    end: Position,
+    entries: u64,
+}
+
+impl Writer {
+    pub(super) fn new(segments: &Segments) -> Result<Self, LineageError> {
+        let file = segments.file(segments.end.segment)?;
+        Ok(Self { file, end: segments.end, entries: segments.entries })
+    }
+
+    /// Writes and syncs a batch of at most [`BATCH_BYTES_MAX`]. After an error nothing is known about it.
+    pub(super) fn write(&mut self, segments: &Segments, batch: &[Vec<u8>]) -> Result<Written, LineageError> {
+        let mut starts = Vec::new();
+        let mut frames = Vec::new();
+        let mut offset = self.end.offset;
+        for bytes in batch {
+            let needed = frame_bytes(bytes.len()) as u64;
+            let end = offset.saturating_add(frames.len() as u64).saturating_add(needed);
+            if segments.segment_bytes < end {
+                self.flush(segments, offset, &frames)?;
+                frames.clear();
+                let next = self.end.segment.saturating_add(1);
+                segments.create(next)?;
+                self.file = segments.file(next)?;
+                self.end = Position { segment: next, offset: 0 };
+                offset = 0;
+            }
+            if self.entries.is_multiple_of(STRIDE) {
+                let offset = offset.saturating_add(frames.len() as u64);
+                starts.push(Position { segment: self.end.segment, offset });
+            }
+            push_frame(&mut frames, self.entries, bytes);
+            self.entries = self.entries.saturating_add(1);
+        }
+        self.flush(segments, offset, &frames)?;
+        Ok(Written { starts, end: self.end, entries: self.entries })
+    }
+
+    fn flush(&mut self, segments: &Segments, offset: u64, frames: &[u8]) -> Result<(), LineageError> {
+        if frames.is_empty() {
+            return Ok(());
+        }
+        let path = segment_path(&segments.dir, self.end.segment);
+        self.file
+            .write_all_at(frames, offset)
+            .and_then(|()| self.file.sync_data())
+            .map_err(LineageError::file(&path))?;
+        self.end.offset = offset.saturating_add(frames.len() as u64);
+        Ok(())
+    }
+}
+
+impl Segments {
+    /// Makes a written batch visible to readers.
+    pub(super) fn advance(&mut self, written: Written) {
+        self.starts.extend(written.starts);
+        self.end = written.end;
+        self.entries = written.entries;
+    }
 }

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use crate::clock::Clock;
 use crate::keys::Keys;
-use crate::lineage::Lineage;
+use crate::lineage::{Lineage, LineageError};
 use crate::problem::{Problem, Refusal};
 use crate::store::{Basis, Store, Table, Write};
 use crate::trust::Trust;
@@ -156,6 +156,8 @@ impl Signer {
             }
             match self.sign() {
                 Ok(pulse) => drop(publish.send_replace(Some(Arc::new(pulse)))),
+                // The log is full for the moment: this pulse is left out, and the last one runs on to its end.
+                Err(problem) if problem.code() == Refusal::Busy.code() => tracing::warn!(%problem, "no pulse"),
                 Err(problem) => {
                     tracing::error!(%problem, "no more pulses: every relying party denies from here on");
                     publish.send_replace(None);
@@ -206,10 +208,7 @@ impl Signer {
         let now = self.pulser.clock.now();
         for (id, host) in self.pulser.trust.due(now)? {
             let entry = Entry::lapsed(now, host.revision_of(id));
-            self.pulser.lineage.append_blocking(entry).map_err(|error| {
-                tracing::error!(%error, "lapse not recorded");
-                Refusal::LineageFailed.plain()
-            })?;
+            self.pulser.lineage.append_blocking(entry).map_err(|error| unrecorded(&error))?;
         }
         Ok(())
     }
@@ -240,7 +239,169 @@ impl Signer {
     }
 }
 
+/// The problem that an entry could not be recorded.
+#[must_use]
+pub fn unrecorded(error: &LineageError) -> Problem {
+    tracing::error!(%error, "not recorded");
+    if matches!(error, LineageError::Overloaded) { Refusal::Busy.plain() } else { Refusal::LineageFailed.plain() }
+}
+
 fn internal(error: crate::keys::KeyError) -> Problem {
     tracing::error!(%error, "not signed");
     Refusal::Internal.plain()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use countersign_attestation::UnixMillis;
+    use countersign_attestation::digest::Sha256Digest;
+    use countersign_attestation::lineage::entry::{CredentialRecord, DecisionRecord, Entry};
+    use countersign_attestation::protocol::HostId;
+    use countersign_attestation::pulse::Pulse;
+    use countersign_attestation::result::jws::JwkSet;
+    use countersign_attestation::result::svid::TrustDomain;
+    use countersign_attestation::status_list::{Status, StatusListToken};
+
+    use super::{Published, Pulser, Signer};
+    use crate::clock::Clock;
+    use crate::config::DataDir;
+    use crate::keys::Keys;
+    use crate::lineage::{Lineage, LogKey};
+    use crate::store::Store;
+    use crate::trust::Trust;
+    use crate::trust::state::HostTrust;
+
+    const START: UnixMillis = UnixMillis(1_800_000_000_000);
+    const DIGEST: Sha256Digest = Sha256Digest([7; 32]);
+
+    struct Bench {
+        signer: Signer,
+        clock: Clock,
+        jwks: JwkSet,
+        domain: TrustDomain,
+        dir: tempfile::TempDir,
+    }
+
+    fn open(dir: &std::path::Path, clock: &Clock) -> Pulser {
+        let data = DataDir::at(dir);
+        let domain = TrustDomain::parse("example.org").unwrap();
+        if !data.keys().exists() {
+            Keys::create(&data, domain.as_str(), clock.now()).unwrap();
+            LogKey::generate(&data.keys().join("log.key"), "example.org/log").unwrap();
+        }
+        let store = Store::open(&data.store(), clock.clone()).unwrap();
+        let key = LogKey::load(&data.keys().join("log.key"), "example.org/log").unwrap();
+        let log = Lineage::open(&data.log(), "example.org/log", key, None).unwrap();
+        let trust = Trust::restore(&store, |index| log.entry(index).map_err(|error| error.to_string())).unwrap();
+        let sink = trust.clone();
+        Pulser {
+            lineage: log.start(move |index, entry: &Entry| sink.apply(index, entry)).unwrap(),
+            trust,
+            store,
+            keys: Arc::new(Keys::load(&data).unwrap()),
+            clock: clock.clone(),
+            trust_domain: domain,
+            origin: "example.org/log".to_owned(),
+            list_uri: "https://localhost/v1/status-lists/".to_owned(),
+            validity_ms: 5000,
+        }
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let clock = Clock::manual(START);
+            let pulser = open(dir.path(), &clock);
+            let (jwks, domain) = (pulser.keys.token.jwks(), pulser.trust_domain.clone());
+            let epoch = pulser.raise_epoch().unwrap();
+            Self { signer: Signer { pulser, epoch, seq: 0, lists: Vec::new() }, clock, jwks, domain, dir }
+        }
+
+        fn host(&self) -> HostTrust {
+            self.signer.pulser.trust.host(&HostId::parse("a").unwrap()).unwrap().unwrap_or_else(HostTrust::new)
+        }
+
+        fn record(&self, entry: impl FnOnce(countersign_attestation::lineage::entry::HostRevision) -> Entry) {
+            let on = self.host().revision_of(HostId::parse("a").unwrap());
+            self.signer.pulser.lineage.append_blocking(entry(on)).unwrap();
+        }
+
+        fn trusted(self, lease_ms: u64) -> Self {
+            self.record(|on| Entry::enrolled(START, on, DIGEST));
+            let decision = DecisionRecord { inputs: Some(DIGEST), claims: None, decision: DIGEST, reasons: vec![] };
+            let credential = CredentialRecord { serial: vec![1], key: DIGEST, status_index: 3, not_after: START.plus(60_000) };
+            self.record(|on| Entry::granted(START, on, decision, START.plus(lease_ms), Some(credential)));
+            self
+        }
+
+        fn pulse(&mut self) -> (Published, Pulse) {
+            let published = self.signer.sign().unwrap();
+            let pulse = Pulse::verify(&published.pulse, &self.jwks, &self.domain, self.clock.now()).unwrap();
+            (published, pulse.into_inner())
+        }
+
+        /// What a relying party reads from the tokens.
+        fn status(&self, published: &Published) -> Status {
+            let (_, list) = StatusListToken::verify(&published.lists[0].token, &self.jwks, self.clock.now()).unwrap();
+            assert_eq!(list, published.lists[0].list);
+            list.get(3).unwrap()
+        }
+    }
+
+    #[test]
+    fn a_pulse_counts_up_expires_y_after_its_basis_and_names_the_lists_it_comes_with() {
+        let mut bench = Bench::new().trusted(45_000);
+        let (first, pulse) = bench.pulse();
+        assert_eq!((pulse.basis, pulse.exp, pulse.seq), (START, START.plus(5000), 1));
+        assert_eq!(pulse.lists[0].sha256, first.lists[0].list.sha256());
+        assert_eq!(pulse.checkpoint.size, 2);
+        assert_eq!(bench.status(&first), Status::Valid);
+        bench.clock.advance(1000);
+        let (second, pulse) = bench.pulse();
+        assert_eq!((pulse.basis, pulse.seq), (START.plus(1000), 2));
+        assert_eq!(second.lists, first.lists, "an unchanged list keeps its token");
+        bench.clock.advance(40_000);
+        let (third, _) = bench.pulse();
+        assert_ne!(third.lists[0].token, first.lists[0].token, "a token is signed anew before it expires");
+    }
+
+    #[test]
+    fn a_revocation_is_in_the_next_pulse() {
+        let mut bench = Bench::new().trusted(45_000);
+        bench.pulse();
+        bench.record(|on| Entry::revoked_by_operator(START, on, "admin", "operator.revoked"));
+        let (published, _) = bench.pulse();
+        assert_eq!(bench.status(&published), Status::Invalid);
+    }
+
+    #[test]
+    fn a13_without_a_proof_by_the_deadline_there_is_no_trust_also_after_a_restart() {
+        let mut bench = Bench::new().trusted(10_000);
+        let (published, _) = bench.pulse();
+        assert_eq!(bench.status(&published), Status::Valid);
+        let Bench { signer, clock, dir, .. } = bench;
+        let epoch = signer.epoch;
+        signer.pulser.lineage.stop();
+        drop(signer);
+        clock.advance(10_000);
+        let pulser = open(dir.path(), &clock);
+        let (jwks, domain) = (pulser.keys.token.jwks(), pulser.trust_domain.clone());
+        let next = pulser.raise_epoch().unwrap();
+        assert_eq!(next, epoch + 1, "pulses of a restarted broker supersede all before");
+        let mut bench = Bench { signer: Signer { pulser, epoch: next, seq: 0, lists: vec![] }, clock, jwks, domain, dir };
+        let (published, pulse) = bench.pulse();
+        assert_eq!(bench.status(&published), Status::Suspended);
+        assert_eq!(pulse.checkpoint.size, 3, "the lapse is recorded");
+    }
+
+    #[test]
+    fn a_failed_log_signs_nothing_any_more() {
+        let mut bench = Bench::new().trusted(10_000);
+        bench.pulse();
+        bench.signer.pulser.lineage.stop();
+        bench.clock.advance(10_000);
+        assert_eq!(bench.signer.sign().unwrap_err().code(), "lineage.unavailable");
+    }
 }

@@ -1,6 +1,14 @@
 //! A software stand-in for a TPM 2.0 and its manufacturer: the bytes a TPM would give, and whatever a hostile one might.
 //! Included by path where a test or benchmark needs it; nothing shipped knows it.
-#![allow(dead_code, clippy::allow_attributes, reason = "each test that includes this uses its own part")]
+#![allow(
+    dead_code,
+    clippy::allow_attributes,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::std_instead_of_core,
+    reason = "a test aid: each test that includes it uses its own part, and one that cannot go on fails"
+)]
 
 use std::collections::BTreeMap;
 
@@ -15,7 +23,7 @@ use countersign_attestation::protocol::PcrSelection;
 
 /// Key type of the attestation key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AkKind {
+pub(crate) enum AkKind {
     /// RSA-2048, RSASSA with SHA-256.
     Rsa2048,
     /// ECDSA P-256 with SHA-256.
@@ -23,9 +31,9 @@ pub enum AkKind {
 }
 
 /// Attributes of the TCG templates: fixedTPM, fixedParent, sensitiveDataOrigin, userWithAuth and what the key is for.
-pub const AK_ATTRIBUTES: u32 = 0x0005_0072;
-pub const EK_ATTRIBUTES: u32 = 0x0003_00b2;
-pub const SIGNING_KEY_ATTRIBUTES: u32 = 0x0004_0072;
+pub(crate) const AK_ATTRIBUTES: u32 = 0x0005_0072;
+pub(crate) const EK_ATTRIBUTES: u32 = 0x0003_00b2;
+pub(crate) const SIGNING_KEY_ATTRIBUTES: u32 = 0x0004_0072;
 
 /// PolicyA of the EK templates: PolicySecret(TPM_RH_ENDORSEMENT) with SHA-256.
 const EK_POLICY: &str = "837197674484b3f81a90cc8d46a5d724fd52d76e06520b64f2a1da1b331469aa";
@@ -36,21 +44,21 @@ enum Signer {
 }
 
 /// One software TPM with an EK, an AK, and two PCR banks.
-pub struct SimTpm {
+pub(crate) struct SimTpm {
     ek: rsa::OaepPrivateDecryptingKey,
     ek_public: Vec<u8>,
     ak: Signer,
     ak_public: Vec<u8>,
     pcrs: BTreeMap<PcrHash, [Vec<u8>; 24]>,
     /// What the next attestation says of the clock.
-    pub clock: ClockInfo,
+    pub(crate) clock: ClockInfo,
     /// What the next attestation says of the firmware.
-    pub firmware_version: u64,
+    pub(crate) firmware_version: u64,
 }
 
 impl SimTpm {
     /// A new TPM whose firmware measured into PCR 0 to 7 of its SHA-256 and SHA-384 banks.
-    pub fn new(kind: AkKind) -> Self {
+    pub(crate) fn new(kind: AkKind) -> Self {
         let ek = RsaKeyPair::generate(rsa::KeySize::Rsa2048).unwrap();
         let ek_public = rsa_public(EK_ATTRIBUTES, &hex::decode(EK_POLICY).unwrap(), &AES_128_CFB, &NULL, &modulus(&ek));
         let pkcs8 = aws_lc_rs::encoding::AsDer::<Pkcs8V1Der<'_>>::as_der(&ek).unwrap();
@@ -70,23 +78,23 @@ impl SimTpm {
     }
 
     /// EK public area, TPMT_PUBLIC.
-    pub fn ek_public(&self) -> &[u8] {
+    pub(crate) fn ek_public(&self) -> &[u8] {
         &self.ek_public
     }
 
     /// AK public area, TPMT_PUBLIC.
-    pub fn ak_public(&self) -> &[u8] {
+    pub(crate) fn ak_public(&self) -> &[u8] {
         &self.ak_public
     }
 
     /// Replaces the AK by one with other attributes.
-    pub fn with_ak_attributes(mut self, kind: AkKind, attributes: u32) -> Self {
+    pub(crate) fn with_ak_attributes(mut self, kind: AkKind, attributes: u32) -> Self {
         (self.ak, self.ak_public) = new_ak(kind, attributes);
         self
     }
 
     /// TPM2_PCR_Extend with the digest of `event`.
-    pub fn extend(&mut self, bank: PcrHash, index: u8, event: &[u8]) {
+    pub(crate) fn extend(&mut self, bank: PcrHash, index: u8, event: &[u8]) {
         let algorithm = algorithm(bank);
         let value = &mut self.pcrs.get_mut(&bank).unwrap()[usize::from(index)];
         value.extend_from_slice(digest::digest(algorithm, event).as_ref());
@@ -94,23 +102,23 @@ impl SimTpm {
     }
 
     /// Sets a PCR back to zero, as a TPM reset does.
-    pub fn reset_pcr(&mut self, bank: PcrHash, index: u8) {
+    pub(crate) fn reset_pcr(&mut self, bank: PcrHash, index: u8) {
         self.pcrs.get_mut(&bank).unwrap()[usize::from(index)].fill(0);
     }
 
     /// The value of a PCR.
-    pub fn pcr(&self, bank: PcrHash, index: u8) -> &[u8] {
+    pub(crate) fn pcr(&self, bank: PcrHash, index: u8) -> &[u8] {
         &self.pcrs[&bank][usize::from(index)]
     }
 
     /// TPM2_Quote: the bundle's quote and PCR records.
-    pub fn quote(&self, selection: &[PcrSelection], qualifying_data: &[u8]) -> (Vec<u8>, Vec<u8>) {
+    pub(crate) fn quote(&self, selection: &[PcrSelection], qualifying_data: &[u8]) -> (Vec<u8>, Vec<u8>) {
         let attest = self.quote_attest(selection, qualifying_data);
         (self.signed(&attest), self.pcr_record(selection))
     }
 
     /// The PCR record for a selection.
-    pub fn pcr_record(&self, selection: &[PcrSelection]) -> Vec<u8> {
+    pub(crate) fn pcr_record(&self, selection: &[PcrSelection]) -> Vec<u8> {
         self.values(selection).flat_map(tpm2b).collect()
     }
 
@@ -119,7 +127,7 @@ impl SimTpm {
     }
 
     /// The TPMS_ATTEST of a quote.
-    pub fn quote_attest(&self, selection: &[PcrSelection], qualifying_data: &[u8]) -> Vec<u8> {
+    pub(crate) fn quote_attest(&self, selection: &[PcrSelection], qualifying_data: &[u8]) -> Vec<u8> {
         let mut attest = self.attest_head(0x8018, qualifying_data);
         attest.extend_from_slice(&u32::try_from(selection.len()).unwrap().to_be_bytes());
         for entry in selection {
@@ -152,18 +160,18 @@ impl SimTpm {
     }
 
     /// Name of the AK.
-    pub fn ak_name(&self) -> Vec<u8> {
+    pub(crate) fn ak_name(&self) -> Vec<u8> {
         name(&self.ak_public)
     }
 
     /// TPM2_Certify of `key`: the bundle's certification record.
-    pub fn certify(&self, key: &CredentialKey, qualifying_data: &[u8]) -> Vec<u8> {
+    pub(crate) fn certify(&self, key: &CredentialKey, qualifying_data: &[u8]) -> Vec<u8> {
         let attest = self.certify_attest(&name(&key.public), qualifying_data);
         [self.signed(&attest), tpm2b(&key.public)].concat()
     }
 
     /// The TPMS_ATTEST of a certification.
-    pub fn certify_attest(&self, certified_name: &[u8], qualifying_data: &[u8]) -> Vec<u8> {
+    pub(crate) fn certify_attest(&self, certified_name: &[u8], qualifying_data: &[u8]) -> Vec<u8> {
         let mut attest = self.attest_head(0x8017, qualifying_data);
         attest.extend(tpm2b(certified_name));
         attest.extend(tpm2b(certified_name));
@@ -171,12 +179,12 @@ impl SimTpm {
     }
 
     /// TPM2B_ATTEST and TPMT_SIGNATURE over any bytes, which a real restricted key would refuse.
-    pub fn signed(&self, attest: &[u8]) -> Vec<u8> {
+    pub(crate) fn signed(&self, attest: &[u8]) -> Vec<u8> {
         [tpm2b(attest), self.sign(attest)].concat()
     }
 
     /// TPMT_SIGNATURE.
-    pub fn sign(&self, attest: &[u8]) -> Vec<u8> {
+    pub(crate) fn sign(&self, attest: &[u8]) -> Vec<u8> {
         match &self.ak {
             Signer::Rsa(key) => [vec![0, 0x14, 0, 0x0b], tpm2b(&rsa_sign(key, &signature::RSA_PKCS1_SHA256, attest))],
             Signer::P256(key) => {
@@ -189,7 +197,7 @@ impl SimTpm {
     }
 
     /// The bare RSA signature in another padding, for scheme confusion.
-    pub fn sign_rsa(&self, padding: &'static dyn signature::RsaEncoding, attest: &[u8]) -> Vec<u8> {
+    pub(crate) fn sign_rsa(&self, padding: &'static dyn signature::RsaEncoding, attest: &[u8]) -> Vec<u8> {
         match &self.ak {
             Signer::Rsa(key) => rsa_sign(key, padding, attest),
             Signer::P256(_) => panic!("an RSA AK"),
@@ -197,7 +205,7 @@ impl SimTpm {
     }
 
     /// TPM2_ActivateCredential: the secret, if the credential is for this EK and AK.
-    pub fn activate(&self, credential_blob: &[u8], encrypted_secret: &[u8]) -> Option<Vec<u8>> {
+    pub(crate) fn activate(&self, credential_blob: &[u8], encrypted_secret: &[u8]) -> Option<Vec<u8>> {
         let mut seed = vec![0; self.ek.min_output_size()];
         let seed =
             self.ek.decrypt(&rsa::OAEP_SHA256_MGF1SHA256, encrypted_secret, &mut seed, Some(b"IDENTITY\0")).ok()?;
@@ -220,33 +228,33 @@ impl SimTpm {
 }
 
 /// A P-256 signing key in the TPM.
-pub struct CredentialKey {
+pub(crate) struct CredentialKey {
     key: EcdsaKeyPair,
     /// TPMT_PUBLIC.
-    pub public: Vec<u8>,
+    pub(crate) public: Vec<u8>,
 }
 
 impl CredentialKey {
     /// A new key with the attributes of a key that only this TPM can use.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with_attributes(SIGNING_KEY_ATTRIBUTES)
     }
 
     /// A new key with any attributes.
-    pub fn with_attributes(attributes: u32) -> Self {
+    pub(crate) fn with_attributes(attributes: u32) -> Self {
         let key = EcdsaKeyPair::generate(&signature::ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
         let public = p256_public(attributes, key.public_key().as_ref());
         Self { key, public }
     }
 
     /// `SubjectPublicKeyInfo`, DER, as the engine writes it.
-    pub fn spki(&self) -> Vec<u8> {
+    pub(crate) fn spki(&self) -> Vec<u8> {
         let spki: aws_lc_rs::encoding::PublicKeyX509Der<'_> = self.key.public_key().as_der().unwrap();
         spki.as_ref().to_vec()
     }
 
     /// PKCS#8 of the private key, for a TLS client.
-    pub fn pkcs8(&self) -> Vec<u8> {
+    pub(crate) fn pkcs8(&self) -> Vec<u8> {
         self.key.to_pkcs8v1().unwrap().as_ref().to_vec()
     }
 }
@@ -258,14 +266,14 @@ impl Default for CredentialKey {
 }
 
 /// A manufacturer: issues EK certificates under its own root.
-pub struct SimManufacturer {
+pub(crate) struct SimManufacturer {
     issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
     root: Vec<u8>,
 }
 
 impl SimManufacturer {
     /// A new root, valid from 2020 to 2050.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let key = rcgen::KeyPair::generate().unwrap();
         let mut params = params("Simulated TPM Manufacturer Root");
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
@@ -275,7 +283,7 @@ impl SimManufacturer {
     }
 
     /// The root, pinned.
-    pub fn anchor(&self) -> TpmAnchor {
+    pub(crate) fn anchor(&self) -> TpmAnchor {
         TpmAnchor {
             name: "simulated".into(),
             assurance: Assurance::Simulated,
@@ -285,18 +293,18 @@ impl SimManufacturer {
     }
 
     /// The EK certificate of `tpm`, DER.
-    pub fn ek_certificate(&self, tpm: &SimTpm) -> Vec<u8> {
+    pub(crate) fn ek_certificate(&self, tpm: &SimTpm) -> Vec<u8> {
         self.certificate(&Public::read(&tpm.ek_public).unwrap().spki(), |_| {})
     }
 
     /// A certificate for any key, with whatever `change` does to it.
-    pub fn certificate(&self, spki: &[u8], change: impl FnOnce(&mut rcgen::CertificateParams)) -> Vec<u8> {
+    pub(crate) fn certificate(&self, spki: &[u8], change: impl FnOnce(&mut rcgen::CertificateParams)) -> Vec<u8> {
         let mut params = params("");
         params.distinguished_name = rcgen::DistinguishedName::new();
         params.is_ca = rcgen::IsCa::ExplicitNoCa;
         params.key_usages = vec![rcgen::KeyUsagePurpose::KeyEncipherment];
         params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::Other(vec![2, 23, 133, 8, 1])];
-        params.custom_extensions = vec![subject_alt_name()];
+        params.custom_extensions = vec![subject_alt_name("sim")];
         change(&mut params);
         let key = rcgen::SubjectPublicKeyInfo::from_der(spki).unwrap();
         params.signed_by(&key, &self.issuer).unwrap().der().to_vec()
@@ -318,13 +326,13 @@ fn params(common_name: &str) -> rcgen::CertificateParams {
     params
 }
 
-/// Critical subjectAltName with a directoryName of tpmManufacturer, tpmModel and tpmVersion.
-fn subject_alt_name() -> rcgen::CustomExtension {
+/// Critical subjectAltName with a directoryName of tpmManufacturer, this tpmModel and tpmVersion.
+pub(crate) fn subject_alt_name(model: &str) -> rcgen::CustomExtension {
     let attribute = |last: u8, text: &[u8]| {
         let oid = element(0x06, &[0x67, 0x81, 0x05, 2, last]);
         element(0x31, &element(0x30, &[oid, element(0x0c, text)].concat()))
     };
-    let rdns = [attribute(1, b"id:00001014"), attribute(2, b"sim"), attribute(3, b"id:00010001")].concat();
+    let rdns = [attribute(1, b"id:00001014"), attribute(2, model.as_bytes()), attribute(3, b"id:00010001")].concat();
     let names = element(0x30, &element(0xa4, &element(0x30, &rdns)));
     let mut extension = rcgen::CustomExtension::from_oid_content(&[2, 5, 29, 17], names);
     extension.set_criticality(true);
@@ -382,12 +390,12 @@ fn rsa_sign(key: &RsaKeyPair, padding: &'static dyn signature::RsaEncoding, mess
 }
 
 /// Name of an object whose nameAlg is SHA-256.
-pub fn name(tpmt_public: &[u8]) -> Vec<u8> {
+pub(crate) fn name(tpmt_public: &[u8]) -> Vec<u8> {
     [&[0, 0x0b], digest::digest(&digest::SHA256, tpmt_public).as_ref()].concat()
 }
 
 /// TPM2B: size and bytes.
-pub fn tpm2b(bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn tpm2b(bytes: &[u8]) -> Vec<u8> {
     [&u16::try_from(bytes.len()).unwrap().to_be_bytes(), bytes].concat()
 }
 

@@ -19,7 +19,7 @@ pub(crate) fn digest(of: u8) -> HexBytes {
 
 /// A hardware TPM whose sha256 PCRs 0 to 7 hold 0x10 to 0x17, repeated.
 pub(crate) fn tpm_claims() -> Claims {
-    let bank = (0..8).map(|index| (index, digest(0x10 + index))).collect();
+    let bank = (0..8).map(|index| (index, digest(0x10 | index))).collect();
     Claims {
         assurance: Assurance::Hardware,
         tpm: TpmClaims {

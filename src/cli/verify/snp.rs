@@ -9,18 +9,15 @@ use countersign_attestation::evidence::snp::{self, ReportDataExpectation};
 
 use super::{CaseError, CaseFiles, Judgement};
 
-/// A product line's ARK, and its ASK and ASVK.
-type Shipped = (AmdProduct, &'static [u8], [&'static [u8]; 2]);
+/// A product line's ARK and ASK.
+type Shipped = (AmdProduct, &'static [u8], &'static [u8]);
 
 macro_rules! shipped {
     ($product:expr, $folder:literal) => {
         (
             $product,
             include_bytes!(concat!("../../../firmware-refs/anchors/amd/", $folder, "/ark.der")),
-            [
-                include_bytes!(concat!("../../../firmware-refs/anchors/amd/", $folder, "/ask.der")),
-                include_bytes!(concat!("../../../firmware-refs/anchors/amd/", $folder, "/asvk.der")),
-            ],
+            include_bytes!(concat!("../../../firmware-refs/anchors/amd/", $folder, "/ask.der")),
         )
     };
 }
@@ -31,11 +28,11 @@ const PINNED: [Shipped; 3] =
 /// The AMD roots this release pins, with their intermediates.
 #[must_use]
 pub fn pinned_anchors() -> Vec<AmdAnchor> {
-    let anchor = |(product, ark, intermediates): Shipped| AmdAnchor {
+    let anchor = |(product, ark, ask): Shipped| AmdAnchor {
         product,
         assurance: Assurance::Hardware,
         ark: ark.to_vec(),
-        intermediates: intermediates.map(<[u8]>::to_vec).to_vec(),
+        intermediates: vec![ask.to_vec()],
     };
     PINNED.into_iter().map(anchor).collect()
 }

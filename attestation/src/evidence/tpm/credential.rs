@@ -7,6 +7,7 @@ use core::fmt;
 use aws_lc_rs::agreement;
 use aws_lc_rs::cipher::{self, EncryptionContext, StreamingEncryptingKey, UnboundCipherKey};
 use aws_lc_rs::{digest, hmac, rsa};
+use zeroize::Zeroizing;
 
 use super::TpmReason;
 use super::algorithm::TpmHash;
@@ -23,20 +24,21 @@ const EPHEMERAL_TRIES: usize = 4;
 /// The caller's randomness: fills the slice. This crate draws none of its own.
 pub type Randomness<'r> = &'r mut dyn FnMut(&mut [u8]);
 
-/// What credential activation proves knowledge of. It has no `Display`, and its `Debug` says nothing.
+/// What credential activation proves knowledge of. It has no `Display`, its `Debug` says nothing, and dropping it clears
+/// it.
 #[derive(Clone)]
-pub struct ActivationSecret([u8; 32]);
+pub struct ActivationSecret(Zeroizing<[u8; 32]>);
 
 impl ActivationSecret {
     /// A secret of these random bytes.
     #[must_use]
-    pub const fn new(bytes: [u8; 32]) -> Self {
-        Self(bytes)
+    pub fn new(bytes: [u8; 32]) -> Self {
+        Self(Zeroizing::new(bytes))
     }
 
     /// The bytes, for [`activation_proof`](crate::protocol::activation_proof).
     #[must_use]
-    pub const fn expose(&self) -> &[u8; 32] {
+    pub fn expose(&self) -> &[u8; 32] {
         &self.0
     }
 }
@@ -46,6 +48,9 @@ impl fmt::Debug for ActivationSecret {
         f.write_str("ActivationSecret")
     }
 }
+
+/// A seed or a key on its way; cleared when dropped.
+type Secret = Zeroizing<Vec<u8>>;
 
 /// What travels to the TPM, each without its outer TPM2B size.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -124,11 +129,11 @@ fn refused() -> Rejection {
 }
 
 /// A seed and the form in which only the key's TPM reads it (Part 1, B.10.4 and C.6.4).
-fn share_seed(public: &Public<'_>, label: &[u8], random: Randomness<'_>) -> Option<(Vec<u8>, Vec<u8>)> {
+fn share_seed(public: &Public<'_>, label: &[u8], random: Randomness<'_>) -> Option<(Secret, Vec<u8>)> {
     let hash = public.name_alg();
     match public.key() {
         Key::Rsa { .. } => {
-            let mut seed = alloc::vec![0; hash.size()];
+            let mut seed = Secret::new(alloc::vec![0; hash.size()]);
             random(&mut seed);
             let key = rsa::PublicEncryptingKey::from_der(&public.spki()).ok()?;
             let key = rsa::OaepPublicEncryptingKey::new(key).ok()?;
@@ -169,7 +174,7 @@ fn ephemeral_key(
     random: Randomness<'_>,
 ) -> Option<agreement::PrivateKey> {
     (0..EPHEMERAL_TRIES).find_map(|_| {
-        let mut scalar = alloc::vec![0; curve.size()];
+        let mut scalar = Secret::new(alloc::vec![0; curve.size()]);
         random(&mut scalar);
         agreement::PrivateKey::from_private_key(algorithm, &scalar).ok()
     })
@@ -189,7 +194,8 @@ fn protect(public: &Public<'_>, seed: &[u8], name: &[u8], secret: &[u8]) -> Opti
         Symmetric::Aes256Cfb => (&cipher::AES_256, 256),
         Symmetric::Null => return None,
     };
-    let mut plain = Vec::new();
+    // Large enough that it never moves and leaves a copy behind.
+    let mut plain = Secret::new(Vec::with_capacity(secret.len().checked_add(2)?));
     push_tpm2b(&mut plain, secret)?;
     // The key is used once, so the IV is zero (Part 1, 24.4).
     let key = UnboundCipherKey::new(algorithm, &kdfa(hash, seed, b"STORAGE", name, &[], key_bits)).ok()?;
@@ -223,7 +229,7 @@ fn bits(bytes: usize) -> u32 {
 }
 
 /// KDFa (Part 1, 11.4.10.2): SP 800-108 in counter mode with HMAC. `label` is without its terminating zero.
-fn kdfa(hash: TpmHash, key: &[u8], label: &[u8], context_u: &[u8], context_v: &[u8], bits: u32) -> Vec<u8> {
+fn kdfa(hash: TpmHash, key: &[u8], label: &[u8], context_u: &[u8], context_v: &[u8], bits: u32) -> Secret {
     let key = hmac::Key::new(hash.hmac(), key);
     derive(bits, |counter, out| {
         let mut context = hmac::Context::with_key(&key);
@@ -235,7 +241,7 @@ fn kdfa(hash: TpmHash, key: &[u8], label: &[u8], context_u: &[u8], context_v: &[
 }
 
 /// KDFe (Part 1, 11.4.10.3): SP 800-56A. `label` carries its terminating zero.
-fn kdfe(hash: TpmHash, z: &[u8], label: &[u8], party_u: &[u8], party_v: &[u8], bits: u32) -> Vec<u8> {
+fn kdfe(hash: TpmHash, z: &[u8], label: &[u8], party_u: &[u8], party_v: &[u8], bits: u32) -> Secret {
     derive(bits, |counter, out| {
         let mut context = digest::Context::new(hash.digest());
         for part in [&counter[..], z, label, party_u, party_v] {
@@ -246,9 +252,10 @@ fn kdfe(hash: TpmHash, z: &[u8], label: &[u8], party_u: &[u8], party_v: &[u8], b
 }
 
 /// Blocks of a counter that starts at one, cut to `bits`, unused bits of the first octet cleared.
-fn derive(bits: u32, mut block: impl FnMut([u8; 4], &mut Vec<u8>)) -> Vec<u8> {
+fn derive(bits: u32, mut block: impl FnMut([u8; 4], &mut Vec<u8>)) -> Secret {
     let size = usize::try_from(bits.div_ceil(8)).unwrap_or(usize::MAX);
-    let mut out = Vec::with_capacity(size);
+    // Whole blocks of up to 64 bytes: it never moves.
+    let mut out = Secret::new(Vec::with_capacity(size.saturating_add(64)));
     for counter in 1_u32.. {
         if size <= out.len() {
             break;
@@ -261,3 +268,6 @@ fn derive(bits: u32, mut block: impl FnMut([u8; 4], &mut Vec<u8>)) -> Vec<u8> {
     }
     out
 }
+
+#[cfg(test)]
+mod tests;

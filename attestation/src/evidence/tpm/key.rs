@@ -93,15 +93,14 @@ impl Verifier {
             TpmSignature::RsaPss { hash, .. } => KeyScheme::RsaPss(*hash),
             TpmSignature::Ecdsa { hash, .. } => KeyScheme::Ecdsa(*hash),
         };
-        let p256 = Key::Ecc { curve: Curve::P256, x: &[], y: &[] };
-        let p384 = Key::Ecc { curve: Curve::P384, x: &[], y: &[] };
-        let candidates = match scheme {
-            KeyScheme::Ecdsa(_) => [p256, p384],
-            _ => [Key::Rsa { modulus: &[] }; 2],
-        };
+        let kinds = [
+            Key::Rsa { modulus: &[] },
+            Key::Ecc { curve: Curve::P256, x: &[], y: &[] },
+            Key::Ecc { curve: Curve::P384, x: &[], y: &[] },
+        ];
         let mut refused = TpmReason::Scheme.because("a scheme of this key", "none");
-        for candidate in candidates {
-            match engine_scheme(candidate, scheme).and_then(|scheme| x509::public_key(scheme, spki)) {
+        for kind in kinds {
+            match engine_scheme(kind, scheme).and_then(|scheme| x509::public_key(scheme, spki)) {
                 Ok(key) => return Self::new(scheme, &key),
                 Err(rejection) => refused = rejection,
             }

@@ -103,7 +103,7 @@ reasons! {
             "read the PCRs and quote again until none changes in between";
         /// A bank that firmware never extended proves nothing about the boot: anyone may extend it later.
         BankUnused = "tpm.quote.bank_unused",
-            "the firmware did not extend this PCR bank: PCR 0 to 7 are all zero",
+            "the firmware did not extend this PCR bank: the quoted ones of PCR 0 to 7 are all zero",
             "quote a bank that the firmware measures into";
         /// TPM 2.0 Part 2, 10.12.3.
         CertifiedName = "tpm.certify.name",

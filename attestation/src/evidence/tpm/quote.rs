@@ -60,14 +60,15 @@ impl VerifiedQuote<'_> {
     }
 
     /// Refuses a bank that the firmware left unextended: whoever controls the host may extend it to any value
-    /// (CVE-2021-42299). Judged where all of PCR 0 to 7 were quoted; not judging fewer is left to the policy, which
-    /// names the PCRs it needs.
+    /// (CVE-2021-42299). Firmware measures at least a separator into each of PCR 0 to 7 (PC Client PFP, 2.3.4), so those
+    /// that were quoted are never all zero. A live quote must pass; a recorded one only says so in its claims, because
+    /// genuine recordings of software TPMs without firmware exist.
     ///
     /// # Errors
     /// [`TpmReason::BankUnused`].
     pub fn check_banks_used(&self) -> Result<(), Rejection> {
         let Attested::Quote { selection, .. } = &self.attest.attested else { return Ok(()) };
-        for entry in selection.iter().filter(|entry| entry.pcrs & FIRMWARE_PCRS == FIRMWARE_PCRS) {
+        for entry in selection.iter().filter(|entry| entry.pcrs & FIRMWARE_PCRS != 0) {
             let mut firmware = self.values.iter().filter(|(bank, index, _)| *bank == entry.bank && *index < 8);
             if firmware.all(|(_, _, value)| value.iter().all(|byte| *byte == 0)) {
                 return Err(TpmReason::BankUnused.because("firmware measurements in PCR 0 to 7", entry.bank.name()));
