@@ -55,61 +55,93 @@ fn post(headers: &str, body: &[u8]) -> Vec<u8> {
     [format!("POST /v1/hosts HTTP/1.1\r\nhost: localhost\r\n{headers}\r\n").as_bytes(), body].concat()
 }
 
+/// What is asked, the bytes of the request, and the status and code that answer it.
+type Case = (&'static str, Vec<u8>, (u16, &'static str));
+
+/// Departures from `good`, a registration that would be accepted.
+fn bad_bodies(good: &Value) -> Vec<Case> {
+    const JSON: &str = "content-type: application/json\r\n";
+    const MALFORMED: (u16, &str) = (400, "request.malformed");
+    const MEDIA_TYPE: (u16, &str) = (415, "request.media_type");
+    const TOO_LARGE: (u16, &str) = (413, "request.too_large");
+    let with = |headers: &str, body: &[u8]| post(&format!("{headers}content-length: {}\r\n", body.len()), body);
+    let text = good.to_string();
+    let changed = |member: &str, value: Value| {
+        let mut body = good.clone();
+        body[member] = value;
+        body.to_string().into_bytes()
+    };
+    let not_utf8 = [&text.as_bytes()[..text.len() - 2], b"\xff\"}"].concat();
+    let big = vec![b' '; 64 * 1024 + 1];
+    let chunked = [format!("{:x}\r\n", big.len()).as_bytes(), &big, b"\r\n0\r\n\r\n"].concat();
+    let declared = |length: u64| post(&format!("{JSON}content-length: {length}\r\n"), b"");
+    vec![
+        ("truncated JSON", with(JSON, &text.as_bytes()[..text.len() - 1]), MALFORMED),
+        ("no body", with(JSON, b""), MALFORMED),
+        ("JSON of another shape", with(JSON, b"[]"), MALFORMED),
+        ("two documents", with(JSON, text.repeat(2).as_bytes()), MALFORMED),
+        ("unknown member", with(JSON, &changed("admin", json!(true))), MALFORMED),
+        ("a number for a digest", with(JSON, &changed("ek_sha256", json!(7))), MALFORMED),
+        ("a short digest", with(JSON, &changed("ek_sha256", json!("00"))), MALFORMED),
+        ("not UTF-8", with(JSON, &not_utf8), MALFORMED),
+        ("a host id that leaves its path", with(JSON, &changed("id", json!("../x"))), MALFORMED),
+        ("a host id that is too long", with(JSON, &changed("id", json!("x".repeat(64)))), MALFORMED),
+        ("no content type", with("", text.as_bytes()), MEDIA_TYPE),
+        ("a form", with("content-type: text/plain\r\n", text.as_bytes()), MEDIA_TYPE),
+        ("too large, declared", declared(65_537), TOO_LARGE),
+        ("huge, declared", declared(999_999_999_999), TOO_LARGE),
+        ("too large, chunked", post(&format!("{JSON}transfer-encoding: chunked\r\n"), &chunked), TOO_LARGE),
+    ]
+}
+
+/// Things that are not there.
+fn bad_paths() -> Vec<Case> {
+    let ask = |line: &str| format!("{line} HTTP/1.1\r\nhost: localhost\r\n\r\n").into_bytes();
+    vec![
+        ("unknown route", ask("GET /v1/secrets"), (404, "route.unknown")),
+        ("a route's parent", ask("GET /v1"), (404, "route.unknown")),
+        ("a route with a slash more", ask("GET /v1/hosts/"), (404, "route.unknown")),
+        ("a path that leaves its own", ask("GET /v1/references/../hosts"), (404, "route.unknown")),
+        ("wrong method", ask("PUT /v1/hosts"), (405, "route.method")),
+        ("unknown host", ask("GET /v1/hosts/nobody"), (404, "host.unknown")),
+        ("a host that cannot be", ask("GET /v1/hosts/%2e%2e%2fx"), (404, "host.unknown")),
+        ("removal of nobody", ask("DELETE /v1/hosts/nobody"), (404, "host.unknown")),
+        ("unknown entry", ask("GET /v1/log/entries/-1"), (404, "lineage.entry.unknown")),
+        ("unknown list", ask("GET /v1/status-lists/9"), (404, "status_list.unknown")),
+        ("unknown manifest", ask("GET /v1/references/none"), (404, "reference.unknown")),
+        ("withdrawal of nothing", ask("DELETE /v1/references/none"), (404, "reference.unknown")),
+    ]
+}
+
 #[test]
 fn bad_requests_get_a_problem_document_and_change_nothing() {
-    const JSON: &str = "content-type: application/json\r\n";
     let Scene { fleet, maker, _folder } = scene();
     let (host, _) = SimHost::trusted(&fleet, &maker, "host-a");
     let before = state(&fleet);
-    let length = |body: &[u8]| format!("content-length: {}\r\n", body.len());
-    let with = |headers: &str, body: &[u8]| post(&format!("{headers}{}", length(body)), body);
-    let good = json!({"id": "host-z", "ek_sha256": host.ek_sha256()});
-    let text = good.to_string();
-    let unknown_member = json!({"id": "host-z", "ek_sha256": host.ek_sha256(), "admin": true}).to_string();
-    let big = vec![b' '; 64 * 1024 + 1];
-    let chunk = [format!("{:x}\r\n", big.len()).as_bytes(), &big, b"\r\n0\r\n\r\n"].concat();
-    let table: Vec<(&str, Vec<u8>, (u16, &str))> = vec![
-        ("truncated JSON", with(JSON, &text.as_bytes()[..text.len() - 1]), (400, "request.malformed")),
-        ("no body", with(JSON, b""), (400, "request.malformed")),
-        ("JSON of another shape", with(JSON, b"[]"), (400, "request.malformed")),
-        ("two documents", with(JSON, format!("{text}{text}").as_bytes()), (400, "request.malformed")),
-        ("unknown member", with(JSON, unknown_member.as_bytes()), (400, "request.malformed")),
-        ("not UTF-8", with(JSON, b"{\"id\":\"\xff\"}"), (400, "request.malformed")),
-        ("a host id that leaves its path", with(JSON, b"{\"id\":\"../x\"}"), (400, "request.malformed")),
-        ("no content type", with("", text.as_bytes()), (415, "request.media_type")),
-        ("a form", with("content-type: text/plain\r\n", text.as_bytes()), (415, "request.media_type")),
-        ("too large, declared", post(&format!("{JSON}content-length: 65537\r\n"), b""), (413, "request.too_large")),
-        ("huge, declared", post(&format!("{JSON}content-length: 999999999999\r\n"), b""), (413, "request.too_large")),
-        ("too large, chunked", post(&format!("{JSON}transfer-encoding: chunked\r\n"), &chunk), (413, "request.too_large")),
-        ("unknown route", b"GET /v1/secrets HTTP/1.1\r\nhost: localhost\r\n\r\n".to_vec(), (404, "route.unknown")),
-        ("a route's parent", b"GET /v1 HTTP/1.1\r\nhost: localhost\r\n\r\n".to_vec(), (404, "route.unknown")),
-        ("wrong method", b"PUT /v1/hosts HTTP/1.1\r\nhost: localhost\r\n\r\n".to_vec(), (405, "route.method")),
-        ("unknown host", b"GET /v1/hosts/nobody HTTP/1.1\r\nhost: localhost\r\n\r\n".to_vec(), (404, "host.unknown")),
-        ("unknown entry", b"GET /v1/log/entries/-1 HTTP/1.1\r\nhost: localhost\r\n\r\n".to_vec(), (404, "lineage.entry.unknown")),
-        ("unknown list", b"GET /v1/status-lists/9 HTTP/1.1\r\nhost: localhost\r\n\r\n".to_vec(), (404, "status_list.unknown")),
-    ];
     let operator = fleet.as_operator();
-    for (what, request, expected) in table {
+    let good = json!({"id": "host-z", "ek_sha256": host.ek_sha256()});
+    for (what, request, expected) in bad_bodies(&good).into_iter().chain(bad_paths()) {
         assert_problem(&raw(&operator, &request), expected, what);
     }
     let twice = json!({"id": "host-a", "ek_sha256": host.ek_sha256()});
+    let more = json!({"all": true});
     let table = [
-        ("a host that exists", "POST", "/v1/hosts", twice, (409, "host.exists")),
-        ("re-admission of a trusted host", "POST", "/v1/hosts/host-a/readmission", json!({}), (409, "host.not_revoked")),
-        ("revocation of nobody", "POST", "/v1/hosts/nobody/revocation", json!({}), (404, "host.unknown")),
-        ("a revocation that says more", "POST", "/v1/hosts/host-a/revocation", json!({"all": 1}), (400, "request.malformed")),
-        ("a manifest that exists", "POST", "/v1/references", host.manifest("golden"), (409, "reference.exists")),
+        ("a host that exists", "/v1/hosts", twice, (409, "host.exists")),
+        ("a trusted host", "/v1/hosts/host-a/readmission", json!({}), (409, "host.not_revoked")),
+        ("revocation of nobody", "/v1/hosts/nobody/revocation", json!({}), (404, "host.unknown")),
+        ("a revocation that says more", "/v1/hosts/host-a/revocation", more, (400, "request.malformed")),
+        ("a manifest that exists", "/v1/references", host.manifest("golden"), (409, "reference.exists")),
     ];
-    for (what, method, path, body, expected) in table {
-        assert_problem(&operator.send(method, path, Some(&body)), expected, what);
+    for (what, path, body, expected) in table {
+        assert_problem(&operator.send("POST", path, Some(&body)), expected, what);
     }
-    assert_problem(&operator.send("DELETE", "/v1/references/none", None), (404, "reference.unknown"), "no manifest");
 
     // Plain HTTP on the TLS port is told so in plain HTTP.
     let mut plain = TcpStream::connect(("127.0.0.1", fleet.port)).unwrap();
     plain.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
     assert_problem(&Answer::read(&mut plain).unwrap(), (400, "transport.plain_http"), "plain HTTP");
     assert_eq!(state(&fleet), before);
+    assert_eq!(operator.send("POST", "/v1/hosts", Some(&good)).status, 201, "what was departed from is good");
 }
 
 #[test]

@@ -179,21 +179,29 @@ impl Fleet {
         host
     }
 
+    /// The newest signed checkpoint, a C2SP note.
+    pub(crate) fn checkpoint(&self) -> String {
+        self.as_anyone().send("GET", "/v1/log/checkpoint", None).text()
+    }
+
     /// Entries in the log, as the newest checkpoint says.
     pub(crate) fn log_size(&self) -> u64 {
-        let note = self.as_anyone().send("GET", "/v1/log/checkpoint", None).text();
-        note.lines().nth(1).and_then(|size| size.parse().ok()).unwrap_or_else(|| panic!("a checkpoint: {note}"))
+        checkpoint_size(&self.checkpoint())
     }
 
     /// Every entry of the log.
     pub(crate) fn entries(&self) -> Vec<EntryShown> {
+        self.entries_below(self.log_size())
+    }
+
+    pub(crate) fn entries_below(&self, size: u64) -> Vec<EntryShown> {
         let mut connection = self.as_operator().connect().unwrap();
         let read = |index| {
             let answer = connection.send("GET", &format!("/v1/log/entries/{index}"), None).unwrap();
             assert_eq!(answer.status, 200, "{}", answer.text());
             answer.json()
         };
-        (0..self.log_size()).map(read).collect()
+        (0..size).map(read).collect()
     }
 
     /// Everything that broker and gate logged.
@@ -211,6 +219,10 @@ impl Drop for Fleet {
         }
         self.gate.kill();
     }
+}
+
+pub(crate) fn checkpoint_size(note: &str) -> u64 {
+    note.lines().nth(1).and_then(|size| size.parse().ok()).unwrap_or_else(|| panic!("a checkpoint: {note}"))
 }
 
 /// An answer of the gate.
@@ -248,7 +260,8 @@ pub(crate) fn ask_gate(address: &str, certificate_pem: &str) -> Said {
     let escaped: String = certificate_pem.bytes().map(|byte| format!("%{byte:02X}")).collect();
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let head = format!("GET /authorize HTTP/1.1\r\nhost: gate\r\nconnection: close\r\nx-ssl-client-cert: {escaped}\r\n\r\n");
+    let head =
+        format!("GET /authorize HTTP/1.1\r\nhost: gate\r\nconnection: close\r\nx-ssl-client-cert: {escaped}\r\n\r\n");
     stream.write_all(head.as_bytes()).unwrap();
     let answer = Answer::read(&mut stream).unwrap();
     Said { status: answer.status, reason: answer.header("x-countersign-reason").unwrap_or_default().to_owned() }
@@ -266,7 +279,10 @@ struct GateListening {
 
 fn start_broker(root: &Path, port: u16, log: &str) -> (Process, u16) {
     let mut broker = countersign();
-    broker.args(["broker", "--listen", &format!("127.0.0.1:{port}"), "--data-dir"]).arg(root.join("data")).env("COUNTERSIGN_LOG", log);
+    broker
+        .args(["broker", "--listen", &format!("127.0.0.1:{port}"), "--data-dir"])
+        .arg(root.join("data"))
+        .env("COUNTERSIGN_LOG", log);
     let (process, BrokerListening { listening }) = announced(&mut broker, &root.join("broker.log"));
     (process, listening.port())
 }
@@ -322,7 +338,8 @@ fn root() -> &'static Path {
 
 fn newest(folder: &Path) -> std::time::SystemTime {
     let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    let times = entries.map(|path| if path.is_dir() { newest(&path) } else { path.metadata().unwrap().modified().unwrap() });
+    let times =
+        entries.map(|path| if path.is_dir() { newest(&path) } else { path.metadata().unwrap().modified().unwrap() });
     times.max().unwrap_or(std::time::UNIX_EPOCH)
 }
 

@@ -32,9 +32,15 @@ fn a_silent_host_is_suspended_and_a_new_proof_leads_back() {
     let lapsed = fleet.host_until("host-a", "lapsed");
     assert_eq!(lapsed.trust.generation, 1);
 
-    let _agent = machine.run();
-    machine.event("workload_started");
+    let mut agent = machine.run();
+    let workload = machine.event("workload_started").pid.unwrap();
     fleet.gate_until(&machine.certificate(), 200);
     let host = fleet.host("host-a");
     assert_eq!((host.trust.standing.as_str(), host.trust.generation), ("trusted", 1), "no operator was needed");
+
+    // An operator's revocation ends the workload too, and the agent with it.
+    fleet.operator_ok(&["hosts", "revoke", "host-a"]);
+    wait_until("the workload ends with its host's trust", || !runs(workload));
+    assert_eq!(agent.code(), Some(3));
+    assert!(!machine.credential("credential.pem").exists());
 }
