@@ -17,7 +17,7 @@ use rustix::process::Signal;
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::fleet::{Fleet, ask_gate, checkpoint_size, now, succeed};
+use crate::fleet::{Fleet, ask_gate, checkpoint_size, now, succeed, wait_until};
 use crate::sim_host::{SimHost, anchor, register_golden};
 use crate::tpm::SimManufacturer;
 
@@ -148,7 +148,11 @@ fn check_log(fleet: &Fleet, decisions: &BTreeSet<Sha256Digest>, older: &str) {
     fs::write(&old_note, older).unwrap();
     let report = fleet.operator_ok(&["log", "verify", "--older", old_note.to_str().unwrap()]);
     assert!(report.starts_with("whole: "), "{report}");
-    // One bit of one entry changed in a copy: the auditor sees it.
+    // One bit of one entry changed in a copy: the auditor sees it, once a checkpoint on disk covers the entry.
+    let published = fleet.data().join("log/checkpoint");
+    wait_until("the checkpoint is published", || {
+        entries.len() as u64 <= checkpoint_size(&fs::read_to_string(&published).unwrap())
+    });
     let copy = fleet.path().join("copy");
     succeed(Command::new("cp").arg("-r").arg(fleet.data()).arg(&copy));
     let needle = URL_SAFE_NO_PAD.decode(&entries[entries.len() / 2].bytes).unwrap();
