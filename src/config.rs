@@ -213,12 +213,8 @@ pub fn create_private_dir(path: &Path) -> Result<(), ConfigError> {
 /// # Errors
 /// [`ConfigError::File`].
 pub fn write_new(path: &Path, bytes: &[u8]) -> Result<(), ConfigError> {
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-        .map_err(ConfigError::file(path))?;
+    let mut file =
+        fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(ConfigError::file(path))?;
     file.write_all(bytes).and_then(|()| file.sync_all()).map_err(ConfigError::file(path))
 }
 

@@ -1,5 +1,5 @@
 //! What a stranger needs to check Countersign: bytes, collateral, anchors and an explicit time go in; verified
-//! [`Claims`](claims::Claims) or a typed [`Rejection`](rejection::Rejection) come out.
+//! [`Claims`](claims::Claims) or a typed [`Rejection`] come out.
 //!
 //! This crate is pure. It performs no I/O and reads no clock, randomness, environment or global: identical inputs give
 //! identical outputs, which is what makes a decision replayable. `#![no_std]` makes the compiler refuse most of the

@@ -130,6 +130,15 @@ pub struct PreparedKey {
     key: engine::ParsedPublicKey,
 }
 
+/// Equal when scheme and key bytes are.
+impl PartialEq for PreparedKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.scheme == other.scheme && self.key.as_ref() == other.key.as_ref()
+    }
+}
+
+impl Eq for PreparedKey {}
+
 impl PreparedKey {
     /// The scheme this key verifies.
     #[must_use]

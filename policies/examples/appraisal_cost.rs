@@ -1,11 +1,12 @@
 //! What one appraisal costs: `cargo run --release -p countersign-policies --example appraisal_cost`.
 
+use core::hint::black_box;
+use core::time::Duration;
 use std::collections::BTreeMap;
-use std::hint::black_box;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use countersign_attestation::protocol::HostId;
-use countersign_policies::decision::{HostFacts, Terms, appraise, claims_digest, state_digest};
+use countersign_policies::decision::{HostFacts, Terms, appraise, claims_digest};
 use countersign_policies::policy::{PolicySet, SHIPPED};
 use countersign_policies::reference::{ReferenceManifest, ReferenceSet};
 
@@ -15,7 +16,7 @@ mod claims;
 
 const ROUNDS: u32 = 2000;
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+fn main() -> Result<(), Box<dyn core::error::Error>> {
     let mut manifests = Vec::new();
     for wanted in 0..100u8 {
         let pcrs: Vec<String> =
@@ -40,7 +41,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!("  canonical bytes {:>9.1?}", each(&|| decide().canonical_bytes()).saturating_sub(each(&decide)));
         println!("  matching        {:>9.1?}", each(&|| references.match_claims(&claims)));
         println!("  claims digest   {:>9.1?}", each(&|| claims_digest(&claims)));
-        println!("  state digest    {:>9.1?}", each(&|| state_digest(&claims)));
     }
     Ok(())
 }

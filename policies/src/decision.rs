@@ -5,7 +5,7 @@ use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use countersign_attestation::claims::{Claims, HexBytes, Presented};
+use countersign_attestation::claims::{Claims, Presented};
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::protocol::HostId;
 use countersign_attestation::{Rejection, UnixMillis};
@@ -175,23 +175,10 @@ fn unextended(claims: &Claims) -> impl Iterator<Item = Finding> {
     })
 }
 
-/// SHA-256 of the claims' canonical JSON form.
+/// SHA-256 of the claims' canonical JSON form. Of [`Claims::without_moment`], it is equal for two proofs of the same state.
 #[must_use]
 pub fn claims_digest(claims: &Claims) -> Sha256Digest {
     Sha256Digest::of(&[&canonical(claims)])
-}
-
-/// SHA-256 of the claims without what every proof changes: the TPM's running clock, and the binder in REPORT_DATA. Equal
-/// for two proofs of the same state.
-#[must_use]
-pub fn state_digest(claims: &Claims) -> Sha256Digest {
-    let mut state = claims.clone();
-    state.tpm.clock.clock = 0;
-    match &mut state.snp {
-        Presented::Verified(snp) => snp.report_data = HexBytes(Vec::new()),
-        Presented::NotPresented => {}
-    }
-    claims_digest(&state)
 }
 
 impl Reasons {

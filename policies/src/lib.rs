@@ -1,12 +1,12 @@
-//! The judge: verified [`Claims`](countersign_attestation::claims::Claims), [reference values](reference),
-//! [Cedar policy](policy) and an explicit time go in; a [`Decision`](decision::Decision) comes out.
+//! The judge: verified [`Claims`](countersign_attestation::claims::Claims), [reference values](mod@reference),
+//! [Cedar policy](policy) and an explicit time go in; a [`Decision`] comes out.
 //!
 //! This crate is pure. It performs no I/O and reads no clock, randomness or environment, so whoever holds the inputs
 //! can make the decision again, bit for bit. It never sees evidence that was not verified.
 //!
-//! * [`reference`]: which measurements an operator registered as good; [`matching`]: claims compared with them
+//! * [`mod@reference`]: which measurements an operator registered as good; [`matching`]: claims compared with them
 //! * [`policy`]: what else must hold, in Cedar, validated against one schema
-//! * [`decision`]: [`appraise`](decision::appraise) and its result
+//! * [`decision`]: [`appraise`] and its result
 //! * [`finding`]: the closed set of reasons, each with what was expected, what was found and what to do
 #![no_std]
 #![forbid(unsafe_code)]

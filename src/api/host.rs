@@ -18,10 +18,7 @@ use crate::problem::{Problem, Refusal};
 
 type Answer<T> = Result<(StatusCode, axum::Json<T>), Problem>;
 
-pub(super) async fn enroll(
-    State(broker): App,
-    Json(request): Json<EnrollmentRequest>,
-) -> Answer<EnrollmentChallenge> {
+pub(super) async fn enroll(State(broker): App, Json(request): Json<EnrollmentRequest>) -> Answer<EnrollmentChallenge> {
     // RSA-OAEP and a certificate chain: off the threads that answer others.
     let challenge = to_the_end(async move { tokio::task::block_in_place(|| broker.begin_enrollment(request)) }).await?;
     Ok((StatusCode::CREATED, axum::Json(challenge)))

@@ -118,10 +118,7 @@ fn holder(broker: &Broker, peer: &Peer) -> Option<Holder> {
     let holder = Holder::from_uri(uri, &broker.config.trust_domain)?;
     let stands = match &holder {
         Holder::Operator(name) => is_listed(&broker.data, name, *key),
-        Holder::Host(id) => {
-            let enrolled = broker.hosts.find(id).ok().and_then(|host| host.enrolled);
-            enrolled.is_some_and(|enrolled| enrolled.channel_key == *key)
-        }
+        Holder::Host(id) => broker.hosts.channel_key(id).ok().flatten() == Some(*key),
     };
     stands.then_some(holder)
 }

@@ -135,10 +135,10 @@ pub(super) struct ReferenceView {
 
 pub(super) async fn list_references(State(broker): App) -> axum::Json<Vec<ReferenceView>> {
     let governance = broker.references.current();
-    let views = governance.references.manifests().map(|manifest| ReferenceView {
-        id: manifest.id().to_owned(),
-        sha256: manifest.digest(),
-    });
+    let views = governance
+        .references
+        .manifests()
+        .map(|manifest| ReferenceView { id: manifest.id().to_owned(), sha256: manifest.digest() });
     axum::Json(views.collect())
 }
 

@@ -7,13 +7,11 @@ use countersign_attestation::claims::Claims;
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::lineage::entry::{CredentialRecord, DecisionRecord, Entry};
 use countersign_attestation::lineage::tree::leaf_hash;
-use countersign_attestation::protocol::{
-    AttestationRequest, AttestationResponse, Base64Bytes, Challenge, HostId,
-};
+use countersign_attestation::protocol::{AttestationRequest, AttestationResponse, Base64Bytes, Challenge, HostId};
 use countersign_attestation::result::jws::Thumbprint;
 use countersign_policies::decision::Outcome;
 
-use crate::broker::judge::{Inputs, Judgement, judge};
+use crate::broker::judge::{Inputs, Judgement, judge_warm};
 use crate::broker::{Broker, Latest};
 use crate::keys::random;
 use crate::lineage::Recorded;
@@ -50,11 +48,7 @@ impl Broker {
     ///
     /// # Errors
     /// A [`Problem`] for every way in which there is no credential.
-    pub async fn attest(
-        &self,
-        id: &HostId,
-        request: AttestationRequest,
-    ) -> Result<AttestationResponse, Problem> {
+    pub async fn attest(&self, id: &HostId, request: AttestationRequest) -> Result<AttestationResponse, Problem> {
         // 1. Redeem the challenge, once.
         let now = self.clock.now();
         let nonce = self.challenges.redeem(&request.challenge, id, now)?;
@@ -65,11 +59,12 @@ impl Broker {
         let trust = self.trust.host(id)?.ok_or_else(|| Refusal::HostNotEnrolled.plain())?;
         let governance = self.references.current();
         let key = Sha256Digest::of(&[&request.credential_key.0]);
-        check_may_attest(&trust, key, &request.credential_key.0, now).map_err(|problem| self.with_cause(problem, &trust))?;
+        check_may_attest(&trust, key, &request.credential_key.0, now)
+            .map_err(|problem| self.with_cause(problem, &trust))?;
 
         // 3 and 4. Verify and appraise: pure.
         let inputs = self.inputs(&host, enrolled, &trust, &governance, nonce, request, now);
-        let judged = judge(&inputs, &governance);
+        let judged = judge_warm(&inputs, &governance, Some(&self.warm));
         self.metrics.decision(&judged.codes());
 
         // 5. Record. 6. Grant or revoke. 7. Issue.
@@ -116,10 +111,8 @@ impl Broker {
         // A crash after this leaves a grant that nobody holds a credential of; the host attests again.
         let recorded = self.record(entry).await?;
         let lease = self.trust.grant(&recorded)?;
-        let credential = self
-            .issuer
-            .issue(&recorded, &lease, &inputs.credential_key.0, claims, inputs.at)
-            .map_err(|error| {
+        let credential =
+            self.issuer.issue(&recorded, &lease, &inputs.credential_key.0, claims, inputs.at).map_err(|error| {
                 tracing::error!(%error, "credential not issued");
                 Refusal::Internal.plain()
             })?;
@@ -139,13 +132,7 @@ impl Broker {
 
     /// Records a denial. Verified evidence that no longer passes takes trust away; evidence that does not verify says
     /// nothing about the host, and its lease just runs on to its end.
-    async fn deny(
-        &self,
-        inputs: &Inputs,
-        judged: &Judgement,
-        trust: &HostTrust,
-        governance: &Governance,
-    ) -> Problem {
+    async fn deny(&self, inputs: &Inputs, judged: &Judgement, trust: &HostTrust, governance: &Governance) -> Problem {
         let drifted = judged.claims.is_some() && matches!(trust.standing, Standing::Trusted | Standing::Lapsed);
         let on = trust.revision_of(inputs.host.clone());
         let entry = match self.decision_record(inputs, judged, governance) {
@@ -240,9 +227,8 @@ impl Broker {
         if let Some(claims) = &judged.claims {
             self.clocks.saw(&inputs.host, claims.tpm.clock);
         }
-        let claims = judged.claims.as_ref().and_then(|claims| serde_json::value::to_raw_value(claims).ok());
         let latest = Latest {
-            claims: claims.map(Arc::from),
+            claims: judged.claims.clone(),
             findings: judged.decision.findings().to_vec(),
             decision: recorded.leaf_hash(),
             log_index: recorded.index(),

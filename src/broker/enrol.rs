@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use countersign_attestation::UnixMillis;
-use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::anchor::Assurance;
+use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::endorsement;
 use countersign_attestation::evidence::tpm::credential::{ActivationSecret, make_credential};
 use countersign_attestation::evidence::tpm::key::AttestationKey;
@@ -144,18 +144,17 @@ impl Broker {
         //    enrolled and has no channel certificate; an operator removes and registers it again.
         self.hosts.enroll(&enrollment.host, enrolled.clone())?;
         // 4. Record. Until this is durable the host's standing is what it was, and it can prove nothing.
-        let record = serde_json::to_vec(&Host { enrolled: Some(enrolled), ..host }).map_err(|_| Refusal::Internal.plain())?;
+        let record =
+            serde_json::to_vec(&Host { enrolled: Some(enrolled), ..host }).map_err(|_| Refusal::Internal.plain())?;
         let on = self.trust.host(&enrollment.host)?.unwrap_or_else(HostTrust::new).revision_of(enrollment.host.clone());
         self.record(Entry::enrolled(now, on, Sha256Digest::of(&[&record]))).await?;
         // 5. The channel certificate.
         let holder = Holder::Host(enrollment.host.clone());
-        let certificate =
-            channel::issue(&self.keys, &self.config.trust_domain, &holder, &enrollment.channel_key, now).map_err(
-                |error| {
-                    tracing::error!(%error, "channel certificate not issued");
-                    Refusal::Internal.plain()
-                },
-            )?;
+        let certificate = channel::issue(&self.keys, &self.config.trust_domain, &holder, &enrollment.channel_key, now)
+            .map_err(|error| {
+                tracing::error!(%error, "channel certificate not issued");
+                Refusal::Internal.plain()
+            })?;
         Ok(ActivationResponse { host: enrollment.host, channel_certificate: certificate.pem })
     }
 }

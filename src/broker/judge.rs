@@ -2,21 +2,20 @@
 //! re-appraisal all run it.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use countersign_attestation::anchor::Assurance;
 use countersign_attestation::binder::{Binder, Role};
 use countersign_attestation::claims::{Claims, ClockInfo};
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::evidence::bundle::{Bundle, BundleReason, Collection};
-use countersign_attestation::evidence::tpm::EnrolledTpm;
-use countersign_attestation::evidence::tpm::key::AttestationKey;
 use countersign_attestation::evidence::{self, Endorsements};
 use countersign_attestation::protocol::{Base64Bytes, HostId, PcrSelection};
 use countersign_attestation::{Rejection, UnixMillis};
 use countersign_policies::decision::{Decision, HostFacts, Terms, appraise, claims_digest};
 use serde::{Deserialize, Serialize};
 
+use crate::broker::warm::{self, Warm};
 use crate::references::{Digests, Governance};
 
 /// Everything a decision about a host's evidence depends on. What it names by digest is in the archive too.
@@ -88,7 +87,7 @@ impl Clocks {
 #[derive(Clone, Debug)]
 pub struct Judgement {
     /// The claims, where every signature, chain and binding held.
-    pub claims: Option<Claims>,
+    pub claims: Option<Arc<Claims>>,
     /// Granted or denied, with its reasons.
     pub decision: Decision,
 }
@@ -113,7 +112,13 @@ impl Judgement {
 /// Judges `inputs` with the references, policy and collateral they name.
 #[must_use]
 pub fn judge(inputs: &Inputs, governance: &Governance) -> Judgement {
-    let claims = match verify(inputs, governance) {
+    judge_warm(inputs, governance, None)
+}
+
+/// As [`judge`], and saves what `warm` computed before: it says the same with and without.
+#[must_use]
+pub fn judge_warm(inputs: &Inputs, governance: &Governance, warm: Option<&Warm>) -> Judgement {
+    let claims = match verify(inputs, governance, warm) {
         Ok(claims) => claims,
         Err(rejection) => return rejected(inputs, governance, None, &rejection),
     };
@@ -130,29 +135,37 @@ pub fn judge(inputs: &Inputs, governance: &Governance) -> Judgement {
     };
     let terms = Terms { credential_ttl_ms: inputs.credential_ttl_ms, lease_ms: inputs.lease_ms };
     let decision = appraise(&claims, &host, &governance.references, &governance.policy, terms, inputs.at);
-    Judgement { claims: Some(claims), decision }
+    Judgement { claims: Some(Arc::new(claims)), decision }
 }
 
 fn rejected(inputs: &Inputs, governance: &Governance, claims: Option<Claims>, rejection: &Rejection) -> Judgement {
     let decision = Decision::rejected(rejection, &governance.references, &governance.policy, inputs.at);
-    Judgement { claims, decision }
+    Judgement { claims: claims.map(Arc::new), decision }
 }
 
 /// Hops 1 and 3: decode the bundle, then check every signature, chain and binding in it.
-fn verify(inputs: &Inputs, governance: &Governance) -> Result<Claims, Rejection> {
+fn verify(inputs: &Inputs, governance: &Governance, warm: Option<&Warm>) -> Result<Claims, Rejection> {
     let bundle = Bundle::decode(&inputs.evidence)?;
     let nonce = inputs.nonce.0.as_slice().try_into();
     let nonce = nonce.map_err(|_| BundleReason::Encoding.because("a nonce of 32 bytes", inputs.nonce.0.len()))?;
     let binder = Binder::new(Role::Host, nonce, &inputs.credential_key.0);
-    let ak = AttestationKey::from_public(&inputs.ak_public.0)?;
-    let enrolled = EnrolledTpm::new(ak, inputs.ek, inputs.assurance);
-    let endorsements =
-        Endorsements { anchors: &governance.collateral.anchors, crls: &governance.collateral.crls };
+    let tpm = match warm {
+        Some(warm) => warm.tpm(inputs)?,
+        None => Arc::new(warm::enrolled(inputs)?),
+    };
+    let keeps = warm.zip(bundle.snp.as_ref());
+    let vek = keeps.and_then(|(warm, snp)| warm.vek(snp, governance, inputs.at));
+    let collateral = &governance.collateral;
+    let endorsements = Endorsements { anchors: &collateral.anchors, crls: &collateral.crls, endorsed: vek.as_deref() };
     let expected = evidence::Expected {
         binder: &binder,
         credential_key: &inputs.credential_key.0,
-        tpm: &enrolled,
+        tpm: &tpm,
         pcr_selection: &inputs.pcr_selection,
     };
-    evidence::verify(&bundle, &expected, &endorsements, inputs.at)
+    let claims = evidence::verify(&bundle, &expected, &endorsements, inputs.at)?;
+    if let (Some((warm, snp)), None) = (keeps, &vek) {
+        warm.keep(snp, governance, inputs.at);
+    }
+    Ok(claims)
 }

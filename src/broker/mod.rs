@@ -8,10 +8,12 @@ pub mod judge;
 pub mod reappraise;
 pub mod revoke;
 pub mod start;
+pub mod warm;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
+use countersign_attestation::claims::Claims;
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::lineage::entry::Entry;
 use countersign_attestation::protocol::HostId;
@@ -59,13 +61,14 @@ pub struct Broker {
     enrollments: enrol::Pending,
     latest: Mutex<BTreeMap<HostId, Latest>>,
     clocks: judge::Clocks,
+    warm: warm::Warm,
 }
 
 /// What a host's newest appraisal saw, for operators: kept in memory, since the log and the archive hold the proof.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Latest {
-    /// The claims as JSON, where verification got that far.
-    pub claims: Option<Arc<serde_json::value::RawValue>>,
+    /// The claims, where verification got that far.
+    pub claims: Option<Arc<Claims>>,
     /// Why it was denied; empty when it was granted.
     pub findings: Vec<Finding>,
     /// The decision id.

@@ -8,8 +8,8 @@ use countersign_policies::decision::Outcome;
 use crate::broker::Broker;
 use crate::broker::judge::{Inputs, judge};
 use crate::problem::Problem;
-use crate::trust::pulse::unrecorded;
 use crate::references::Governance;
+use crate::trust::pulse::unrecorded;
 use crate::trust::state::{HostTrust, Standing};
 
 impl Broker {
@@ -21,23 +21,20 @@ impl Broker {
         let now = self.clock.now();
         let actor = operator.as_str();
         tokio::task::block_in_place(|| {
-            self.references.register(json, |digest| {
-                self.record_blocking(Entry::reference_registered(now, actor, digest))
-            })
+            self.references
+                .register(json, |digest| self.record_blocking(Entry::reference_registered(now, actor, digest)))
         })
     }
 
     /// Withdraws a reference manifest and revokes every host that does not pass without it; tells how many.
     ///
     /// # Errors
-    /// [`Refusal::ReferenceUnknown`], or a failure to record or store.
+    /// [`Refusal::ReferenceUnknown`](crate::problem::Refusal::ReferenceUnknown), or a failure to record or store.
     pub async fn withdraw_reference(&self, operator: &HostId, id: &str) -> Result<u64, Problem> {
         let now = self.clock.now();
         let actor = operator.as_str();
         tokio::task::block_in_place(|| {
-            self.references.withdraw(id, |digest| {
-                self.record_blocking(Entry::reference_withdrawn(now, actor, digest))
-            })
+            self.references.withdraw(id, |digest| self.record_blocking(Entry::reference_withdrawn(now, actor, digest)))
         })?;
         self.reappraise().await
     }

@@ -89,6 +89,7 @@ impl Broker {
         }
         self.hosts.remove(id)?;
         self.clocks.forget(id);
+        self.warm.forget(id);
         Ok(())
     }
 }

@@ -20,9 +20,9 @@ use crate::lineage::{Lineage, LogKey};
 use crate::metrics::Metrics;
 use crate::references::References;
 use crate::store::{Store, Table};
+use crate::trust::Trust;
 use crate::trust::hosts::Hosts;
 use crate::trust::pulse::{Pulser, TREE_HEAD};
-use crate::trust::Trust;
 
 /// The log's origin line (C2SP tlog-checkpoint): the trust domain and our name.
 #[must_use]
@@ -56,7 +56,8 @@ impl Broker {
         ] {
             lineage.append_blocking(entry)?;
         }
-        let trust_domain = TrustDomain::parse(&config.trust_domain).context("trust_domain is no SPIFFE trust domain")?;
+        let trust_domain =
+            TrustDomain::parse(&config.trust_domain).context("trust_domain is no SPIFFE trust domain")?;
         let list_uri = format!("https://{}/v1/status-lists/", authority(&config));
         let pulse = Pulser {
             trust: trust.clone(),
@@ -78,6 +79,7 @@ impl Broker {
             enrollments: enrol::Pending::default(),
             latest: std::sync::Mutex::default(),
             clocks: judge::Clocks::default(),
+            warm: super::warm::Warm::default(),
             config,
             data,
             clock,

@@ -133,7 +133,10 @@ pub async fn run(args: &HostsArgs) -> anyhow::Result<()> {
             let host: HostRow = serde_json::from_str(answer.get())?;
             for finding in host.latest.iter().flat_map(|latest| &latest.findings) {
                 println!("denied by {}: {}", finding.code, finding.sentence);
-                println!("  expected {}\n  found    {}\n  remedy   {}", finding.expected, finding.found, finding.remedy);
+                println!(
+                    "  expected {}\n  found    {}\n  remedy   {}",
+                    finding.expected, finding.found, finding.remedy
+                );
             }
             println!("{}", table(&[host]));
         }

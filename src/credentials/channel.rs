@@ -9,7 +9,7 @@ use countersign_attestation::protocol::HostId;
 use rcgen::ExtendedKeyUsagePurpose;
 
 use crate::config::DataDir;
-use crate::keys::{Keys, KeyError, Leaf, LeafProfile, random};
+use crate::keys::{KeyError, Keys, Leaf, LeafProfile, random};
 
 /// A year. Removing the operator, or the host, ends the credential at once.
 const LIFE_MS: u64 = 365 * 86_400_000;
@@ -49,13 +49,7 @@ impl Holder {
 ///
 /// # Errors
 /// [`KeyError`] when the key cannot be certified.
-pub fn issue(
-    keys: &Keys,
-    trust_domain: &str,
-    holder: &Holder,
-    spki: &[u8],
-    now: UnixMillis,
-) -> Result<Leaf, KeyError> {
+pub fn issue(keys: &Keys, trust_domain: &str, holder: &Holder, spki: &[u8], now: UnixMillis) -> Result<Leaf, KeyError> {
     let profile = LeafProfile {
         uri: Some(holder.uri(trust_domain)),
         names: vec![],

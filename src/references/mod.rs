@@ -111,12 +111,7 @@ impl References {
         let collateral = collateral::load(data)?;
         let governance =
             assemble(&archive, manifests, policy, collateral).map_err(|error| LoadError::Storage(error.to_string()))?;
-        Ok(Self {
-            store,
-            archive,
-            current: ArcSwap::from_pointee(governance),
-            changing: std::sync::Mutex::new(()),
-        })
+        Ok(Self { store, archive, current: ArcSwap::from_pointee(governance), changing: std::sync::Mutex::new(()) })
     }
 
     /// The set in force.
@@ -152,11 +147,7 @@ impl References {
     ///
     /// # Errors
     /// [`Refusal::ReferenceUnknown`], or what `record` refuses.
-    pub fn withdraw(
-        &self,
-        id: &str,
-        record: impl FnOnce(Sha256Digest) -> Result<(), Problem>,
-    ) -> Result<(), Problem> {
+    pub fn withdraw(&self, id: &str, record: impl FnOnce(Sha256Digest) -> Result<(), Problem>) -> Result<(), Problem> {
         let _one = self.changing.lock().map_err(|_| Refusal::Internal.plain())?;
         let current = self.current();
         let manifest = current.references.get(id).ok_or_else(|| Refusal::ReferenceUnknown.plain())?;

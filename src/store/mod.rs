@@ -1,7 +1,7 @@
 //! The embedded store: one redb file. It keeps bytes under keys and knows no domain rule; whoever calls it encodes.
 //!
-//! Every commit is one fsynced transaction. [`Store::confirm`] is a commit too, and its start is the *basis* of
-//! everything signed after it: a write that is known durable cannot outlive a partition the way a read can.
+//! Every commit is one fsynced transaction, and its start is the [`Basis`] of what is signed after it: a write that is
+//! known durable cannot outlive a partition the way a read can.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -73,6 +73,14 @@ impl Hosts {
         self.lock()?.get(id).cloned().ok_or_else(|| Refusal::HostUnknown.because("a registered host", id))
     }
 
+    /// SHA-256 of the channel key that a host enrolled with; none for a host that is unknown or has not enrolled.
+    ///
+    /// # Errors
+    /// [`Refusal::Internal`].
+    pub fn channel_key(&self, id: &HostId) -> Result<Option<Sha256Digest>, Problem> {
+        Ok(self.lock()?.get(id).and_then(|host| host.enrolled.as_ref()).map(|enrolled| enrolled.channel_key))
+    }
+
     /// All hosts in the order of their ids.
     ///
     /// # Errors
@@ -186,7 +194,9 @@ mod tests {
         let attempts: Vec<_> = (0..8)
             .map(|ak| {
                 let hosts = Arc::clone(&hosts);
-                std::thread::spawn(move || hosts.enroll(&HostId::parse("a").unwrap(), enrolled(ak)).is_ok().then_some(ak))
+                std::thread::spawn(move || {
+                    hosts.enroll(&HostId::parse("a").unwrap(), enrolled(ak)).is_ok().then_some(ak)
+                })
             })
             .collect();
         let winners: Vec<u8> = attempts.into_iter().filter_map(|attempt| attempt.join().unwrap()).collect();

@@ -1,8 +1,8 @@
 //! The pulse: what turns trust into something that expires. One thread signs it every period and whenever someone
 //! loses trust; its basis is the start of the commit that holds everything it says.
 
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
 use countersign_attestation::UnixMillis;
@@ -142,12 +142,7 @@ impl Pulser {
 }
 
 impl Signer {
-    fn run(
-        mut self,
-        woken: &Receiver<()>,
-        publish: &watch::Sender<Option<Arc<Published>>>,
-        period: Duration,
-    ) {
+    fn run(mut self, woken: &Receiver<()>, publish: &watch::Sender<Option<Arc<Published>>>, period: Duration) {
         loop {
             match woken.recv_timeout(period) {
                 Ok(()) | Err(RecvTimeoutError::Timeout) => {}
@@ -217,9 +212,8 @@ impl Signer {
     fn sign_lists(&mut self, lists: Vec<StatusList>, basis: Basis) -> Result<(), Problem> {
         let mut signed = Vec::with_capacity(lists.len());
         for (n, list) in lists.into_iter().enumerate() {
-            let fresh = |old: &&Arc<PublishedList>| {
-                old.list == list && basis.at().since(old.signed_at) < LIST_LIFE_MS / 2
-            };
+            let fresh =
+                |old: &&Arc<PublishedList>| old.list == list && basis.at().since(old.signed_at) < LIST_LIFE_MS / 2;
             if let Some(old) = self.lists.get(n).filter(fresh) {
                 signed.push(Arc::clone(old));
                 continue;
@@ -331,7 +325,8 @@ mod tests {
         fn trusted(self, lease_ms: u64) -> Self {
             self.record(|on| Entry::enrolled(START, on, DIGEST));
             let decision = DecisionRecord { inputs: Some(DIGEST), claims: None, decision: DIGEST, reasons: vec![] };
-            let credential = CredentialRecord { serial: vec![1], key: DIGEST, status_index: 3, not_after: START.plus(60_000) };
+            let credential =
+                CredentialRecord { serial: vec![1], key: DIGEST, status_index: 3, not_after: START.plus(60_000) };
             self.record(|on| Entry::granted(START, on, decision, START.plus(lease_ms), Some(credential)));
             self
         }
@@ -390,7 +385,8 @@ mod tests {
         let (jwks, domain) = (pulser.keys.token.jwks(), pulser.trust_domain.clone());
         let next = pulser.raise_epoch().unwrap();
         assert_eq!(next, epoch + 1, "pulses of a restarted broker supersede all before");
-        let mut bench = Bench { signer: Signer { pulser, epoch: next, seq: 0, lists: vec![] }, clock, jwks, domain, dir };
+        let mut bench =
+            Bench { signer: Signer { pulser, epoch: next, seq: 0, lists: vec![] }, clock, jwks, domain, dir };
         let (published, pulse) = bench.pulse();
         assert_eq!(bench.status(&published), Status::Suspended);
         assert_eq!(pulse.checkpoint.size, 3, "the lapse is recorded");

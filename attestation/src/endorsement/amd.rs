@@ -10,7 +10,7 @@ use crate::claims::{HexBytes, Presented, Revocation, SnpSigningKey, SnpTcb};
 use crate::digest::Sha256Digest;
 use crate::evidence::snp::SnpReason;
 use crate::rejection::Rejection;
-use crate::signature::{PublicKey, Scheme};
+use crate::signature::{PreparedKey, Scheme};
 use crate::time::UnixMillis;
 use crate::x509::der::{Der, NotDer, integer_u64, tag};
 use crate::x509::{Certificate, Crl, Oid, VerifiedPath, X509Reason, verify_path};
@@ -54,7 +54,7 @@ amd_oids! {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VerifiedVek {
     digest: Sha256Digest,
-    key: PublicKey,
+    key: PreparedKey,
     kind: SnpSigningKey,
     product: AmdProduct,
     assurance: Assurance,
@@ -72,7 +72,7 @@ impl VerifiedVek {
     }
 
     /// The key: P-384, for the report's r || s.
-    pub(crate) const fn key(&self) -> &PublicKey {
+    pub(crate) const fn key(&self) -> &PreparedKey {
         &self.key
     }
 
@@ -240,9 +240,11 @@ pub fn endorse(vek: &[u8], anchors: &[AmdAnchor], crls: &[&[u8]], now: UnixMilli
     let product = anchor.product;
     check_product_name(&certificate, product)?;
     let (hwid, csp_id) = identity(&certificate, kind, product)?;
+    let key = certificate.public_key(Scheme::EcdsaP384Sha384)?.prepare();
+    let key = key.map_err(|_| SnpReason::Signature.because("a public key on P-384", "a point that is not"))?;
     Ok(VerifiedVek {
         digest: Sha256Digest::of(&[vek]),
-        key: certificate.public_key(Scheme::EcdsaP384Sha384)?,
+        key,
         kind,
         product,
         assurance: anchor.assurance,

@@ -4,16 +4,18 @@ pub mod bundle;
 pub mod snp;
 pub mod tpm;
 
+use alloc::borrow::Cow;
 use alloc::vec::Vec;
 
 use crate::anchor::TrustAnchors;
 use crate::binder::Binder;
 use crate::claims::{Claims, Presented};
 use crate::digest::Sha256Digest;
+use crate::endorsement::amd::{self, VerifiedVek};
 use crate::protocol::PcrSelection;
 use crate::rejection::Rejection;
 use crate::time::UnixMillis;
-use bundle::Bundle;
+use bundle::{Bundle, SnpEvidence};
 use snp::ReportDataExpectation;
 use tpm::EnrolledTpm;
 
@@ -37,6 +39,21 @@ pub struct Endorsements<'a> {
     pub anchors: &'a TrustAnchors,
     /// Revocation lists, DER.
     pub crls: &'a [Vec<u8>],
+    /// A VEK that [`amd::endorse`] endorsed before with exactly these anchors and lists. It only saves work: it counts
+    /// for the very certificate it was made from, at times when its chain holds.
+    pub endorsed: Option<&'a VerifiedVek>,
+}
+
+impl Endorsements<'_> {
+    /// The VEK of `evidence`: the one endorsed before where it is that and still holds, else endorsed now.
+    fn vek(&self, evidence: &SnpEvidence, now: UnixMillis) -> Result<Cow<'_, VerifiedVek>, Rejection> {
+        let kept = self.endorsed.filter(|vek| vek.digest() == Sha256Digest::of(&[&evidence.vek]));
+        if let Some(vek) = kept.filter(|vek| vek.check_current(now).is_ok()) {
+            return Ok(Cow::Borrowed(vek));
+        }
+        let crls: Vec<&[u8]> = self.crls.iter().map(Vec::as_slice).collect();
+        amd::endorse(&evidence.vek, &self.anchors.amd, &crls, now).map(Cow::Owned)
+    }
 }
 
 /// Checks every part of a bundle: its signatures, chains, freshness, and that all parts are about the same challenge
@@ -55,9 +72,9 @@ pub fn verify(
     let snp = match &bundle.snp {
         None => Presented::NotPresented,
         Some(evidence) => {
-            let crls: Vec<&[u8]> = endorsements.crls.iter().map(Vec::as_slice).collect();
+            let vek = endorsements.vek(evidence, now)?;
             let binder = ReportDataExpectation::Binder(expected.binder.report_data());
-            let claims = snp::verify(evidence, &endorsements.anchors.amd, &crls, binder, now)?;
+            let claims = snp::verify_report(&evidence.report, &vek, binder, now)?;
             assurance = assurance.min(claims.assurance);
             Presented::Verified(claims)
         }

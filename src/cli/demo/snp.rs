@@ -6,8 +6,8 @@ use countersign_attestation::anchor::{AmdAnchor, AmdProduct, Assurance};
 use countersign_attestation::evidence::bundle::SnpEvidence;
 use countersign_attestation::evidence::snp::{self, ReportDataExpectation};
 
-use crate::clock::{Clock, monotonic};
 use crate::cli::demo::Narrator;
+use crate::clock::{Clock, monotonic};
 
 const REPORT: &[u8] = include_bytes!("../../../firmware-refs/evidence/amd/milan/report.bin");
 const VCEK: &[u8] = include_bytes!("../../../firmware-refs/evidence/amd/milan/vcek.der");

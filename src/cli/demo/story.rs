@@ -142,7 +142,8 @@ fn enroll(stage: &Stage, operator: &Operator, narrator: &mut Narrator) -> anyhow
 }
 
 fn capture(stage: &Stage, operator: &Operator, narrator: &mut Narrator) -> anyhow::Result<()> {
-    narrator.step("Without references nobody is trusted; the operator registers the golden state that the quote showed");
+    narrator
+        .step("Without references nobody is trusted; the operator registers the golden state that the quote showed");
     let mut once = agent(stage, &["run", "--once"])?;
     let output = run("countersign-agent run --once", once.arg("--state-dir").arg(stage.dir.join("agent")))?;
     ensure!(output.status.code() == Some(DENIED), "expected a denial, found {}", output.status);
@@ -204,7 +205,10 @@ fn drift(stage: &mut Stage, narrator: &mut Narrator) -> anyhow::Result<()> {
     narrator.show(&format!("trust lost: {}", lost.code.unwrap_or_default()));
     let micros = Duration::from_micros(frozen.took_us.unwrap_or_default());
     narrator.measured("freezing the workload", micros);
-    narrator.measured("from frozen to killed (the grace)", Duration::from_millis(killed.at_ms.saturating_sub(frozen.at_ms)));
+    narrator.measured(
+        "from frozen to killed (the grace)",
+        Duration::from_millis(killed.at_ms.saturating_sub(frozen.at_ms)),
+    );
     let mut agent = stage.agent.take().context("the agent runs")?;
     ensure!(agent.wait()? == Some(DENIED), "expected the agent to end with {DENIED}");
     let left = credential(stage, "credential.pem");
@@ -291,7 +295,8 @@ fn ask_gate_about(stage: &Stage, certificate_pem: &str) -> anyhow::Result<u16> {
     let escaped: String = certificate_pem.bytes().map(|byte| format!("%{byte:02X}")).collect();
     let mut stream = std::net::TcpStream::connect(fs::read_to_string(stage.dir.join("gate"))?)?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    let head = format!("GET /authorize HTTP/1.1\r\nhost: gate\r\nconnection: close\r\nx-ssl-client-cert: {escaped}\r\n\r\n");
+    let head =
+        format!("GET /authorize HTTP/1.1\r\nhost: gate\r\nconnection: close\r\nx-ssl-client-cert: {escaped}\r\n\r\n");
     stream.write_all(head.as_bytes())?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;

@@ -2,7 +2,7 @@
 //!
 //! * [`public`]: public areas (TPMT_PUBLIC) and their Names
 //! * [`attest`]: what a TPM attests and how it signs it (TPMS_ATTEST, TPMT_SIGNATURE)
-//! * [`key`]: which keys may attest: an [`AttestationKey`](key::AttestationKey) is one whose public area was checked
+//! * [`key`]: which keys may attest: an [`AttestationKey`](key) is one whose public area was checked
 //! * [`quote`]: quotes, of a bundle and recorded ones
 //! * [`certify`]: the certification of the credential key
 //! * [`credential`]: TPM2_MakeCredential, which proves that an AK lives beside an EK

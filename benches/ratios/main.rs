@@ -1,0 +1,93 @@
+//! What the broker costs beside what its cryptography alone costs, in one run on one machine: `make bench`.
+//!
+//! Both sides of a ratio are measured in alternating blocks of thread CPU time and compared block by block, so that
+//! what else the machine does falls on both. Nothing here fails for being slow; it is read, not asserted.
+
+mod engine;
+mod fleet;
+#[path = "../../tests/sim/amd.rs"]
+mod sim_amd;
+#[path = "../../tests/sim/tpm.rs"]
+mod sim_tpm;
+
+use engine::{Ratio, Verification};
+use fleet::{Fleet, Load};
+
+/// Attestations of one measurement.
+const ATTESTATIONS: u32 = 2000;
+/// Handshakes of one measurement.
+const HANDSHAKES: u32 = 300;
+
+fn main() -> anyhow::Result<()> {
+    println!("{}", machine());
+    println!();
+    let costs = engine::measure()?;
+    println!("verification, warm                         ours        raw    ratio   aim");
+    row("SNP report / ECDSA P-384", costs.snp, "<= 1.05");
+    row("TPM quote, 24 PCRs / RSA-2048", costs.quote_rsa, "<= 1.15");
+    row("TPM quote, 24 PCRs / ECDSA P-256", costs.quote_p256, "");
+    println!("one P-256 signature {:31.1} us", micros(costs.sign));
+    println!();
+
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(broker(&costs))
+}
+
+async fn broker(costs: &engine::Costs) -> anyhow::Result<()> {
+    let mut fleet = Fleet::start().await?;
+    println!("broker CPU of one attestation: challenge and attestation request, TLS 1.3 keep-alive, durable log");
+    println!("  (of it: the attestation request alone; share: verification and, where one is issued, signature)");
+    println!("                                             CPU    attest   share   aim      1/s     p50     p99");
+    let tpm = costs.tpm_rsa;
+    let snp = costs.tpm_rsa.checked_add(costs.snp.ours).unwrap_or_default();
+    for (name, is_snp, aim, verification) in
+        [("TPM RSA-2048", false, ">= 30 %", tpm), ("TPM RSA-2048 and SNP", true, ">= 60 %", snp)]
+    {
+        let challenges = fleet.challenges(is_snp, ATTESTATIONS).await?;
+        let renewal = fleet.attest(is_snp, ATTESTATIONS, false).await?;
+        load(&format!("{name}, lease renewed"), &renewal, &challenges, verification, "");
+        let issued = fleet.attest(is_snp, ATTESTATIONS, true).await?;
+        let with_signature = verification.saturating_add(costs.sign);
+        load(&format!("{name}, credential issued"), &issued, &challenges, with_signature, aim);
+        let aimed = 100.0 * with_signature.as_secs_f64() / renewal.cpu().as_secs_f64();
+        println!("  {:38} {aimed:24.0} %   {aim}", "renewal, counting one signature");
+    }
+    let handshake = fleet.handshakes(HANDSHAKES).await?;
+    let of_snp = handshake.cpu().as_secs_f64() / costs.snp.ours.as_secs_f64();
+    println!();
+    println!("fresh mTLS handshake {:30.1} us = {of_snp:.2} SNP report verifications", micros(handshake.cpu()));
+    Ok(())
+}
+
+fn row(name: &str, ratio: Ratio, aim: &str) {
+    let Ratio { ours, raw, ratio } = ratio;
+    println!("{name:36} {:8.1} us {:7.1} us {ratio:8.3}   {aim}", micros(ours), micros(raw));
+}
+
+fn load(name: &str, load: &Load, challenges: &Load, useful: Verification, aim: &str) {
+    let cpu = load.cpu();
+    let alone = cpu.saturating_sub(challenges.cpu());
+    let share = 100.0 * useful.as_secs_f64() / cpu.as_secs_f64();
+    let (p50, p99) = (micros(load.quantile(50)), micros(load.quantile(99)));
+    let rate = load.per_second();
+    println!(
+        "{name:38} {:7.1} us {:5.1} us {share:5.0} %   {aim:8} {rate:4.0} {p50:5.0} us {p99:5.0} us",
+        micros(cpu),
+        micros(alone)
+    );
+}
+
+fn micros(time: core::time::Duration) -> f64 {
+    time.as_secs_f64() * 1e6
+}
+
+/// The processor and how busy it is: a figure without its machine says nothing.
+fn machine() -> String {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let cpu = read("/proc/cpuinfo");
+    let model = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    let model = model.map_or("unknown processor", |(_, model)| model).to_owned();
+    let count = std::thread::available_parallelism().map_or(0, usize::from);
+    let load = read("/proc/loadavg");
+    format!("{model}, {count} processors, load {}", load.split(' ').take(3).collect::<Vec<_>>().join(" "))
+}

@@ -1,0 +1,85 @@
+//! What verification of a host's next evidence would only compute again: its parsed AK, and the endorsement of its VEK.
+//! Nothing here is believed for being kept: each use names the bytes it was made from, and replay goes without.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use countersign_attestation::digest::Sha256Digest;
+use countersign_attestation::endorsement::amd::{self, VerifiedVek};
+use countersign_attestation::evidence::bundle::SnpEvidence;
+use countersign_attestation::evidence::tpm::EnrolledTpm;
+use countersign_attestation::evidence::tpm::key::AttestationKey;
+use countersign_attestation::protocol::HostId;
+use countersign_attestation::{Rejection, UnixMillis};
+
+use crate::broker::judge::Inputs;
+use crate::references::Governance;
+
+/// A VEK takes about a kilobyte; a fleet larger than this endorses some of its chips more often.
+const VEKS_MAX: usize = 4096;
+
+/// Kept by VEK certificate and by the anchors and lists it was checked with.
+type Veks = BTreeMap<(Sha256Digest, Sha256Digest), Arc<VerifiedVek>>;
+
+/// Parsed AKs by host, endorsed VEKs by certificate.
+#[derive(Debug, Default)]
+pub struct Warm {
+    tpms: Mutex<BTreeMap<HostId, Arc<EnrolledTpm>>>,
+    veks: Mutex<Veks>,
+}
+
+/// The enrolled TPM that `inputs` name.
+pub(super) fn enrolled(inputs: &Inputs) -> Result<EnrolledTpm, Rejection> {
+    let ak = AttestationKey::from_public(&inputs.ak_public.0)?;
+    Ok(EnrolledTpm::new(ak, inputs.ek, inputs.assurance))
+}
+
+impl Warm {
+    /// The enrolled TPM that `inputs` name. One for each host that attests; [`Warm::forget`] bounds them by the hosts
+    /// there are.
+    pub(super) fn tpm(&self, inputs: &Inputs) -> Result<Arc<EnrolledTpm>, Rejection> {
+        let mut tpms = self.tpms.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = |tpm: &&Arc<EnrolledTpm>| {
+            tpm.ak().public() == inputs.ak_public.0 && tpm.ek() == inputs.ek && tpm.assurance() == inputs.assurance
+        };
+        if let Some(kept) = tpms.get(&inputs.host).filter(same) {
+            return Ok(Arc::clone(kept));
+        }
+        let tpm = Arc::new(enrolled(inputs)?);
+        tpms.insert(inputs.host.clone(), Arc::clone(&tpm));
+        Ok(tpm)
+    }
+
+    /// The VEK of `evidence` as it was endorsed under `governance` before, if it was and still holds.
+    pub(super) fn vek(
+        &self,
+        evidence: &SnpEvidence,
+        governance: &Governance,
+        now: UnixMillis,
+    ) -> Option<Arc<VerifiedVek>> {
+        let veks = self.veks.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = veks.get(&(Sha256Digest::of(&[&evidence.vek]), governance.digests.collateral))?;
+        kept.check_current(now).is_ok().then(|| Arc::clone(kept))
+    }
+
+    /// Keeps the VEK of evidence that was just verified; only such evidence gets here, so that nobody fills the memory
+    /// with certificates alone. It is endorsed once more, and then not until its chain ends or the collateral changes.
+    pub(super) fn keep(&self, evidence: &SnpEvidence, governance: &Governance, now: UnixMillis) {
+        let crls: Vec<&[u8]> = governance.collateral.crls.iter().map(Vec::as_slice).collect();
+        let Ok(vek) = amd::endorse(&evidence.vek, &governance.collateral.anchors.amd, &crls, now) else { return };
+        let collateral = governance.digests.collateral;
+        let mut veks = self.veks.lock().unwrap_or_else(PoisonError::into_inner);
+        if VEKS_MAX <= veks.len() {
+            veks.retain(|(_, of), vek| *of == collateral && vek.check_current(now).is_ok());
+        }
+        if VEKS_MAX <= veks.len() {
+            veks.pop_first();
+        }
+        veks.insert((vek.digest(), collateral), Arc::new(vek));
+    }
+
+    /// Forgets a removed host.
+    pub(super) fn forget(&self, host: &HostId) {
+        self.tpms.lock().unwrap_or_else(PoisonError::into_inner).remove(host);
+    }
+}
