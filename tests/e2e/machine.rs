@@ -19,6 +19,7 @@ pub(crate) struct Machine {
     folder: PathBuf,
     /// How much the agent logs.
     pub(crate) log: &'static str,
+    told: Told,
 }
 
 #[derive(Debug, Deserialize)]
@@ -37,18 +38,23 @@ impl Machine {
     /// Manufactures and boots a machine in a folder of its own.
     pub(crate) fn boot(folder: &Path) -> Self {
         fs::create_dir_all(folder).unwrap();
-        let machine = Self { tpm: Swtpm::start(&folder.join("tpm")), folder: folder.to_owned(), log: "info" };
+        let machine = Self {
+            tpm: Swtpm::start(&folder.join("tpm")),
+            folder: folder.to_owned(),
+            log: "info",
+            told: Told(folder.to_owned()),
+        };
         machine.measure();
         machine
     }
 
     /// Power off, power on, and the same boot again.
     pub(crate) fn reboot(self) -> Self {
-        let Self { tpm, folder, log } = self;
+        let Self { tpm, folder, log, told } = self;
         // TPM2_Shutdown, as an operating system does; without it the TPM counts a failure.
         assert!(tpm.tool("tpm2_shutdown", &["--clear"]).status.success());
         drop(tpm);
-        let machine = Self { tpm: Swtpm::resume(&folder.join("tpm")), folder, log };
+        let machine = Self { tpm: Swtpm::resume(&folder.join("tpm")), folder, log, told };
         machine.measure();
         machine
     }
@@ -144,6 +150,20 @@ impl Machine {
     pub(crate) fn logs(&self) -> String {
         let logs = ["enroll.log", "agent.log", "events.jsonl"].map(|log| self.folder.join(log));
         logs.map(|log| fs::read_to_string(log).unwrap_or_default()).concat()
+    }
+}
+
+/// Shows what the agent said when a test fails.
+struct Told(PathBuf);
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let read = |name: &str| fs::read_to_string(self.0.join(name)).unwrap_or_default();
+            let log = read("agent.log");
+            let ours = log.lines().filter(|line| !line.contains("TRACE") && !line.contains("DEBUG"));
+            eprintln!("{}\n{}", read("events.jsonl"), ours.collect::<Vec<_>>().join("\n"));
+        }
     }
 }
 
