@@ -172,3 +172,10 @@ pub(crate) fn runs(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
 }
+
+/// What a process has open besides its standard streams.
+pub(crate) fn open_files(pid: u32) -> Vec<PathBuf> {
+    let open = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().map(|entry| entry.unwrap().path());
+    let others = open.filter(|path| !["0", "1", "2"].iter().any(|standard| path.ends_with(standard)));
+    others.map(|path| fs::read_link(path).unwrap()).collect()
+}
