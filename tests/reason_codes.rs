@@ -2,7 +2,6 @@
 //! that is gone from it is a broken promise, since codes are API.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::path::Path;
 
 use countersign::problem::Refusal;
@@ -46,9 +45,9 @@ fn row(code: &str, sentence: &str, remedy: &str) -> (String, (String, String)) {
 fn page() -> String {
     let mut page = HEAD.to_owned();
     for (title, codes) in sections() {
-        write!(page, "\n## {title}\n\n| code | what is wrong | what to do |\n| --- | --- | --- |\n").unwrap();
+        page.push_str(&format!("\n## {title}\n\n| code | what is wrong | what to do |\n| --- | --- | --- |\n"));
         for (code, (sentence, remedy)) in codes {
-            writeln!(page, "| `{code}` | {} | {} |", cell(&sentence), cell(&remedy)).unwrap();
+            page.push_str(&format!("| `{code}` | {} | {} |\n", cell(&sentence), cell(&remedy)));
         }
     }
     page

@@ -9,7 +9,7 @@ use core::str::FromStr as _;
 use core::time::Duration;
 use std::sync::Arc;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tss_esapi::handles::{KeyHandle, ObjectHandle};
 use tss_esapi::interface_types::session_handles::AuthSession;
 use tss_esapi::{Context, TctiNameConf};
@@ -91,6 +91,15 @@ impl Tpm {
     #[must_use]
     pub fn tcti(&self) -> &str {
         &self.name
+    }
+
+    /// Keeps this process from opening the TPM while the value lives; `None` while the TPM is open. Never waits.
+    ///
+    /// The TPM library's descriptors are inherited by processes that start meanwhile. Such a process would hold the
+    /// TPM for itself, where it has one client at a time, and a workload must not get at it at all.
+    #[must_use]
+    pub fn closed(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.turn).try_acquire_owned().ok()
     }
 
     /// Opens the TPM, runs `sequence` on a thread of its own and closes it.

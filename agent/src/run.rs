@@ -57,6 +57,8 @@ pub async fn run(args: RunArgs) -> Result<u8, AgentError> {
         commands: commands.clone(),
         launch: launch(&args, &path)?,
         workload: None,
+        starting: false,
+        tpm: tpm.clone(),
         killing_at: None,
         subject,
         grace_ms: u64::try_from(args.grace.as_millis()).unwrap_or(u64::MAX),
@@ -116,6 +118,9 @@ struct Host {
     commands: mpsc::Sender<Command>,
     launch: Option<Launch>,
     workload: Option<Workload>,
+    /// Whether the workload starts as soon as the TPM is closed.
+    starting: bool,
+    tpm: Tpm,
     /// Boot clock milliseconds at which a frozen workload is killed.
     killing_at: Option<u64>,
     /// The live credential, for whoever follows the pulse.
@@ -193,6 +198,9 @@ impl Host {
         if self.killing_at.is_some_and(|at| at <= now.boot_ms) {
             self.kill()?;
             return Ok(Next::Exit(EXIT_DENIED));
+        }
+        if self.starting {
+            self.start()?;
         }
         Ok(Next::Continue)
     }
@@ -276,20 +284,28 @@ impl Host {
             workload.thaw()?;
             self.events.record(EventKind::WorkloadThawed, &Details::default());
         }
-        if self.workload.is_none()
-            && let Some(launch) = &self.launch
-        {
-            let workload = Workload::start(launch)?;
-            let details = Details { pid: Some(workload.pid()), ..Details::default() };
-            self.workload = Some(workload);
-            self.events.record(EventKind::WorkloadStarted, &details);
-        }
+        self.starting = self.workload.is_none() && self.launch.is_some();
+        if self.starting { self.start() } else { Ok(()) }
+    }
+
+    /// Starts the workload, or leaves it to the next tick: no process is started while the TPM is open.
+    fn start(&mut self) -> Result<(), AgentError> {
+        let (Some(launch), Some(_closed)) = (&self.launch, self.tpm.closed()) else { return Ok(()) };
+        let workload = Workload::start(launch)?;
+        self.starting = false;
+        let details = Details { pid: Some(workload.pid()), ..Details::default() };
+        self.workload = Some(workload);
+        self.events.record(EventKind::WorkloadStarted, &details);
         Ok(())
     }
 
     /// Trust ended. The workload first, since it acts; then the credential; then the explanations.
     fn lose(&mut self, cause: &Cause) -> Result<(), AgentError> {
+<<<<<<< HEAD
         self.subject.send_replace(None);
+=======
+        self.starting = false;
+>>>>>>> e2e
         let frozen = match (&self.workload, self.killing_at) {
             (Some(workload), None) => match workload.freeze() {
                 Ok(took_us) => Some(took_us),

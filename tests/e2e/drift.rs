@@ -1,0 +1,40 @@
+//! What counts as good changes: hosts lose trust without saying a word.
+
+use tempfile::TempDir;
+
+use crate::fleet::Fleet;
+use crate::sim_host::{SimHost, anchor, register_golden};
+use crate::tpm::SimManufacturer;
+
+#[test]
+fn a_withdrawn_reference_revokes_its_hosts_without_asking_them() {
+    let folder = TempDir::new().unwrap();
+    let maker = SimManufacturer::new();
+    let fleet = Fleet::start(&[anchor(&maker, folder.path())]);
+    register_golden(&fleet, "image-41");
+    let (mut host, certificate) = SimHost::trusted(&fleet, &maker, "host-a");
+    fleet.gate_until(&certificate, 200);
+
+    // Another manifest that the host passes keeps it trusted.
+    register_golden(&fleet, "image-41-again");
+    assert!(fleet.operator_ok(&["refs", "withdraw", "image-41"]).contains("\"revoked_hosts\":0"));
+    assert_eq!(fleet.host("host-a").trust.standing, "trusted");
+    assert_eq!(fleet.gate(&certificate).status, 200);
+
+    let said = fleet.operator_ok(&["refs", "withdraw", "image-41-again"]);
+    assert!(said.contains("\"revoked_hosts\":1"), "{said}");
+    assert_eq!(fleet.host("host-a").trust.standing, "revoked");
+    assert_eq!(fleet.gate_until(&certificate, 403).reason, "gate.credential.invalid");
+    assert_eq!(host.attest(&fleet).problem().code, "trust.revoked");
+    let replayed = fleet.host("host-a").trust.last_entry.to_string();
+    fleet.operator_ok(&["replay", "--entry", &replayed]);
+
+    // The reference back in force does not bring the host back.
+    register_golden(&fleet, "image-42");
+    assert_eq!(host.attest(&fleet).problem().code, "trust.revoked");
+    fleet.operator_ok(&["hosts", "readmit", "host-a"]);
+    host.renew();
+    let renewed = host.attest_ok(&fleet).credential.unwrap().certificate_chain;
+    fleet.gate_until(&renewed, 200);
+    assert_eq!(fleet.gate(&certificate).status, 403);
+}

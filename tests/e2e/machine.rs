@@ -1,0 +1,181 @@
+//! A machine with a TPM (swtpm), booted into a known state, with our agent on it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use countersign_attestation::digest::Sha256Digest;
+use serde::Deserialize;
+
+use crate::fleet::{Fleet, Process, sibling, succeed, wait_until};
+use crate::swtpm::Swtpm;
+
+/// What firmware, boot loader and kernel measure, and the PCR of each.
+const BOOT: [(u8, &str); 4] = [(0, "firmware"), (4, "boot loader"), (7, "secure boot"), (11, "unified kernel image")];
+pub(crate) const PCRS: &str = "0,4,7,11";
+
+pub(crate) struct Machine {
+    pub(crate) tpm: Swtpm,
+    folder: PathBuf,
+    /// How much the agent logs.
+    pub(crate) log: &'static str,
+    told: Told,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct AgentEvent {
+    pub(crate) event: String,
+    pub(crate) code: Option<String>,
+    pub(crate) pid: Option<u32>,
+}
+
+#[derive(Deserialize)]
+struct Identity {
+    ek_fingerprint: String,
+}
+
+impl Machine {
+    /// Manufactures and boots a machine in a folder of its own.
+    pub(crate) fn boot(folder: &Path) -> Self {
+        fs::create_dir_all(folder).unwrap();
+        let machine = Self {
+            tpm: Swtpm::start(&folder.join("tpm")),
+            folder: folder.to_owned(),
+            log: "info",
+            told: Told(folder.to_owned()),
+        };
+        machine.measure();
+        machine
+    }
+
+    /// Power off, power on, and the same boot again.
+    pub(crate) fn reboot(self) -> Self {
+        let Self { tpm, folder, log, told } = self;
+        // TPM2_Shutdown, as an operating system does; without it the TPM counts a failure.
+        assert!(tpm.tool("tpm2_shutdown", &["--clear"]).status.success());
+        drop(tpm);
+        let machine = Self { tpm: Swtpm::resume(&folder.join("tpm")), folder, log, told };
+        machine.measure();
+        machine
+    }
+
+    fn measure(&self) {
+        for (pcr, what) in BOOT {
+            self.extend(pcr, what);
+        }
+    }
+
+    pub(crate) fn extend(&self, pcr: u8, what: &str) {
+        self.tpm.extend(pcr, &Sha256Digest::of(&[what.as_bytes()]).to_hex());
+    }
+
+    /// Root, then issuer of the EK certificate: what an operator pins.
+    pub(crate) fn anchor(&self) -> PathBuf {
+        let [issuer, root] = self.tpm.ca_certificates().map(|path| fs::read_to_string(path).unwrap());
+        let path = self.folder.join("anchor.pem");
+        fs::write(&path, root + &issuer).unwrap();
+        path
+    }
+
+    pub(crate) fn agent(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(sibling("countersign-agent"));
+        command.args(args).env("COUNTERSIGN_TCTI", self.tpm.tcti()).env("RUST_LOG", self.log);
+        command.env("COUNTERSIGN_STATE_DIR", self.state()).stdin(Stdio::null());
+        command
+    }
+
+    pub(crate) fn state(&self) -> PathBuf {
+        self.folder.join("state")
+    }
+
+    /// Registered by the operator, enrolled by the agent.
+    pub(crate) fn enroll(&self, fleet: &Fleet, id: &str) -> String {
+        let identity = succeed(self.agent(&["identity", "--output", "json"]).env("RUST_LOG", "error"));
+        let identity: Identity = serde_json::from_str(&identity).unwrap();
+        fleet.operator_ok(&["hosts", "add", id, "--ek-sha256", &identity.ek_fingerprint, "--label", "rack=4"]);
+        let mut enroll = self.agent(&["enroll", "--host", id, "--broker", &fleet.url(), "--broker-ca"]);
+        let output = enroll.arg(fleet.broker_ca()).output().unwrap();
+        let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{said}");
+        fs::write(self.folder.join("enroll.log"), said).unwrap();
+        identity.ek_fingerprint
+    }
+
+    /// Attests once; the exit code and what was said.
+    pub(crate) fn attest_once(&self) -> (Option<i32>, String) {
+        let output = self.agent(&["run", "--once"]).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+
+    /// The golden state that the newest evidence showed becomes a reference.
+    pub(crate) fn capture(&self, fleet: &Fleet, id: &str, manifest: &str) {
+        fleet.operator_ok(&["refs", "capture", id, "--id", manifest, "--pcrs", PCRS, "--register"]);
+    }
+
+    /// The daemon with a workload; its events start anew.
+    pub(crate) fn run(&self) -> Process {
+        let _none_yet = fs::remove_file(self.events_file());
+        let log = fs::File::options().create(true).append(true).open(self.folder.join("agent.log")).unwrap();
+        let mut daemon = self.agent(&["run", "--events"]);
+        daemon.arg(self.events_file()).args(["--", "sleep", "infinity"]).stdout(Stdio::null()).stderr(log);
+        Process(daemon.spawn().unwrap())
+    }
+
+    fn events_file(&self) -> PathBuf {
+        self.folder.join("events.jsonl")
+    }
+
+    /// The first event of a kind, waited for.
+    pub(crate) fn event(&self, kind: &str) -> AgentEvent {
+        let mut found = None;
+        wait_until(&format!("the agent tells of {kind}"), || {
+            let text = fs::read_to_string(self.events_file()).unwrap_or_default();
+            // A line that is being written does not parse yet.
+            let mut events = text.lines().filter_map(|line| serde_json::from_str::<AgentEvent>(line).ok());
+            found = events.find(|event| event.event == kind);
+            found.is_some()
+        });
+        found.unwrap()
+    }
+
+    pub(crate) fn credential(&self, file: &str) -> PathBuf {
+        self.state().join("credential").join(file)
+    }
+
+    pub(crate) fn certificate(&self) -> String {
+        fs::read_to_string(self.credential("credential.pem")).unwrap()
+    }
+
+    /// Everything the agent said.
+    pub(crate) fn logs(&self) -> String {
+        let logs = ["enroll.log", "agent.log", "events.jsonl"].map(|log| self.folder.join(log));
+        logs.map(|log| fs::read_to_string(log).unwrap_or_default()).concat()
+    }
+}
+
+/// Shows what the agent said when a test fails.
+struct Told(PathBuf);
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let read = |name: &str| fs::read_to_string(self.0.join(name)).unwrap_or_default();
+            let log = read("agent.log");
+            let ours = log.lines().filter(|line| !line.contains("TRACE") && !line.contains("DEBUG"));
+            eprintln!("{}\n{}", read("events.jsonl"), ours.collect::<Vec<_>>().join("\n"));
+        }
+    }
+}
+
+/// Whether a process is there and no zombie.
+pub(crate) fn runs(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
+}
+
+/// What a process has open besides its standard streams.
+pub(crate) fn open_files(pid: u32) -> Vec<PathBuf> {
+    let open = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().map(|entry| entry.unwrap().path());
+    let others = open.filter(|path| !["0", "1", "2"].iter().any(|standard| path.ends_with(standard)));
+    others.map(|path| fs::read_link(path).unwrap()).collect()
+}

@@ -1,0 +1,21 @@
+//! The product through its public doors: the real binaries, software TPMs, the gate behind nginx, curl and openssl.
+//! Every server has a free loopback port and ends with its test.
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test that cannot go on fails")]
+
+mod bad_input;
+mod client;
+mod crash;
+mod drift;
+mod fleet;
+mod lapse;
+mod machine;
+mod revocation;
+mod routes;
+mod secrets;
+mod sim_host;
+mod story;
+#[expect(dead_code, reason = "shared with other tests, each uses a part")]
+#[path = "../sim/swtpm.rs"]
+mod swtpm;
+#[path = "../sim/tpm.rs"]
+mod tpm;
