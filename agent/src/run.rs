@@ -301,11 +301,8 @@ impl Host {
 
     /// Trust ended. The workload first, since it acts; then the credential; then the explanations.
     fn lose(&mut self, cause: &Cause) -> Result<(), AgentError> {
-<<<<<<< HEAD
         self.subject.send_replace(None);
-=======
         self.starting = false;
->>>>>>> e2e
         let frozen = match (&self.workload, self.killing_at) {
             (Some(workload), None) => match workload.freeze() {
                 Ok(took_us) => Some(took_us),
