@@ -1,6 +1,8 @@
 //! The API's description is written by hand and held to the code here: the same routes, the same audiences, and for
 //! every request and answer exactly the members that serde reads and writes.
 
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "test code")]
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use countersign::api::public::OPENAPI;

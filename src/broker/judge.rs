@@ -56,8 +56,8 @@ pub struct Inputs {
     pub governance: Digests,
 }
 
-/// The TPM clock of each host's newest verified quote: clock, resetCount and restartCount never go back (TPM 2.0 Part 1,
-/// 36). Kept in memory; a quote from before a broker's restart is already refused by its nonce.
+/// The TPM clock of each host's newest verified quote: clock, resetCount and restartCount never go back (TPM 2.0
+/// Part 1, 36). Kept in memory; a quote from before a broker's restart is already refused by its nonce.
 #[derive(Debug, Default)]
 pub struct Clocks(Mutex<BTreeMap<HostId, ClockInfo>>);
 

@@ -91,7 +91,8 @@ fn a13_kill_9_of_the_broker_never_brings_trust_back_and_loses_no_decision() {
     check_log(&fleet, &decisions.into_inner().unwrap(), &older);
 }
 
-/// A host attests and an operator revokes `victim`, when the broker is killed. Tells whether the revocation was answered.
+/// A host attests and an operator revokes `victim`, when the broker is killed. Tells whether the revocation was
+/// answered.
 fn crash(
     fleet: &mut Fleet,
     steady: &mut SimHost,
