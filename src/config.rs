@@ -208,7 +208,8 @@ pub fn create_private_dir(path: &Path) -> Result<(), ConfigError> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(ConfigError::file(path))
 }
 
-/// Writes a file that is not there yet (0600) and makes it durable. An existing file is an error: keys are not replaced.
+/// Writes a file that is not there yet (0600) and makes it durable. An existing file is an error: keys are not
+/// replaced.
 ///
 /// # Errors
 /// [`ConfigError::File`].

@@ -7,6 +7,7 @@ use countersign_attestation::protocol::{
     ActivationRequest, ActivationResponse, AttestationRequest, AttestationResponse, Challenge, EnrollmentChallenge,
     EnrollmentRequest, Problem,
 };
+use countersign_attestation::result::jws::JwkSet;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -17,6 +18,8 @@ use serde::de::DeserializeOwned;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long one request may take. A third of the default lease is spent before the third attempt.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long one stream may last: it is opened again then. Silence ends it long before.
+const STREAM_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 /// Largest answer that is read; credentials are a few kilobytes.
 const ANSWER_BYTES_MAX: usize = 256 * 1024;
 
@@ -47,6 +50,12 @@ pub enum BrokerError {
         /// What came.
         found: String,
     },
+}
+
+impl From<reqwest::Error> for BrokerError {
+    fn from(error: reqwest::Error) -> Self {
+        Self::Transport(causes(&error))
+    }
 }
 
 /// A problem document, told in full.
@@ -146,6 +155,57 @@ impl BrokerClient {
     /// [`BrokerError`].
     pub async fn attest(&self, request: &AttestationRequest) -> Result<AttestationResponse, BrokerError> {
         self.post("attestation", "/v1/attestations", request).await
+    }
+
+    /// `GET /.well-known/jwks.json`: a document that [`JwkSet::parse`] reads.
+    ///
+    /// # Errors
+    /// [`BrokerError`].
+    pub async fn token_keys(&self) -> Result<String, BrokerError> {
+        let text = self.text("token keys", "/.well-known/jwks.json").await?;
+        match JwkSet::parse(text.as_bytes()) {
+            Ok(_) => Ok(text),
+            Err(error) => Err(BrokerError::Answer { request: "token keys", status: 200, found: error.to_string() }),
+        }
+    }
+
+    /// `GET /v1/status-lists/{number}`.
+    ///
+    /// # Errors
+    /// [`BrokerError`].
+    pub async fn status_list(&self, number: u64) -> Result<String, BrokerError> {
+        self.text("status list", &format!("/v1/status-lists/{number}")).await
+    }
+
+    /// `GET /v1/pulse/stream`: server-sent events without end. The caller bounds the silence.
+    ///
+    /// # Errors
+    /// [`BrokerError`].
+    pub async fn pulses(&self) -> Result<reqwest::Response, BrokerError> {
+        let request = self.http.get(format!("{}/v1/pulse/stream", self.base)).timeout(STREAM_TIMEOUT);
+        let response = request.header("accept", "text/event-stream").send().await?;
+        let status = response.status().as_u16();
+        if status == 200 {
+            return Ok(response);
+        }
+        Err(BrokerError::Answer { request: "pulse stream", status, found: "no stream".to_owned() })
+    }
+
+    async fn text(&self, request: &'static str, path: &str) -> Result<String, BrokerError> {
+        let mut response = self.http.get(format!("{}{path}", self.base)).send().await?;
+        let status = response.status().as_u16();
+        let wrong = |found: &str| BrokerError::Answer { request, status, found: found.to_owned() };
+        let mut answer = Vec::new();
+        while let Some(chunk) = response.chunk().await? {
+            if ANSWER_BYTES_MAX < answer.len().saturating_add(chunk.len()) {
+                return Err(wrong("too long an answer"));
+            }
+            answer.extend_from_slice(&chunk);
+        }
+        if status != 200 {
+            return Err(wrong("another status than 200"));
+        }
+        String::from_utf8(answer).map(|text| text.trim_ascii().to_owned()).map_err(|_| wrong("no text"))
     }
 
     async fn post<A: DeserializeOwned>(

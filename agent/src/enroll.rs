@@ -127,6 +127,7 @@ pub async fn enroll(order: &Order) -> Result<Enrolled, AgentError> {
         ak_key: ak_key.clone(),
         broker_ca,
         channel_certificate: None,
+        token_keys: None,
     };
     state.store(&enrollment)?;
     // 3. Name EK, AK and channel key; the broker makes a credential that only this EK with this AK activates.
@@ -147,6 +148,8 @@ pub async fn enroll(order: &Order) -> Result<Enrolled, AgentError> {
     // 5. The certificate completes the enrolment. A crash before this line: the broker knows the host and this state
     //    does not; an operator re-admits it, as after a new TPM.
     enrollment.channel_certificate = Some(activated.channel_certificate);
+    // Not worth a failed enrolment: `run` asks again.
+    enrollment.token_keys = broker.token_keys().await.ok();
     state.store(&enrollment)?;
     Ok(Enrolled::New(enrollment))
 }

@@ -5,6 +5,7 @@ use core::time::Duration;
 use std::env::current_exe;
 
 use countersign_attestation::protocol::Problem;
+use countersign_attestation::result::jws::JwkSet;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Interval, MissedTickBehavior, interval};
@@ -20,6 +21,7 @@ use crate::device::Tpm;
 use crate::enforce::{Ended, EnforceError, Launch, Workload};
 use crate::error::{AgentError, EXIT_DENIED, EXIT_LOCAL, EXIT_OK};
 use crate::events::{Details, EventKind, Events};
+use crate::pulse_watch::Subject;
 use crate::state::StateDirectory;
 use crate::trust::{Cause, Change, Event, Grant, Trust};
 use crate::watch as pcr_watch;
@@ -44,7 +46,9 @@ pub async fn run(args: RunArgs) -> Result<u8, AgentError> {
     let directory = CredentialDirectory::open(&path, clock::wall())?;
     let (baseline, quoted) = watch::channel(None);
     let snp = SnpSource::system(args.snp_vek.clone());
-    let mut attester = Attester::new(tpm.clone(), enrollment.ak_key, snp, broker, baseline);
+    let token_keys = enrollment.token_keys.clone();
+    let mut attester = Attester::new(tpm.clone(), enrollment.ak_key, snp, broker.clone(), baseline);
+    let (subject, watched) = tokio::sync::watch::channel(None);
     let (commands, inbox) = mpsc::channel(QUEUE);
     let host = Host {
         trust: Trust::Never,
@@ -56,6 +60,7 @@ pub async fn run(args: RunArgs) -> Result<u8, AgentError> {
         starting: false,
         tpm: tpm.clone(),
         killing_at: None,
+        subject,
         grace_ms: u64::try_from(args.grace.as_millis()).unwrap_or(u64::MAX),
     };
     if args.once {
@@ -65,10 +70,31 @@ pub async fn run(args: RunArgs) -> Result<u8, AgentError> {
     let (sender, outcomes) = mpsc::channel(QUEUE);
     let attesting = tokio::spawn(attester.run(inbox, sender));
     let watching = tokio::spawn(pcr_watch::run(tpm, args.watch_interval, quoted, commands, events));
-    let result = host.supervise(outcomes).await;
+    let (revoked, revocations) = mpsc::channel(QUEUE);
+    let following = tokio::spawn(follow(broker, token_keys, watched, revoked));
+    let result = host.supervise(outcomes, revocations).await;
+    following.abort();
     attesting.abort();
     watching.abort();
     result
+}
+
+/// Follows the pulse, where the broker's keys are known or can be had. Without, the lease still bounds trust.
+async fn follow(
+    broker: BrokerClient,
+    token_keys: Option<String>,
+    subject: watch::Receiver<Option<Subject>>,
+    revoked: mpsc::Sender<Subject>,
+) {
+    let token_keys = match token_keys {
+        Some(known) => Ok(known),
+        None => broker.token_keys().await,
+    };
+    let keys = token_keys.map_err(|error| error.to_string());
+    match keys.and_then(|keys| JwkSet::parse(keys.as_bytes()).map_err(|error| error.to_string())) {
+        Ok(keys) => crate::follow::run(broker, keys, subject, revoked).await,
+        Err(error) => tracing::error!(error, "the pulse is not followed; revocations arrive with the next attestation"),
+    }
 }
 
 fn launch(args: &RunArgs, credential_directory: &std::path::Path) -> Result<Option<Launch>, AgentError> {
@@ -97,6 +123,8 @@ struct Host {
     tpm: Tpm,
     /// Boot clock milliseconds at which a frozen workload is killed.
     killing_at: Option<u64>,
+    /// The live credential, for whoever follows the pulse.
+    subject: watch::Sender<Option<Subject>>,
     grace_ms: u64,
 }
 
@@ -108,14 +136,22 @@ enum Next {
 
 impl Host {
     /// Whatever way the story ends, no workload and no credential are left behind.
-    async fn supervise(mut self, outcomes: mpsc::Receiver<Outcome>) -> Result<u8, AgentError> {
-        let result = self.story(outcomes).await;
+    async fn supervise(
+        mut self,
+        outcomes: mpsc::Receiver<Outcome>,
+        revocations: mpsc::Receiver<Subject>,
+    ) -> Result<u8, AgentError> {
+        let result = self.story(outcomes, revocations).await;
         self.kill()?;
         self.leave()?;
         result
     }
 
-    async fn story(&mut self, mut outcomes: mpsc::Receiver<Outcome>) -> Result<u8, AgentError> {
+    async fn story(
+        &mut self,
+        mut outcomes: mpsc::Receiver<Outcome>,
+        mut revocations: mpsc::Receiver<Subject>,
+    ) -> Result<u8, AgentError> {
         let mut terminate = signal(SignalKind::terminate()).map_err(AgentError::Signals)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(AgentError::Signals)?;
         let mut tick = interval(TICK);
@@ -124,6 +160,7 @@ impl Host {
             let next = tokio::select! {
                 biased;
                 _ = tick.tick() => self.tick()?,
+                Some(revoked) = revocations.recv() => self.revoked(&revoked)?,
                 outcome = outcomes.recv() => match outcome {
                     Some(outcome) => self.outcome(outcome)?,
                     // The attester panicked: no proof will come, so trust ends now rather than with the lease.
@@ -164,6 +201,15 @@ impl Host {
         }
         if self.starting {
             self.start()?;
+        }
+        Ok(Next::Continue)
+    }
+
+    /// A pulse ended trust, unless another credential is live by now.
+    fn revoked(&mut self, revoked: &Subject) -> Result<Next, AgentError> {
+        let live = self.subject.borrow().as_ref() == Some(revoked);
+        if live && let Change::Lost(cause) = self.trust.on(Event::Revoked, clock::now()) {
+            self.lose(&cause)?;
         }
         Ok(Next::Continue)
     }
@@ -218,6 +264,11 @@ impl Host {
                 not_after: credential.not_after,
             };
             self.directory.publish(&credential, &key_pem, &status)?;
+            let subject = Subject::of(&credential.certificate_chain, clock::wall());
+            if subject.is_none() {
+                tracing::warn!("the credential names no status; only the lease bounds trust");
+            }
+            self.subject.send_replace(subject);
         } else {
             self.directory.prolong(&response)?;
         }
@@ -250,6 +301,7 @@ impl Host {
 
     /// Trust ended. The workload first, since it acts; then the credential; then the explanations.
     fn lose(&mut self, cause: &Cause) -> Result<(), AgentError> {
+        self.subject.send_replace(None);
         self.starting = false;
         let frozen = match (&self.workload, self.killing_at) {
             (Some(workload), None) => match workload.freeze() {

@@ -51,6 +51,9 @@ pub struct Enrollment {
     /// Channel certificate, PEM; absent until the enrolment is complete.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub channel_certificate: Option<String>,
+    /// The broker's token keys, a JWKS document; absent when they could not be had.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_keys: Option<String>,
 }
 
 /// The state directory.

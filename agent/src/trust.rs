@@ -41,6 +41,14 @@ pub struct Cause {
 }
 
 impl Cause {
+    fn revoked() -> Self {
+        Self {
+            code: "trust.revoked".to_owned(),
+            reason: "the broker's pulse says that this host's credential is revoked".to_owned(),
+            remedy: "see the host's status at the broker; the agent asks for the decision".to_owned(),
+        }
+    }
+
     fn silence() -> Self {
         Self {
             code: "agent.lease.expired".to_owned(),
@@ -66,6 +74,8 @@ pub enum Event {
     Granted(Grant, Lease),
     /// The broker decided against this host.
     Denied(Cause),
+    /// A pulse says that the live credential is revoked.
+    Revoked,
     /// Time passed.
     Tick,
 }
@@ -107,7 +117,11 @@ impl Trust {
             return Change::Lost(if let Event::Denied(cause) = event { cause } else { Cause::silence() });
         }
         match (event, *self) {
-            (Event::Tick, _) => Change::None,
+            (Event::Tick, _) | (Event::Revoked, Self::Never | Self::Lost) => Change::None,
+            (Event::Revoked, Self::Live(_)) => {
+                *self = Self::Lost;
+                Change::Lost(Cause::revoked())
+            }
             (Event::Denied(cause), _) => {
                 *self = Self::Lost;
                 Change::Lost(cause)
@@ -214,5 +228,16 @@ mod tests {
         assert_eq!(trust.on(more, at(140, 40)), Change::Prolonged);
         assert_eq!(trust.on(Event::Tick, at(189, 89)), Change::None);
         assert!(matches!(trust.on(Event::Tick, at(190, 90)), Change::Lost(_)));
+    }
+
+    #[test]
+    fn a_revocation_ends_live_trust_once() {
+        let now = at(1_000, 10);
+        let mut trust = Trust::Never;
+        assert_eq!(trust.on(Event::Revoked, now), Change::None);
+        assert_eq!(trust.on(granted(50_000, now), now), Change::Gained);
+        assert_eq!(trust.on(Event::Revoked, now), Change::Lost(Cause::revoked()));
+        assert_eq!(trust.on(Event::Revoked, now), Change::None);
+        assert!(!trust.is_live());
     }
 }

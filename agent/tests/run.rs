@@ -243,6 +243,28 @@ fn a_denial_freezes_the_workload_takes_the_credential_and_kills_after_the_grace(
 }
 
 #[test]
+fn an_operators_revocation_freezes_the_workload_with_the_next_pulse() {
+    let host = Host::enrolled();
+    let mut agent = host.run(&["--grace", "2s"], WORKLOAD);
+    let pid = agent.until("workload_started", 1)["pid"].as_u64().unwrap();
+    // A fresh credential is left alone: its index becomes VALID, and pulses go by.
+    std::thread::sleep(Duration::from_millis(1_500));
+    assert_eq!(agent.count("trust_lost"), 0);
+    let revoked_at = countersign_agent::clock::wall().0;
+    host.broker.revoke();
+    let frozen = agent.until("workload_frozen", 1);
+    let latency = frozen["at_ms"].as_u64().unwrap() - revoked_at;
+    assert!(latency < 1_000, "{latency} ms");
+    assert_eq!(agent.until("trust_lost", 1)["code"], "trust.revoked");
+    assert!(!host.credential("key.pem").exists());
+    // It asks at once why.
+    let denied = agent.until("denied", 1)["at_ms"].as_u64().unwrap();
+    assert!(denied - revoked_at < 5_000, "{denied}");
+    assert_eq!(agent.code(), 3);
+    eventually("the workload is dead", || is_dead(pid));
+}
+
+#[test]
 fn a_readmitted_host_goes_on_with_a_new_credential() {
     let host = Host::enrolled();
     let mut agent = host.run(&["--grace", "20s"], WORKLOAD);

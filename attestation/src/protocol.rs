@@ -33,8 +33,8 @@ impl<'de> Deserialize<'de> for Base64Bytes {
     }
 }
 
-/// A host's name in its trust domain: 1 to 63 characters of `a-z`, `0-9`, `-` and `.`, starting and ending with a letter
-/// or digit, so that it is a SPIFFE path segment and never `.` or `..`.
+/// A host's name in its trust domain: 1 to 63 characters of `a-z`, `0-9`, `-` and `.`, starting and ending with a
+/// letter or digit, so that it is a SPIFFE path segment and never `.` or `..`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
 pub struct HostId(String);

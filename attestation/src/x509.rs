@@ -399,7 +399,8 @@ impl<'a> Certificate<'a> {
         check_signature(self.tbs, self.algorithm, self.signature, issuer)
     }
 
-    /// RFC 5280, 6.1.4 (k) and (n): a certification authority whose key, where its usage is limited, may sign certificates.
+    /// RFC 5280, 6.1.4 (k) and (n): a certification authority whose key, where its usage is limited, may sign
+    /// certificates.
     ///
     /// # Errors
     /// [`X509Reason::NotCa`] or [`X509Reason::IssuerKeyUsage`].

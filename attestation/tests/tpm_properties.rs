@@ -1,5 +1,5 @@
-//! Properties of the TPM readers: no input panics, and what they accept, an independent reader (tpm2-protocol) reads the
-//! same. Ours is the stricter one by design: canonical selections, known algorithms, nothing trailing.
+//! Properties of the TPM readers: no input panics, and what they accept, an independent reader (tpm2-protocol) reads
+//! the same. Ours is the stricter one by design: canonical selections, known algorithms, nothing trailing.
 #![expect(clippy::indexing_slicing, reason = "a test that cannot go on fails")]
 
 use std::sync::LazyLock;

@@ -53,8 +53,8 @@ pub enum Outcome {
     Denied,
 }
 
-/// The result of an appraisal. Only [`appraise`] and [`Decision::rejected`] make one, and only the first can grant. It is
-/// written down and never read back:
+/// The result of an appraisal. Only [`appraise`] and [`Decision::rejected`] make one, and only the first can grant. It
+/// is written down and never read back:
 ///
 /// ```compile_fail
 /// let forged: countersign_policies::Decision = serde_json::from_str("{}").unwrap();
@@ -145,12 +145,14 @@ fn grant(claims: &Claims, manifest: &ReferenceManifest, policies: Vec<String>, t
         Presented::Verified(snp) => snp.valid_until.min(now.plus(milliseconds)),
         Presented::NotPresented => now.plus(milliseconds),
     };
+    let not_after = until(terms.credential_ttl_ms);
     let unjudged = manifest.unjudged_pcrs(&claims.tpm);
     let note = (!unjudged.is_empty())
         .then(|| PolicyReason::PcrUnjudged.because("PCRs the manifest names", unjudged.join(" ")));
     Grant {
-        not_after: until(terms.credential_ttl_ms),
-        lease_until: until(terms.lease_ms),
+        not_after,
+        // Trust without a live credential is trust nobody can show.
+        lease_until: until(terms.lease_ms).min(not_after),
         manifest: manifest.id().to_string(),
         policies,
         notes: note.into_iter().collect(),
@@ -175,7 +177,8 @@ fn unextended(claims: &Claims) -> impl Iterator<Item = Finding> {
     })
 }
 
-/// SHA-256 of the claims' canonical JSON form. Of [`Claims::without_moment`], it is equal for two proofs of the same state.
+/// SHA-256 of the claims' canonical JSON form. Of [`Claims::without_moment`], it is equal for two proofs of the same
+/// state.
 #[must_use]
 pub fn claims_digest(claims: &Claims) -> Sha256Digest {
     Sha256Digest::of(&[&canonical(claims)])

@@ -156,9 +156,12 @@ reasons! {
         /// Load.
         PolicyInvalid(Operator) = "policy.load.invalid", "the policy does not agree with the schema",
             "use only what the schema declares, and guard every optional attribute with `has`";
+        /// Load: the tree of a deep text exhausts the stack, which no caller can catch.
+        PolicyNesting(Operator) = "policy.load.nesting", "the policy text nests deeper than accepted",
+            "split the policy, or compare with a set: [\"a\", \"b\"].contains(...) instead of a chain of ||";
         /// Load.
-        PolicyUnconditional(Operator) = "policy.load.unconditional", "a permit has no condition",
-            "say in a `when` clause what must be proven";
+        PolicyUnconditional(Operator) = "policy.load.unconditional", "a permit admits a host that proved nothing",
+            "say in a `when` clause what must be proven, for instance context.reference.matched";
         /// Load.
         PolicyTemplate(Operator) = "policy.load.template", "policy templates are not supported",
             "write the policy without slots";

@@ -24,6 +24,7 @@ pub mod decision;
 pub mod finding;
 mod json;
 pub mod matching;
+mod nesting;
 pub mod policy;
 pub mod reference;
 

@@ -210,10 +210,10 @@ impl<'a> Comparison<'a> {
         }
     }
 
-    /// COMMITTED: the firmware cannot be rolled back below it later. LAUNCH: what the guest was measured under. REPORTED:
-    /// what the signing key vouches for. CURRENT is left out on purpose: a provisional update raises it and can be rolled
-    /// back (SNP ABI, SNP_COMMIT). Component by component: as one integer, a new microcode would outweigh an old
-    /// SNP firmware.
+    /// COMMITTED: the firmware cannot be rolled back below it later. LAUNCH: what the guest was measured under.
+    /// REPORTED: what the signing key vouches for. CURRENT is left out on purpose: a provisional update raises it and
+    /// can be rolled back (SNP ABI, SNP_COMMIT). Component by component: as one integer, a new microcode would outweigh
+    /// an old SNP firmware.
     fn tcb(&mut self, minimum: MinTcb, claims: &SnpClaims) {
         let tcbs = [
             ("REPORTED_TCB", claims.reported_tcb),

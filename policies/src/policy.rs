@@ -7,16 +7,19 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use cedar_policy::{Authorizer, Decision, Effect, PolicyId, Schema, ValidationMode, Validator};
+use cedar_policy::{
+    Authorizer, Decision, Effect, PolicyId, PrincipalConstraint, ResourceConstraint, Schema, ValidationMode, Validator,
+};
 use countersign_attestation::UnixMillis;
 use countersign_attestation::anchor::Assurance;
-use countersign_attestation::claims::Claims;
+use countersign_attestation::claims::{Claims, ClockInfo, HexBytes, Presented, TpmClaims};
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::protocol::HostId;
 
 use crate::context::Vocabulary;
 use crate::decision::HostFacts;
 use crate::finding::{Finding, PolicyReason};
+use crate::nesting::nesting;
 use crate::reference::{NAME_RULE, ReferenceManifest, is_name};
 
 /// The schema every policy is validated against.
@@ -36,6 +39,10 @@ const TEXT_BYTES_MAX: usize = 256 * 1024;
 const TEXTS_MAX: usize = 64;
 /// Policies in a set: each is evaluated for every appraisal.
 const POLICIES_MAX: usize = 512;
+
+/// Levels of brackets, clauses, chained operators and member paths in a policy, together. Cedar's evaluator needs some
+/// 60 KiB of stack for each in a debug build, and a thread has 2 MiB: this leaves a quarter of it.
+pub(crate) const NESTING_MAX: usize = 25;
 
 /// A validated policy set. [`PolicySet::parse`] is the only constructor.
 #[derive(Clone, Debug)]
@@ -59,7 +66,8 @@ pub(crate) enum Verdict {
 }
 
 impl PolicySet {
-    /// Parses and validates `(name, text)` pairs, in any order. A policy's id is `name/` and its `@id`, or its position.
+    /// Parses and validates `(name, text)` pairs, in any order. A policy's id is `name/` and its `@id`, or its
+    /// position.
     ///
     /// # Errors
     /// A finding that says what is not acceptable: anything the strict validator warns of, an empty set or text, a set
@@ -67,7 +75,6 @@ impl PolicySet {
     pub fn parse(texts: &[(&str, &str)]) -> Result<Self, Finding> {
         check_sizes(texts)?;
         let vocabulary = Vocabulary::new()?;
-        let schema = schema()?;
         let mut kept = BTreeMap::new();
         let mut policies = Vec::new();
         for (name, text) in texts {
@@ -87,6 +94,7 @@ impl PolicySet {
         }
         for policy in &policies {
             check_policy(policy)?;
+            check_permit(policy, &vocabulary)?;
         }
         let names_simulated = |policy: &&cedar_policy::Policy| {
             policy.effect() == Effect::Permit && policy.entity_literals().contains(vocabulary.simulated())
@@ -94,7 +102,7 @@ impl PolicySet {
         let admit_simulated = policies.iter().filter(names_simulated).map(|policy| policy.id().clone()).collect();
         let policies = cedar_policy::PolicySet::from_policies(policies)
             .map_err(|error| PolicyReason::PolicyName.because("each policy id once", error))?;
-        validate(&policies, schema)?;
+        validate(&policies, schema()?)?;
         let digest = digest_of(&kept);
         Ok(Self { texts: kept, policies, admit_simulated, authorizer: Authorizer::new(), vocabulary, digest })
     }
@@ -123,8 +131,8 @@ impl PolicySet {
             Err(finding) => return Verdict::Refused(finding, Vec::new()),
         };
         let response = self.authorizer.is_authorized(&request, &self.policies, &entities);
-        // Cedar skips a policy whose evaluation fails. A skipped forbid would be a check turned off, so any error denies,
-        // whatever the others say. Sorted: Cedar's order is that of a hash table.
+        // Cedar skips a policy whose evaluation fails. A skipped forbid would be a check turned off, so any error
+        // denies, whatever the others say. Sorted: Cedar's order is that of a hash table.
         let mut errors: Vec<String> = response.diagnostics().errors().map(ToString::to_string).collect();
         errors.sort_unstable();
         let mut errors = errors
@@ -206,6 +214,11 @@ pub(crate) fn schema() -> Result<Schema, Finding> {
 }
 
 fn parse_text(name: &str, text: &str) -> Result<Vec<cedar_policy::Policy>, Finding> {
+    let levels = nesting(text);
+    if NESTING_MAX < levels {
+        let expected = format_args!("at most {NESTING_MAX} levels");
+        return Err(PolicyReason::PolicyNesting.because(expected, format_args!("{levels} in `{name}`")));
+    }
     let set: cedar_policy::PolicySet = text.parse().map_err(|error: cedar_policy::ParseErrors| {
         let causes: Vec<String> = error.iter().map(ToString::to_string).collect();
         PolicyReason::PolicySyntax.because("Cedar policies", format_args!("`{name}`: {}", causes.join("; ")))
@@ -229,10 +242,6 @@ fn parse_text(name: &str, text: &str) -> Result<Vec<cedar_policy::Policy>, Findi
 
 fn check_policy(policy: &cedar_policy::Policy) -> Result<(), Finding> {
     let id = policy.id();
-    if policy.effect() == Effect::Permit && !policy.has_non_scope_constraint() {
-        let found = format_args!("{id} permits unconditionally");
-        return Err(PolicyReason::PolicyUnconditional.because("a `when` or `unless` clause", found));
-    }
     // An identity is one host or one domain. Patterns over identities are how a fleet's trust ends up with a stranger
     // whose name begins alike.
     for literal in policy.entity_literals() {
@@ -256,8 +265,61 @@ fn check_policy(policy: &cedar_policy::Policy) -> Result<(), Finding> {
     Ok(())
 }
 
-/// Whether the `like` operator is somewhere in a policy's JSON form. The nesting is that of the parsed policy, which
-/// Cedar's parser bounds.
+/// Asks a permit about a host that proved nothing: no manifest matches, every anchor is simulated, nothing is presented.
+/// A condition that such a host meets (`true`, `x || !x`, `!context.reference.matched`) is none.
+fn check_permit(policy: &cedar_policy::Policy, vocabulary: &Vocabulary) -> Result<(), Finding> {
+    if policy.effect() == Effect::Forbid {
+        return Ok(());
+    }
+    let id = policy.id();
+    let host = match policy.principal_constraint() {
+        PrincipalConstraint::Eq(host) | PrincipalConstraint::In(host) | PrincipalConstraint::IsIn(_, host) => {
+            host.id().unescaped().to_owned()
+        }
+        PrincipalConstraint::Any | PrincipalConstraint::Is(_) => "nobody".to_owned(),
+    };
+    let domain = match policy.resource_constraint() {
+        ResourceConstraint::Eq(domain) | ResourceConstraint::In(domain) | ResourceConstraint::IsIn(_, domain) => {
+            domain.id().unescaped().to_owned()
+        }
+        ResourceConstraint::Any | ResourceConstraint::Is(_) => "nowhere".to_owned(),
+    };
+    let Some(host) = HostId::parse(&host) else {
+        let found = format_args!("`{host}` in {id}");
+        return Err(PolicyReason::PolicyWildcard.because("the full name of one host", found));
+    };
+    let labels = BTreeMap::new();
+    let facts = HostFacts { id: &host, trust_domain: &domain, labels: &labels, generation: 0 };
+    let (request, entities) = vocabulary.request(&nothing_proven(), &facts, None, UnixMillis(0))?;
+    let alone = cedar_policy::PolicySet::from_policies([policy.clone()])
+        .map_err(|error| PolicyReason::PolicyName.because("each policy id once", error))?;
+    match Authorizer::new().is_authorized(&request, &alone, &entities).decision() {
+        Decision::Deny => Ok(()),
+        Decision::Allow => {
+            let found = format_args!("{id} permits it");
+            Err(PolicyReason::PolicyUnconditional.because("no permit for a host that proved nothing", found))
+        }
+    }
+}
+
+const fn nothing_proven() -> Claims {
+    let nothing = Sha256Digest([0; 32]);
+    Claims {
+        assurance: Assurance::Simulated,
+        tpm: TpmClaims {
+            assurance: Assurance::Simulated,
+            ak_name: HexBytes(Vec::new()),
+            ek: nothing,
+            pcrs: BTreeMap::new(),
+            firmware_version: 0,
+            clock: ClockInfo { clock: 0, reset_count: 0, restart_count: 0, safe: false },
+        },
+        credential_key: nothing,
+        snp: Presented::NotPresented,
+    }
+}
+
+/// Whether the `like` operator is somewhere in a policy's JSON form, which nests as the text does: [`NESTING_MAX`].
 fn uses_like(json: &serde_json::Value) -> bool {
     match json {
         serde_json::Value::Object(members) => {
@@ -271,7 +333,8 @@ fn uses_like(json: &serde_json::Value) -> bool {
     }
 }
 
-/// A warning tells of a policy that can never apply or that reads unlike it acts: both mean that its author is mistaken.
+/// A warning tells of a policy that can never apply or that reads unlike it acts: both mean that its author is
+/// mistaken.
 fn validate(policies: &cedar_policy::PolicySet, schema: Schema) -> Result<(), Finding> {
     let result = Validator::new(schema).validate(policies, ValidationMode::Strict);
     let errors = result.validation_errors().map(ToString::to_string);

@@ -1,7 +1,5 @@
 //! A host attests: the way of one piece of evidence, from challenge to credential.
 
-use std::sync::Arc;
-
 use countersign_attestation::UnixMillis;
 use countersign_attestation::claims::Claims;
 use countersign_attestation::digest::Sha256Digest;

@@ -23,7 +23,8 @@ pub enum LogCommand {
         /// Data directory of the broker, or a copy of it.
         #[arg(long, env = "COUNTERSIGN_DATA_DIR", default_value = "countersign-data")]
         data_dir: PathBuf,
-        /// The log's verifier key; the data directory's own is no proof to a stranger [default: DATA_DIR/public/log.vkey].
+        /// The log's verifier key; the data directory's own is no proof to a stranger [default:
+        /// DATA_DIR/public/log.vkey].
         #[arg(long)]
         vkey: Option<String>,
         /// An older checkpoint of this log, which it must extend.

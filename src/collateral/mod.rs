@@ -50,8 +50,9 @@ pub fn install_shipped_anchors(data: &DataDir) -> Result<(), ConfigError> {
 
 /// Reads anchors and collateral.
 ///
-/// Layout: `anchors/amd/<product>/{ark,ask}.der` (and `asvk.der` for VLEKs) with class hardware, `anchors/amd-simulated/<product>/…` with
-/// class simulated; `anchors/tpm/<class>/<name>/root.{pem,der}` with further certificates beside it;
+/// Layout: `anchors/amd/<product>/{ark,ask}.der` (and `asvk.der` for VLEKs) with class hardware,
+/// `anchors/amd-simulated/<product>/…` with class simulated; `anchors/tpm/<class>/<name>/root.{pem,der}` with further
+/// certificates beside it;
 /// `collateral/amd/*.crl`.
 ///
 /// # Errors

@@ -119,7 +119,8 @@ impl SimBroker {
     /// Ends it at once, connections and all, as `kill -9` does.
     pub(crate) fn kill(mut self) -> SocketAddr {
         let runtime = self.runtime.take().unwrap();
-        // Waits until every task is dropped, so that the address is free; a runtime may not be waited for inside another.
+        // Waits until every task is dropped, so that the address is free; a runtime may not be waited for inside
+        // another.
         std::thread::spawn(|| runtime.shutdown_timeout(Duration::from_secs(10))).join().unwrap();
         self.address
     }

@@ -171,7 +171,8 @@ fn launch(directory: &Path, port: u16) -> Option<Child> {
         if process.try_wait().expect("wait for swtpm").is_some() {
             return None;
         }
-        if answers(port + 1) {
+        // Only when this very process listens there: another swtpm may have taken the pair in between.
+        if listens(process.id(), port) && listens(process.id(), port + 1) && answers(port + 1) {
             return Some(process);
         }
         // Start-up of a process cannot be awaited; poll it.
@@ -180,6 +181,20 @@ fn launch(directory: &Path, port: u16) -> Option<Child> {
     let _ = process.kill();
     let _ = process.wait();
     None
+}
+
+/// Whether the process has the listening socket of a loopback port (proc(5): /proc/net/tcp, /proc/PID/fd).
+fn listens(pid: u32, port: u16) -> bool {
+    let local = format!("0100007F:{port:04X}");
+    let table = fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+    let mut sockets = table.lines().filter_map(|line| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        let listening = fields.get(1) == Some(&local.as_str()) && fields.get(3) == Some(&"0A");
+        fields.get(9).filter(|_| listening).map(|inode| format!("socket:[{inode}]"))
+    });
+    let Some(socket) = sockets.next() else { return false };
+    let held = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    held.filter_map(|entry| fs::read_link(entry.path()).ok()).any(|target| target.as_os_str() == socket.as_str())
 }
 
 /// Whether the control channel answers CMD_GET_CAPABILITY (1) with success.

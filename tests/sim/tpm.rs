@@ -1,5 +1,5 @@
-//! A software stand-in for a TPM 2.0 and its manufacturer: the bytes a TPM would give, and whatever a hostile one might.
-//! Included by path where a test or benchmark needs it; nothing shipped knows it.
+//! A software stand-in for a TPM 2.0 and its manufacturer: the bytes a TPM would give, and whatever a hostile one
+//! might. Included by path where a test or benchmark needs it; nothing shipped knows it.
 #![allow(
     dead_code,
     clippy::allow_attributes,

@@ -1,6 +1,8 @@
 //! A broker that grants, denies or says nothing on command. It judges nothing; what it does is real: TLS 1.3 with
 //! client certificates, credential activation through tpm2-tools, and certificates for the keys it is sent.
 
+mod tokens;
+
 use std::collections::VecDeque;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -9,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
+use self::tokens::Tokens;
 use countersign_agent::clock;
 use countersign_attestation::UnixMillis;
 use countersign_attestation::claims::PcrHash;
@@ -19,7 +22,9 @@ use countersign_attestation::protocol::{
     EnrollmentChallenge, EnrollmentRequest, IssuedCredential, PcrSelection, Problem, activation_proof,
 };
 use countersign_attestation::reader::Reader;
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SubjectPublicKeyInfo};
+use rcgen::{
+    BasicConstraints, CertificateParams, CustomExtension, DnType, IsCa, Issuer, KeyPair, SanType, SubjectPublicKeyInfo,
+};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 
@@ -43,6 +48,7 @@ struct State {
     enrollments: Vec<EnrollmentRequest>,
     keys: VecDeque<Vec<u8>>,
     attestations: Vec<Bundle>,
+    revoked: bool,
 }
 
 const SECRET: &[u8] = b"thirty-two bytes, made by no one";
@@ -57,11 +63,17 @@ pub(crate) struct Broker {
 struct Authority {
     certificate: String,
     issuer: Issuer<'static, KeyPair>,
+    tokens: Tokens,
 }
 
 impl Authority {
-    fn sign(&self, spki: &[u8], names: Vec<String>) -> String {
-        let mut params = CertificateParams::new(names).unwrap();
+    fn sign(&self, spki: &[u8], extension: Option<CustomExtension>) -> String {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        if let Some(extension) = extension {
+            params.custom_extensions.push(extension);
+            let id = "spiffe://a.example/host/host-1".try_into().unwrap();
+            params.subject_alt_names.push(SanType::URI(id));
+        }
         params.distinguished_name.push(DnType::CommonName, "a host");
         params.signed_by(&SubjectPublicKeyInfo::from_der(spki).unwrap(), &self.issuer).unwrap().pem()
     }
@@ -78,7 +90,11 @@ impl Broker {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let certificate = params.self_signed(&key).unwrap();
         fs::write(directory.join("ca.pem"), certificate.pem()).unwrap();
-        let authority = Arc::new(Authority { certificate: certificate.pem(), issuer: Issuer::new(params, key) });
+        let authority = Arc::new(Authority {
+            certificate: certificate.pem(),
+            issuer: Issuer::new(params, key),
+            tokens: Tokens::new(),
+        });
         let server_key = KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
         let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
         let server = params.signed_by(&server_key, &authority.issuer).unwrap();
@@ -96,7 +112,8 @@ impl Broker {
         let port = listener.local_addr().unwrap().port();
         let answer = Answer::Grant(45_000);
         let (keys, attestations) = Default::default();
-        let state = State { answer, enrollment_refusals: 0, enrollments: Vec::new(), keys, attestations };
+        let state =
+            State { answer, enrollment_refusals: 0, enrollments: Vec::new(), keys, attestations, revoked: false };
         let state = Arc::new(Mutex::new(state));
         let shared = (Arc::new(config), Arc::clone(&state), authority, directory.to_path_buf());
         std::thread::spawn(move || {
@@ -118,6 +135,12 @@ impl Broker {
 
     pub(crate) fn answer(&self, answer: Answer) {
         self.state.lock().unwrap().answer = answer;
+    }
+
+    /// An operator's revocation: the pulse says so, and attestations are denied.
+    pub(crate) fn revoke(&self) {
+        let mut state = self.state.lock().unwrap();
+        (state.revoked, state.answer) = (true, Answer::Deny);
     }
 
     pub(crate) fn refuse_next_enrollment(&self) {
@@ -155,6 +178,9 @@ fn serve(stream: TcpStream, config: Arc<ServerConfig>, state: &Mutex<State>, aut
         if tls.read_exact(&mut body).is_err() {
             return;
         }
+        if path == "/v1/pulse/stream" {
+            return stream_pulses(tls.get_mut(), state, authority);
+        }
         let authenticated = tls.get_ref().conn.peer_certificates().is_some();
         let Some((status, answer)) = respond(&path, &body, authenticated, state, authority, directory) else { return };
         let head = format!("HTTP/1.1 {status} X\r\ncontent-length: {}\r\n\r\n", answer.len());
@@ -162,6 +188,23 @@ fn serve(stream: TcpStream, config: Arc<ServerConfig>, state: &Mutex<State>, aut
         if written.and_then(|()| tls.get_mut().flush()).is_err() {
             return;
         }
+    }
+}
+
+/// A list and a pulse every tenth of a second, until the reader goes.
+fn stream_pulses(out: &mut impl std::io::Write, state: &Mutex<State>, authority: &Authority) {
+    let mut text = "HTTP/1.1 200 X\r\ncontent-type: text/event-stream\r\n\r\n".to_owned();
+    for seq in 1.. {
+        let valid = {
+            let state = state.lock().unwrap();
+            !state.keys.is_empty() && !state.revoked
+        };
+        text.push_str(&authority.tokens.events(valid, seq));
+        if out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_err() {
+            return;
+        }
+        text.clear();
+        std::thread::sleep(core::time::Duration::from_millis(100));
     }
 }
 
@@ -189,9 +232,10 @@ fn respond(
             let enrollment = state.enrollments.last().unwrap();
             let channel_key = &enrollment.channel_key.0;
             assert_eq!(request.proof.0, activation_proof(SECRET, "e-1", channel_key));
-            let channel_certificate = authority.sign(channel_key, Vec::new());
+            let channel_certificate = authority.sign(channel_key, None);
             Some((200, json(&ActivationResponse { host: enrollment.host.clone(), channel_certificate })))
         }
+        "/.well-known/jwks.json" => Some((200, authority.tokens.jwks())),
         "/v1/whoami" => Some((200, format!("authenticated: {authenticated}"))),
         _ if !authenticated => Some((401, problem("channel.certificate.missing", None))),
         "/v1/challenges" if state.answer == Answer::Silence => None,
@@ -225,7 +269,7 @@ fn attestation(request: &AttestationRequest, state: &mut State, authority: &Auth
     let is_new = !state.keys.contains(key);
     state.keys.push_back(key.clone());
     let credential = is_new.then(|| IssuedCredential {
-        certificate_chain: authority.sign(key, Vec::new()),
+        certificate_chain: authority.sign(key, Some(tokens::extension())),
         ear: "an EAR".to_owned(),
         trust_bundle: authority.certificate.clone(),
         serial: hex::encode(&Sha256Digest::of(&[key]).0[..8]),

@@ -255,7 +255,8 @@ pub fn endorse(vek: &[u8], anchors: &[AmdAnchor], crls: &[&[u8]], now: UnixMilli
     })
 }
 
-/// Checks an ASK or ASVK alone against one of `anchors` and the revocation lists, as [`endorse`] does for a whole chain.
+/// Checks an ASK or ASVK alone against one of `anchors` and the revocation lists, as [`endorse`] does for a whole
+/// chain.
 ///
 /// # Errors
 /// An [`SnpReason`] or [`X509Reason`] for what does not hold.

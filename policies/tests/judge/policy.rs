@@ -34,8 +34,74 @@ fn a22_an_empty_or_accept_all_policy_is_a_load_error() {
     assert_eq!(refused(&[("p", PERMIT), ("q", " ")]), "policy.load.empty");
     assert_eq!(refused(&[("p", "{}")]), "policy.load.syntax");
     assert_eq!(refused(&[("p", "permit (principal, action, resource);")]), "policy.load.unconditional");
+    for nothing in [
+        "when { true }",
+        "unless { false }",
+        "when { context.generation >= 0 }",
+        "when { context.reference.matched || !context.reference.matched }",
+        "when { !context.reference.matched }",
+        "when { !(context has snp) || context has snp }",
+    ] {
+        for scope in ["principal", r#"principal == Host::"gpu-17""#, r"principal is Host"] {
+            let text = format!("permit ({scope}, action, resource) {nothing};");
+            assert_eq!(refused(&[("p", &text)]), "policy.load.unconditional", "{text}");
+        }
+        let text = format!(r#"permit (principal, action, resource == TrustDomain::"fleet.example") {nothing};"#);
+        assert_eq!(refused(&[("p", PERMIT), ("q", &text)]), "policy.load.unconditional", "{text}");
+    }
     let forbid = r"forbid (principal, action, resource) when { context.generation > 3 };";
     assert_eq!(refused(&[("p", forbid)]), "policy.load.no_permit");
+}
+
+#[test]
+fn a_text_that_would_exhaust_the_stack_is_a_load_error() {
+    let matched = "context.reference.matched";
+    let nested = |levels: usize| {
+        [
+            format!("{}{matched}{}", "(".repeat(levels), ")".repeat(levels)),
+            format!("{}{matched}{}", "!(".repeat(levels), ")".repeat(levels)),
+            vec![matched; levels].join(" && "),
+            vec![matched; levels].join(" || "),
+            format!("{matched} && {} > 0", vec!["1"; levels].join(" + ")),
+            format!("{}{matched}{}", format!("if {matched} then ").repeat(levels), " else false".repeat(levels)),
+            format!("{}{} == []", "[".repeat(levels), "]".repeat(levels)),
+            format!("context{}", ".reference".repeat(levels)),
+            format!("context{}", "[\"reference\"]".repeat(levels)),
+            // Cedar joins the clauses of a policy with &&.
+            vec![matched; levels].join(" } when { "),
+            vec![matched; levels].join(" } unless { "),
+        ]
+    };
+    // The last is all 256 KiB that a set may hold.
+    for condition in [25, 200, 4000].into_iter().flat_map(nested).chain(["(".repeat(250_000)]) {
+        let text = format!("permit (principal, action, resource) when {{ {condition} }};");
+        if text.len() <= 256 * 1024 {
+            assert_eq!(
+                refused(&[("p", &text)]),
+                "policy.load.nesting",
+                "{}",
+                text.chars().take(120).collect::<String>()
+            );
+        }
+    }
+}
+
+#[test]
+fn what_is_nested_as_deep_as_accepted_is_evaluated_too() {
+    let matched = "context.reference.matched";
+    // The clause and its block are a level each, and an attribute of an attribute is a path of two.
+    for condition in [
+        format!("{}{matched}{}", "(".repeat(21), ")".repeat(21)),
+        format!("{}{matched}{}", "!(".repeat(10), ")".repeat(10)),
+        vec![matched; 22].join(" && "),
+        vec![matched; 22].join(" } when { "),
+        format!("{}{matched}{}", format!("if {matched} then ").repeat(21), " else false".repeat(21)),
+    ] {
+        let text = format!("permit (principal, action, resource) when {{ {condition} }};");
+        assert!(granted(&judge(&both_claims(), &golden_both(), &policies(&[], &[("p", &text)]))), "{text}");
+        let deeper = text.replacen("when { ", "when { ((", 1).replacen(" };", ")) };", 1);
+        assert_eq!(refused(&[("p", &deeper)]), "policy.load.nesting", "{deeper}");
+    }
 }
 
 #[test]
@@ -136,6 +202,17 @@ fn neither_credential_nor_lease_outlives_the_collateral() {
 }
 
 #[test]
+fn a_lease_never_outlives_the_credential() {
+    let id = countersign_attestation::protocol::HostId::parse("h").unwrap();
+    let labels = BTreeMap::new();
+    let host = HostFacts { id: &id, trust_domain: "d", labels: &labels, generation: 0 };
+    let terms = Terms { credential_ttl_ms: 1000, lease_ms: 5000 };
+    let decision = appraise(&both_claims(), &host, &golden_both(), &policies(&["baseline"], &[]), terms, NOW);
+    let until = NOW.plus(1000);
+    assert_eq!(decision.outcome(), Outcome::Granted { not_after: until, lease_until: until });
+}
+
+#[test]
 fn simulated_hosts_need_a_permit_that_names_the_class() {
     let mut claims = tpm_claims();
     (claims.assurance, claims.tpm.assurance) = (Assurance::Simulated, Assurance::Simulated);
@@ -161,7 +238,7 @@ fn simulated_hosts_need_a_permit_that_names_the_class() {
 
 #[test]
 fn references_must_match_whatever_a_policy_permits() {
-    let careless = "permit (principal, action, resource) when { context.generation >= 0 };";
+    let careless = "permit (principal, action, resource) when { context.tpm.safe };";
     let decision = judge(&tpm_claims(), &golden_both(), &policies(&[], &[("careless", careless)]));
     assert_eq!(codes(&decision), ["reference.snp.not_presented"]);
 }
@@ -169,7 +246,7 @@ fn references_must_match_whatever_a_policy_permits() {
 #[test]
 fn an_error_while_evaluating_denies_even_when_a_permit_holds() {
     let overflow = r#"@id("overflow") forbid (principal, action, resource)
-        when { context.now + 9223372036854775807 > 0 };"#;
+        when { context.reference.matched && context.now + 9223372036854775807 > 0 };"#;
     let decision = judge(&both_claims(), &golden_both(), &policies(&["baseline"], &[("own", overflow)]));
     assert_eq!(codes(&decision), ["policy.evaluation_error"]);
     assert!(decision.findings()[0].found.contains("own/overflow"), "{}", decision.findings()[0]);

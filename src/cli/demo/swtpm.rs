@@ -30,7 +30,9 @@ impl Swtpm {
             command.args(["--ctrl", &listen(port.saturating_add(1))]);
             let process = Process::start("swtpm", &mut command)?;
             let swtpm = Self { process, port };
-            if wait_until("swtpm answers", || Ok(swtpm.read_pcr(0).is_ok())).is_ok() {
+            // Only when this very process listens there: another swtpm may have taken the pair in between.
+            let listens = || Ok(listens(swtpm.process.id(), port));
+            if wait_until("swtpm listens", listens).is_ok() && swtpm.read_pcr(0).is_ok() {
                 return Ok(swtpm);
             }
         }
@@ -60,6 +62,20 @@ impl Swtpm {
         }
         Ok(String::from_utf8(output.stdout)?)
     }
+}
+
+/// Whether the process has the listening socket of a loopback port (proc(5): /proc/net/tcp, /proc/PID/fd).
+fn listens(pid: u32, port: u16) -> bool {
+    let local = format!("0100007F:{port:04X}");
+    let table = fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+    let mut sockets = table.lines().filter_map(|line| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        let listening = fields.get(1) == Some(&local.as_str()) && fields.get(3) == Some(&"0A");
+        fields.get(9).filter(|_| listening).map(|inode| format!("socket:[{inode}]"))
+    });
+    let Some(socket) = sockets.next() else { return false };
+    let held = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    held.filter_map(|entry| fs::read_link(entry.path()).ok()).any(|target| target.as_os_str() == socket.as_str())
 }
 
 /// Root, then issuer, of the EK certificates that were made in `dir`: what an operator pins as class simulated.

@@ -1,8 +1,9 @@
 //! `countersign verify`: judges recorded evidence offline, case by case, as a manifest lists it.
 //!
-//! A manifest is a JSON array of cases: `id`, `kind`, `files` (role to path, relative to the manifest), `evaluation_time`
-//! (RFC 3339), `expect` (`accept` or `reject`) and `policy_dependent`. Each case is judged with its own files, at its own
-//! time, by the verifier the broker uses. A kind this version does not know is reported as unsupported, never as passed.
+//! A manifest is a JSON array of cases: `id`, `kind`, `files` (role to path, relative to the manifest),
+//! `evaluation_time` (RFC 3339), `expect` (`accept` or `reject`) and `policy_dependent`. Each case is judged with its
+//! own files, at its own time, by the verifier the broker uses. A kind this version does not know is reported as
+//! unsupported, never as passed.
 
 use std::collections::BTreeMap;
 use std::fs::File;

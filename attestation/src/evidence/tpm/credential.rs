@@ -24,8 +24,8 @@ const EPHEMERAL_TRIES: usize = 4;
 /// The caller's randomness: fills the slice. This crate draws none of its own.
 pub type Randomness<'r> = &'r mut dyn FnMut(&mut [u8]);
 
-/// What credential activation proves knowledge of. It has no `Display`, its `Debug` says nothing, and dropping it clears
-/// it.
+/// What credential activation proves knowledge of. It has no `Display`, its `Debug` says nothing, and dropping it
+/// clears it.
 #[derive(Clone)]
 pub struct ActivationSecret(Zeroizing<[u8; 32]>);
 
@@ -75,8 +75,8 @@ impl<'a> EndorsementKey<'a> {
     pub fn from_public(tpmt_public: &'a [u8]) -> Result<Self, Rejection> {
         let public = Public::read(tpmt_public)?;
         let attributes = public.attributes();
-        // TCG EK Credential Profile 2.6, annex B: the templates' attributes. Only a restricted decryption key refuses to
-        // decrypt anything but the structures of the TPM's own protocols.
+        // TCG EK Credential Profile 2.6, annex B: the templates' attributes. Only a restricted decryption key refuses
+        // to decrypt anything but the structures of the TPM's own protocols.
         let sound = attributes.restricted()
             && attributes.decrypt()
             && attributes.fixed_tpm()

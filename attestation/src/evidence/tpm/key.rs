@@ -31,8 +31,8 @@ impl AttestationKey {
     pub fn from_public(tpmt_public: &[u8]) -> Result<Self, Rejection> {
         let public = Public::read(tpmt_public)?;
         let attributes = public.attributes();
-        // Part 1, 25.1: only a restricted key refuses to sign a structure that starts with TPM_GENERATED_VALUE and comes
-        // from outside; fixedTPM, fixedParent and sensitiveDataOrigin keep it in the TPM that was enrolled.
+        // Part 1, 25.1: only a restricted key refuses to sign a structure that starts with TPM_GENERATED_VALUE and
+        // comes from outside; fixedTPM, fixedParent and sensitiveDataOrigin keep it in the TPM that was enrolled.
         let sound = attributes.restricted()
             && attributes.fixed_tpm()
             && attributes.fixed_parent()
@@ -85,8 +85,8 @@ impl Verifier {
         Ok(Self { scheme, key })
     }
 
-    /// For recorded evidence alone: a bare `SubjectPublicKeyInfo` fixes no scheme, so the signature's is taken, from the
-    /// allowed ones, and nothing is known about where the key lives.
+    /// For recorded evidence alone: a bare `SubjectPublicKeyInfo` fixes no scheme, so the signature's is taken, from
+    /// the allowed ones, and nothing is known about where the key lives.
     pub(super) fn recorded(spki: &[u8], signature: &TpmSignature<'_>) -> Result<Self, Rejection> {
         let scheme = match signature {
             TpmSignature::RsaSsa { hash, .. } => KeyScheme::RsaSsa(*hash),

@@ -60,9 +60,9 @@ impl VerifiedQuote<'_> {
     }
 
     /// Refuses a bank that the firmware left unextended: whoever controls the host may extend it to any value
-    /// (CVE-2021-42299). Firmware measures at least a separator into each of PCR 0 to 7 (PC Client PFP, 2.3.4), so those
-    /// that were quoted are never all zero. A live quote must pass; a recorded one only says so in its claims, because
-    /// genuine recordings of software TPMs without firmware exist.
+    /// (CVE-2021-42299). Firmware measures at least a separator into each of PCR 0 to 7 (PC Client PFP, 2.3.4), so
+    /// those that were quoted are never all zero. A live quote must pass; a recorded one only says so in its claims,
+    /// because genuine recordings of software TPMs without firmware exist.
     ///
     /// # Errors
     /// [`TpmReason::BankUnused`].

@@ -1,0 +1,99 @@
+//! Follows the broker's pulse, so that a revocation reaches the workload at once. It only ever ends trust: what it
+//! fails to hear, the lease bounds.
+
+use countersign_attestation::Rejection;
+use countersign_attestation::result::jws::JwkSet;
+use tokio::sync::{mpsc, watch};
+
+use crate::broker_client::{BrokerClient, BrokerError};
+use crate::clock;
+use crate::pulse_watch::{Finding, PulseWatch, Subject};
+use crate::sse::{Event, Parser, Unreadable};
+
+/// A broker signs every second; three silent seconds are a broken connection.
+const SILENCE_MAX_MS: u64 = 3_000;
+/// First and longest pause between connections.
+const BACKOFF_MIN_MS: u64 = 100;
+const BACKOFF_MAX_MS: u64 = 2_000;
+
+#[derive(Debug, thiserror::Error)]
+enum Fault {
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+    #[error(transparent)]
+    Stream(#[from] Unreadable),
+    #[error("the stream ended or is silent")]
+    Ended,
+    #[error("{0}")]
+    Refused(#[from] Rejection),
+    #[error("nobody listens")]
+    Closed,
+}
+
+/// Follows until nobody listens; says which credential was revoked.
+pub async fn run(
+    broker: BrokerClient,
+    keys: JwkSet,
+    mut subject: watch::Receiver<Option<Subject>>,
+    revoked: mpsc::Sender<Subject>,
+) {
+    let mut watch = PulseWatch::new(keys);
+    let mut backoff = BACKOFF_MIN_MS;
+    while !revoked.is_closed() {
+        let mut heard = false;
+        if let Err(fault) = stream(&broker, &mut watch, &mut subject, &revoked, &mut heard).await {
+            tracing::warn!(%fault, "the pulse is not followed for now; the lease bounds trust");
+        }
+        backoff = if heard { BACKOFF_MIN_MS } else { backoff.saturating_mul(2).min(BACKOFF_MAX_MS) };
+        clock::sleep(backoff).await;
+    }
+}
+
+async fn stream(
+    broker: &BrokerClient,
+    watch: &mut PulseWatch,
+    subject: &mut watch::Receiver<Option<Subject>>,
+    revoked: &mpsc::Sender<Subject>,
+    heard: &mut bool,
+) -> Result<(), Fault> {
+    let mut response = broker.pulses().await?;
+    let mut parser = Parser::default();
+    loop {
+        let chunk = tokio::select! {
+            chunk = response.chunk() => chunk.map_err(BrokerError::from)?.ok_or(Fault::Ended)?,
+            () = clock::sleep(SILENCE_MAX_MS) => return Err(Fault::Ended),
+        };
+        for event in parser.read(&chunk)? {
+            let watched = subject.borrow_and_update().clone();
+            watch.watch(watched.clone());
+            match take(broker, watch, &event).await {
+                Ok(false) => *heard = true,
+                Ok(true) => {
+                    *heard = true;
+                    if let Some(watched) = watched {
+                        revoked.send(watched).await.map_err(|_| Fault::Closed)?;
+                    }
+                }
+                // The next pulse may be sound.
+                Err(fault) => tracing::warn!(%fault, "a pulse or list was refused"),
+            }
+        }
+    }
+}
+
+/// Whether the event says that the credential is revoked.
+async fn take(broker: &BrokerClient, watch: &mut PulseWatch, event: &Event) -> Result<bool, Fault> {
+    let found = match event.name.as_str() {
+        "status-list" => watch.offer_list(&event.data, clock::wall())?,
+        "pulse" => watch.offer_pulse(&event.data, clock::wall())?,
+        _ => Finding::Nothing,
+    };
+    Ok(match found {
+        Finding::Nothing => false,
+        Finding::Revoked => true,
+        Finding::NeedsList(number) => {
+            let list = broker.status_list(number).await?;
+            watch.offer_list(&list, clock::wall())? == Finding::Revoked
+        }
+    })
+}

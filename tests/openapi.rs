@@ -1,0 +1,222 @@
+//! The API's description is written by hand and held to the code here: the same routes, the same audiences, and for
+//! every request and answer exactly the members that serde reads and writes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use countersign::api::public::OPENAPI;
+use countersign::api::routes::{Audience, ROUTES};
+use countersign_attestation::UnixMillis;
+use countersign_attestation::claims::PcrHash;
+use countersign_attestation::digest::Sha256Digest;
+use countersign_attestation::evidence::bundle::{Bundle, SnpEvidence};
+use countersign_attestation::protocol::{
+    ActivationRequest, ActivationResponse, AttestationRequest, AttestationResponse, Base64Bytes, Challenge,
+    EnrollmentChallenge, EnrollmentRequest, HostId, IssuedCredential, PcrSelection, Problem,
+};
+use serde::Serialize;
+use serde_json::Value;
+
+fn document() -> Value {
+    serde_json::from_str(OPENAPI).unwrap()
+}
+
+fn members(value: &Value) -> BTreeSet<String> {
+    value.as_object().unwrap().keys().cloned().collect()
+}
+
+fn sample<T: Serialize>(value: &T) -> BTreeSet<String> {
+    members(&serde_json::to_value(value).unwrap())
+}
+
+fn schema<'a>(document: &'a Value, name: &str) -> &'a Value {
+    &document["components"]["schemas"][name]
+}
+
+#[test]
+fn every_route_is_described_with_its_audience_and_nothing_else_is() {
+    let document = document();
+    let mut described = BTreeMap::new();
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        for (method, operation) in methods.as_object().unwrap() {
+            let security = operation["security"].as_array().expect("each operation states its security");
+            let schemes: Vec<String> = security.iter().flat_map(members).collect();
+            described.insert((method.to_uppercase(), path.clone()), schemes);
+        }
+    }
+    let mut routes = BTreeMap::new();
+    for route in ROUTES {
+        let schemes = match route.audience {
+            Audience::Anyone => vec![],
+            Audience::Host => vec!["host".to_owned()],
+            Audience::Operator => vec!["operator".to_owned()],
+        };
+        routes.insert((route.method.to_string(), route.path.to_owned()), schemes);
+    }
+    assert_eq!(described, routes);
+    for name in ["host", "operator"] {
+        assert_eq!(document["components"]["securitySchemes"][name]["type"], "mutualTLS", "{name}");
+    }
+}
+
+#[test]
+fn every_operation_names_its_parameters_its_answer_and_the_problem_document() {
+    let document = document();
+    let mut ids = BTreeSet::new();
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        let placeholders: Vec<&str> =
+            path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}')).collect();
+        for (method, operation) in methods.as_object().unwrap() {
+            let shown = format!("{method} {path}");
+            assert!(ids.insert(operation["operationId"].as_str().unwrap().to_owned()), "{shown}: id used twice");
+            let empty = Vec::new();
+            let parameters = operation["parameters"].as_array().unwrap_or(&empty);
+            let named: Vec<&str> = parameters.iter().map(|parameter| parameter["name"].as_str().unwrap()).collect();
+            assert_eq!(named, placeholders, "{shown}");
+            let responses = members(&operation["responses"]);
+            assert_eq!(responses.len(), 2, "{shown}");
+            assert_eq!(operation["responses"]["default"]["$ref"], "#/components/responses/Problem", "{shown}");
+            assert_eq!(operation.get("requestBody").is_some(), method == "post", "{shown}: bodies are for POST");
+        }
+    }
+}
+
+#[test]
+fn every_reference_leads_to_a_schema_and_every_schema_is_used() {
+    let document = document();
+    let mut referenced = BTreeSet::new();
+    collect_references(&document, &mut referenced);
+    let schemas: BTreeSet<String> = members(&document["components"]["schemas"])
+        .into_iter()
+        .map(|name| format!("#/components/schemas/{name}"))
+        .chain(["#/components/responses/Problem".to_owned()])
+        .collect();
+    assert_eq!(referenced, schemas);
+}
+
+fn collect_references(value: &Value, found: &mut BTreeSet<String>) {
+    match value {
+        Value::Object(object) => {
+            for (key, value) in object {
+                if key == "$ref" {
+                    found.insert(value.as_str().unwrap().to_owned());
+                }
+                collect_references(value, found);
+            }
+        }
+        Value::Array(values) => values.iter().for_each(|value| collect_references(value, found)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+fn samples() -> BTreeMap<&'static str, BTreeSet<String>> {
+    let bytes = || Base64Bytes(vec![1]);
+    let host = || HostId::parse("gpu-17").unwrap();
+    let at = UnixMillis(1);
+    let digest = Sha256Digest::of(&[b"sample"]);
+    let selection = PcrSelection { bank: PcrHash::Sha256, pcrs: vec![0] };
+    let bundle = Bundle {
+        tpm_quote: vec![1],
+        tpm_pcrs: vec![1],
+        tpm_certify: vec![1],
+        snp: Some(SnpEvidence { report: vec![1], vek: vec![1] }),
+    };
+    let evidence = bundle.encode();
+    let credential = IssuedCredential {
+        certificate_chain: String::new(),
+        ear: String::new(),
+        trust_bundle: String::new(),
+        serial: String::new(),
+        not_after: at,
+        renew_at: at,
+    };
+    let problem = Problem {
+        problem_type: String::new(),
+        title: String::new(),
+        status: 403,
+        code: String::new(),
+        expected: Some(String::new()),
+        found: Some(String::new()),
+        remedy: String::new(),
+        decision: Some(digest),
+    };
+    let enrollment = EnrollmentRequest {
+        host: host(),
+        ek_certificate: bytes(),
+        ek_public: bytes(),
+        ak_public: bytes(),
+        channel_key: bytes(),
+    };
+    let challenge = EnrollmentChallenge {
+        enrollment: String::new(),
+        credential_blob: bytes(),
+        encrypted_secret: bytes(),
+        expires_at: at,
+    };
+    BTreeMap::from([
+        ("EnrollmentRequest", sample(&enrollment)),
+        ("EnrollmentChallenge", sample(&challenge)),
+        ("ActivationRequest", sample(&ActivationRequest { proof: bytes() })),
+        ("ActivationResponse", sample(&ActivationResponse { host: host(), channel_certificate: String::new() })),
+        ("PcrSelection", sample(&selection)),
+        (
+            "Challenge",
+            sample(&Challenge {
+                challenge: String::new(),
+                nonce: bytes(),
+                expires_at: at,
+                pcr_selection: vec![selection],
+            }),
+        ),
+        ("Collection", sample(&evidence)),
+        (
+            "AttestationRequest",
+            sample(&AttestationRequest { challenge: String::new(), credential_key: bytes(), evidence }),
+        ),
+        ("IssuedCredential", sample(&credential)),
+        (
+            "AttestationResponse",
+            sample(&AttestationResponse {
+                decision: digest,
+                log_index: 1,
+                lease_until: at,
+                attest_again_in_ms: 1,
+                credential: Some(credential),
+            }),
+        ),
+        ("Problem", sample(&problem)),
+    ])
+}
+
+#[test]
+fn messages_have_exactly_the_described_members() {
+    let document = document();
+    for (name, expected) in samples() {
+        let schema = schema(&document, name);
+        assert_eq!(members(&schema["properties"]), expected, "{name}");
+        // Problem documents may grow members (RFC 9457, 3.2); everything else is closed, as serde refuses the rest.
+        let closed = schema.get("additionalProperties") == Some(&Value::Bool(false));
+        assert_eq!(closed, name != "Problem", "{name}");
+    }
+}
+
+#[test]
+fn the_reader_demands_what_the_description_requires() {
+    let document = document();
+    let required = |name: &str| -> BTreeSet<String> {
+        let list = schema(&document, name)["required"].as_array().unwrap();
+        list.iter().map(|member| member.as_str().unwrap().to_owned()).collect()
+    };
+    let text = serde_json::json!({
+        "host": "gpu-17", "ek_certificate": "AQ", "ek_public": "AQ", "ak_public": "AQ", "channel_key": "AQ"
+    });
+    assert!(serde_json::from_value::<EnrollmentRequest>(text.clone()).is_ok());
+    assert_eq!(required("EnrollmentRequest"), members(&text));
+    for member in required("EnrollmentRequest") {
+        let mut without = text.clone();
+        without.as_object_mut().unwrap().remove(&member);
+        assert!(serde_json::from_value::<EnrollmentRequest>(without).is_err(), "{member} is required");
+    }
+    let mut unknown = text;
+    unknown["more"] = Value::Bool(true);
+    assert!(serde_json::from_value::<EnrollmentRequest>(unknown).is_err(), "unknown members are refused");
+}
