@@ -3,7 +3,7 @@
 use tempfile::TempDir;
 
 use crate::fleet::{Fleet, wait_until};
-use crate::machine::{Machine, open_files, runs};
+use crate::machine::{Machine, open_connections, runs};
 
 #[test]
 fn a_silent_host_is_suspended_and_a_new_proof_leads_back() {
@@ -22,7 +22,7 @@ fn a_silent_host_is_suspended_and_a_new_proof_leads_back() {
 
     let mut agent = machine.run();
     let workload = machine.event("workload_started").pid.unwrap();
-    wait_until("the workload is what it runs", || open_files(workload).is_empty());
+    wait_until("the workload has no connection of the agent", || open_connections(workload).is_empty());
     let certificate = machine.certificate();
     fleet.gate_until(&certificate, 200);
 
