@@ -110,6 +110,7 @@ fn collect_references(value: &Value, found: &mut BTreeSet<String>) {
     }
 }
 
+#[expect(clippy::too_many_lines, reason = "one sample of each message")]
 fn samples() -> BTreeMap<&'static str, BTreeSet<String>> {
     let bytes = || Base64Bytes(vec![1]);
     let host = || HostId::parse("gpu-17").unwrap();

@@ -88,11 +88,9 @@ pub async fn enroll(order: &Order) -> Result<Enrolled, AgentError> {
     let earlier = state.enrollment()?;
     if let Some(enrollment) = earlier.clone().filter(|enrollment| enrollment.channel_certificate.is_some()) {
         let same = enrollment.host == order.host && enrollment.broker == order.broker;
-        return if same {
-            Ok(Enrolled::Already(enrollment))
-        } else {
-            Err(AgentError::EnrolledElsewhere { host: enrollment.host, broker: enrollment.broker })
-        };
+        let elsewhere =
+            || AgentError::EnrolledElsewhere { host: enrollment.host.clone(), broker: enrollment.broker.clone() };
+        return if same { Ok(Enrolled::Already(enrollment.clone())) } else { Err(elsewhere()) };
     }
     let broker_ca = std::fs::read_to_string(&order.broker_ca).at("read", &order.broker_ca)?;
     let broker = BrokerClient::anonymous(&order.broker, &broker_ca)?;

@@ -84,7 +84,9 @@ proptest! {
                 for (ours, theirs) in selection.iter().zip(theirs.pcr_select.iter()) {
                     prop_assert_eq!(ours.bank.id(), theirs.hash as u16);
                     let bits: Vec<u8> = (0..32)
-                        .filter(|index| theirs.pcr_select.get(index / 8).is_some_and(|byte| byte >> (index % 8) & 1 == 1))
+                        .filter(|index| {
+                            theirs.pcr_select.get(index / 8).is_some_and(|byte| byte >> (index % 8) & 1 == 1)
+                        })
                         .map(|index| u8::try_from(index).unwrap())
                         .collect();
                     prop_assert_eq!(ours.indexes().collect::<Vec<_>>(), bits);
@@ -167,7 +169,10 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_panic_and_none_are_accepted(bytes in proptest::collection::vec(any::<u8>(), 0..400), cut in 0..400_usize) {
+    fn no_bytes_panic_and_none_are_accepted(
+        bytes in proptest::collection::vec(any::<u8>(), 0..400),
+        cut in 0..400_usize,
+    ) {
         let (first, second) = bytes.split_at(cut.min(bytes.len()));
         prop_assert!(Attest::read(&bytes).is_err());
         prop_assert!(AttestationKey::from_public(&bytes).is_err());

@@ -265,8 +265,8 @@ fn check_policy(policy: &cedar_policy::Policy) -> Result<(), Finding> {
     Ok(())
 }
 
-/// Asks a permit about a host that proved nothing: no manifest matches, every anchor is simulated, nothing is presented.
-/// A condition that such a host meets (`true`, `x || !x`, `!context.reference.matched`) is none.
+/// Asks a permit about a host that proved nothing: no manifest matches, every anchor is simulated, nothing is
+/// presented. A condition that such a host meets (`true`, `x || !x`, `!context.reference.matched`) is none.
 fn check_permit(policy: &cedar_policy::Policy, vocabulary: &Vocabulary) -> Result<(), Finding> {
     if policy.effect() == Effect::Forbid {
         return Ok(());

@@ -696,7 +696,10 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
-    fn any_entries_survive_reopening_at_any_point(sizes in proptest::collection::vec(0_usize..128, 1..80), stop in any::<usize>()) {
+    fn any_entries_survive_reopening_at_any_point(
+        sizes in proptest::collection::vec(0_usize..128, 1..80),
+        stop in any::<usize>(),
+    ) {
         let all: Vec<_> = sizes.iter().map(|size| Entry::broker_started(AT, &"v".repeat(*size))).collect();
         let log = Log::new();
         let (first, second) = all.split_at(stop % all.len());

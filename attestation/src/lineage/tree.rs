@@ -410,7 +410,8 @@ mod tests {
             let proof = inclusion_proof(&all[..], index, size).unwrap();
             let head = head(&all);
             prop_assert!(verify_inclusion(head, index, leaf, &proof).is_ok());
-            for wrong in [index ^ 1, index.wrapping_add(1), size, u64::MAX].into_iter().filter(|wrong| *wrong != index) {
+            let wrong = [index ^ 1, index.wrapping_add(1), size, u64::MAX];
+            for wrong in wrong.into_iter().filter(|wrong| *wrong != index) {
                 prop_assert!(verify_inclusion(head, wrong, leaf, &proof).is_err());
             }
             let mut flipped = leaf;
