@@ -80,7 +80,7 @@ impl Broker {
     /// A revoked host is told of the decision that took its trust, so that its agent knows it is no passing refusal.
     fn with_cause(&self, mut problem: Problem, trust: &HostTrust) -> Problem {
         if trust.standing == Standing::Revoked {
-            let entry = self.lineage.read(trust.last_entry).ok().flatten();
+            let entry = self.lineage.read(trust.since).ok().flatten();
             problem.0.decision = entry.map(|bytes| leaf_hash(&bytes));
         }
         problem

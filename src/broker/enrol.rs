@@ -147,7 +147,8 @@ impl Broker {
         let record =
             serde_json::to_vec(&Host { enrolled: Some(enrolled), ..host }).map_err(|_| Refusal::Internal.plain())?;
         let on = self.trust.host(&enrollment.host)?.unwrap_or_else(HostTrust::new).revision_of(enrollment.host.clone());
-        self.record(Entry::enrolled(now, on, Sha256Digest::of(&[&record]))).await?;
+        let recorded = self.record(Entry::enrolled(now, on, Sha256Digest::of(&[&record]))).await?;
+        self.trust.holds(&recorded)?;
         // 5. The channel certificate.
         let holder = Holder::Host(enrollment.host.clone());
         let certificate = channel::issue(&self.keys, &self.config.trust_domain, &holder, &enrollment.channel_key, now)

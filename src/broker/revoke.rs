@@ -72,7 +72,11 @@ impl Broker {
         self.hosts.find(id)?;
         let trust = self.trust.host(id)?.filter(|trust| trust.standing == Standing::Revoked);
         let trust: HostTrust = trust.ok_or_else(|| Refusal::HostNotRevoked.plain())?;
-        self.record(Entry::readmitted(self.clock.now(), trust.revision_of(id.clone()), operator.as_str())).await
+        let entry = Entry::readmitted(self.clock.now(), trust.revision_of(id.clone()), operator.as_str());
+        let recorded = self.record(entry).await?;
+        // Another revocation may have come between; the operator has not seen that one.
+        self.trust.holds(&recorded)?;
+        Ok(recorded)
     }
 
     /// Revokes a host and forgets its identity, so that another machine can be registered under the id.

@@ -151,10 +151,24 @@ impl Trust {
         let state = self.lock()?;
         let id = recorded.entry().host().ok_or_else(|| Refusal::Internal.plain())?;
         let host = state.host(id).ok_or_else(|| Refusal::Superseded.plain())?;
-        if host.last_entry != recorded.index() || host.standing != Standing::Trusted {
+        if host.since != recorded.index() || host.standing != Standing::Trusted {
             return Err(Refusal::Superseded.plain());
         }
         Ok(Lease { host: id.clone(), generation: host.generation, until: host.lease_until })
+    }
+
+    /// Whether a recorded transition holds: the state it was made on was still the host's when it met it in the log,
+    /// and nothing has come after it.
+    ///
+    /// # Errors
+    /// [`Refusal::Superseded`].
+    pub fn holds(&self, recorded: &Recorded) -> Result<(), Problem> {
+        let state = self.lock()?;
+        let host = recorded.entry().host().and_then(|id| state.host(id));
+        match host.filter(|host| host.since == recorded.index()) {
+            Some(_) => Ok(()),
+            None => Err(Refusal::Superseded.plain()),
+        }
     }
 
     /// Everything a pulse needs, at one moment.
@@ -175,5 +189,54 @@ impl Trust {
 
     fn lock(&self) -> Result<MutexGuard<'_, TrustState>, Problem> {
         self.state.lock().map_err(|_| Refusal::Internal.plain())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use countersign_attestation::UnixMillis;
+    use countersign_attestation::digest::Sha256Digest;
+    use countersign_attestation::lineage::entry::{CredentialRecord, DecisionRecord, Entry};
+    use countersign_attestation::protocol::HostId;
+
+    use super::Trust;
+    use super::state::HostTrust;
+    use crate::clock::Clock;
+    use crate::lineage::{Lineage, LogKey};
+    use crate::store::Store;
+
+    #[test]
+    fn a_grant_that_came_too_late_yields_no_lease() {
+        let tmp = tempfile::tempdir().unwrap();
+        let at = UnixMillis(1_000);
+        let id = HostId::parse("gpu-1").unwrap();
+        let store = Store::open(&tmp.path().join("store"), Clock::system()).unwrap();
+        let key = LogKey::generate(&tmp.path().join("key"), "x/log").unwrap();
+        std::fs::create_dir(tmp.path().join("log")).unwrap();
+        let log = Lineage::open(&tmp.path().join("log"), "x/log", key, None).unwrap();
+        let trust = Trust::restore(&store, |_| Ok(None)).unwrap();
+        let sink = trust.clone();
+        let log = log.start(move |index, entry: &Entry| sink.apply(index, entry)).unwrap();
+        let on = || trust.host(&id).unwrap().unwrap_or_else(HostTrust::new).revision_of(id.clone());
+        let d = Sha256Digest([1; 32]);
+        log.append_blocking(Entry::host_registered(at, id.clone(), "alice", d)).unwrap();
+        log.append_blocking(Entry::enrolled(at, on(), d)).unwrap();
+        let stale = on();
+        let grant = |on, n: u8| {
+            let decision = DecisionRecord { inputs: Some(d), claims: Some(d), decision: d, reasons: vec![] };
+            let credential = CredentialRecord {
+                serial: vec![n; 16],
+                key: Sha256Digest([n; 32]),
+                status_index: u64::from(n),
+                not_after: at.plus(9),
+            };
+            Entry::granted(at, on, decision, at.plus(9), Some(credential))
+        };
+        let first = log.append_blocking(grant(on(), 1)).unwrap();
+        let late = log.append_blocking(grant(stale, 2)).unwrap();
+        assert!(trust.grant(&first).is_ok());
+        assert!(trust.grant(&late).is_err());
+        assert!(trust.holds(&first).is_ok());
+        assert!(trust.holds(&late).is_err());
     }
 }

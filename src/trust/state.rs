@@ -54,6 +54,8 @@ pub struct HostTrust {
     pub claims: Option<Sha256Digest>,
     /// The host's newest entry in the log.
     pub last_entry: u64,
+    /// The entry that led to this revision: unlike the newest, it held.
+    pub since: u64,
     /// Why it is not trusted, where it was.
     pub reasons: Vec<String>,
 }
@@ -89,6 +91,7 @@ impl HostTrust {
             inputs: None,
             claims: None,
             last_entry: 0,
+            since: 0,
             reasons: Vec::new(),
         }
     }
@@ -189,7 +192,9 @@ impl TrustState {
         let mut host = self.hosts.remove(id).unwrap_or_else(HostTrust::new);
         self.leases.remove(&(host.lease_until, id.clone()));
         let index_before = host.status_index;
-        transition(&mut host, entry);
+        if transition(&mut host, entry) {
+            host.since = index;
+        }
         if let Some(left) = index_before.filter(|left| host.status_index != Some(*left)) {
             self.set_status(left, Status::Invalid);
         }
@@ -234,8 +239,9 @@ const fn status_of(standing: Standing) -> Status {
 }
 
 /// One host's transition. An entry made on another revision than the host is at changes nothing: of two decisions made
-/// on the same revision, the first in the log wins. Revocation is never too late.
-fn transition(host: &mut HostTrust, entry: &Entry) {
+/// on the same revision, the first in the log wins. Revocation is never too late, and what ends one was meant for that
+/// one: another that came between stays. Tells whether the entry held.
+fn transition(host: &mut HostTrust, entry: &Entry) -> bool {
     let on_this_revision = entry.revision() == Some(host.revision);
     match entry.event() {
         Event::Granted | Event::Renewed if on_this_revision && host.can_be_granted() => grant(host, entry),
@@ -247,8 +253,10 @@ fn transition(host: &mut HostTrust, entry: &Entry) {
             host.standing = Standing::Revoked;
             host.reasons = entry.reasons().to_vec();
         }
-        Event::Readmitted | Event::Enrolled => start_generation(host),
-        Event::Granted
+        Event::Readmitted | Event::Enrolled if on_this_revision => start_generation(host),
+        Event::Readmitted
+        | Event::Enrolled
+        | Event::Granted
         | Event::Renewed
         | Event::Lapsed
         | Event::Denied
@@ -256,9 +264,10 @@ fn transition(host: &mut HostTrust, entry: &Entry) {
         | Event::HostRegistered
         | Event::ReferenceRegistered
         | Event::ReferenceWithdrawn
-        | Event::PolicyActivated => return,
+        | Event::PolicyActivated => return false,
     }
     host.revision = host.revision.saturating_add(1);
+    true
 }
 
 fn grant(host: &mut HostTrust, entry: &Entry) {
@@ -381,6 +390,28 @@ mod tests {
         Lapse,
         Revoke,
         Readmit,
+    }
+
+    #[test]
+    fn a_revocation_is_not_undone_by_what_was_made_before_it() {
+        let mut log = Log::new();
+        log.add(Entry::enrolled(UnixMillis(1), log.host().revision_of(id("a")), DIGEST));
+        log.add(Entry::revoked_by_operator(
+            UnixMillis(1),
+            log.host().revision_of(id("a")),
+            "alice",
+            "operator.revoked",
+        ));
+        let seen = log.host();
+        log.add(Entry::revoked_by_operator(UnixMillis(1), seen.revision_of(id("a")), "bob", "operator.revoked"));
+        let before = log.host();
+        log.add(Entry::readmitted(UnixMillis(1), seen.revision_of(id("a")), "alice"));
+        log.add(Entry::enrolled(UnixMillis(1), seen.revision_of(id("a")), DIGEST));
+        let after = log.host();
+        assert_eq!(after.standing, Standing::Revoked);
+        assert_eq!((after.generation, after.revision, after.since), (before.generation, before.revision, before.since));
+        log.add(Entry::readmitted(UnixMillis(1), after.revision_of(id("a")), "alice"));
+        assert_eq!(log.host().standing, Standing::Enrolled, "who has seen it can end it");
     }
 
     #[test]

@@ -49,8 +49,8 @@ impl History {
         self.hosts.len()
     }
 
-    /// Grants and lapses that came too late and changed nothing: of two decisions made on one revision, the first in
-    /// the log holds.
+    /// Transitions other than revocations that came too late and changed nothing: of two decisions made on one
+    /// revision, the first in the log holds.
     #[must_use]
     pub const fn superseded(&self) -> u64 {
         self.superseded
@@ -69,8 +69,10 @@ impl History {
         let holds = match entry.event() {
             Event::Granted | Event::Renewed => current,
             Event::Lapsed => current && host.standing == Standing::Trusted,
-            // Revocation is never too late; enrolment and re-admission start a generation.
-            Event::Revoked | Event::Enrolled | Event::Readmitted => true,
+            // Revocation is never too late.
+            Event::Revoked => true,
+            // What ends a revocation was meant for that one, and not for another that came between.
+            Event::Enrolled | Event::Readmitted => current,
             Event::Denied
             | Event::BrokerStarted
             | Event::HostRegistered
@@ -216,6 +218,9 @@ mod tests {
         history.add(3, &Entry::revoked_by_operator(AT, on(1, 2, 2), "a", "operator.revoked")).unwrap();
         assert_eq!(code(&mut history.clone(), 4, &renewed(on(1, 3, 3))), Err("lineage.history.revoked"));
         assert_eq!(code(&mut history.clone(), 4, &renewed(on(1, 2, 2))), Ok(()), "too late, and nothing came of it");
+        let mut stale = history.clone();
+        assert_eq!(code(&mut stale, 4, &Entry::readmitted(AT, on(1, 2, 2), "a")), Ok(()), "too late as well");
+        assert_eq!(code(&mut stale, 5, &renewed(on(1, 3, 4))), Err("lineage.history.revoked"));
         history.add(4, &Entry::enrolled(AT, on(1, 3, 3), DIGEST)).unwrap();
         assert_eq!(code(&mut history, 5, &renewed(on(2, 4, 4))), Ok(()));
     }
