@@ -36,12 +36,10 @@ pub use key::LogKey;
 
 use crate::config::{ConfigError, create_private_dir};
 use publish::Publisher;
-use segment::{BATCH_BYTES_MAX, SEGMENT_BYTES, Segments, Writer, Written};
+use segment::{BATCH_BYTES_MAX, BATCH_MAX, SEGMENT_BYTES, Segments, Writer, Written, frame_bytes};
 
 /// Entries that may wait. At one sync for each batch this is seconds of work: who comes later is told at once.
 const QUEUE_MAX: usize = 16_384;
-/// Entries of one batch.
-const BATCH_MAX: usize = 1024;
 /// Time between two publications while entries come.
 const PUBLISH_EVERY: Duration = Duration::from_secs(1);
 
@@ -467,8 +465,7 @@ impl Batch {
         match command {
             Command::Append(waiting) => {
                 let Waiting { entry, bytes, answer } = *waiting;
-                // The frame's own bytes are few; the bound leaves room for them.
-                self.size = self.size.saturating_add(bytes.len()).saturating_add(16);
+                self.size = self.size.saturating_add(frame_bytes(bytes.len()));
                 self.bytes.push(bytes);
                 self.entries.push((entry, answer));
             }
@@ -479,7 +476,7 @@ impl Batch {
 
     /// The next entry could be as large as an entry can be.
     fn is_full(&self) -> bool {
-        let room = countersign_attestation::lineage::entry::BYTES_MAX.saturating_add(16);
+        let room = frame_bytes(countersign_attestation::lineage::entry::BYTES_MAX);
         self.stop || BATCH_MAX <= self.entries.len() || BATCH_BYTES_MAX < self.size.saturating_add(room)
     }
 }

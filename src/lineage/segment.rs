@@ -1,8 +1,13 @@
 //! Append-only segment files: what a decision is durable in. The published tiles are a copy of this.
 //!
 //! A segment is preallocated with zeros, so that appending never changes the file's size and `fdatasync` is enough. A
-//! frame is a length, the entry's bytes, and eight bytes of SHA-256 over the entry's index and bytes: an entry in the
-//! wrong place is as damaged as a changed one. A length of zero ends a segment.
+//! frame is a length, the index of the first entry of its batch, the entry's bytes, and eight bytes of SHA-256 over the
+//! entry's index, that of its batch, and the bytes: an entry in the wrong place is as damaged as a changed one. A
+//! length of zero ends a segment.
+//!
+//! A batch is what one sync made durable, and the next is written only after it. So a whole frame of a batch proves
+//! that everything before that batch was durable, and a damaged frame with nothing behind it but frames of its own
+//! batch, or none, is one that nobody was told of.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -18,13 +23,14 @@ use crate::lineage::LineageError;
 /// Large enough that creating one is rare, small enough to read at once.
 pub(super) const SEGMENT_BYTES: u64 = 8 * 1024 * 1024;
 const LENGTH_BYTES: usize = 4;
+const BATCH_BYTES: usize = 8;
 const CHECKSUM_BYTES: usize = 8;
 /// One write and one sync at most; whatever a crash tears is within the last so many bytes.
 pub(super) const BATCH_BYTES_MAX: usize = 256 * 1024;
 /// Positions are kept of every so many entries; the ones between are found by their lengths.
 const STRIDE: u64 = 16;
-/// How many entries past a damaged frame are looked for behind it.
-const LOOK_AHEAD: u64 = 4;
+/// Entries of one batch at most.
+pub(super) const BATCH_MAX: usize = 1024;
 
 /// Where a frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,21 +57,22 @@ enum Found {
 }
 
 /// Bytes of the frame of an entry of `length` bytes.
-const fn frame_bytes(length: usize) -> usize {
-    LENGTH_BYTES.saturating_add(length).saturating_add(CHECKSUM_BYTES)
+pub(super) const fn frame_bytes(length: usize) -> usize {
+    LENGTH_BYTES.saturating_add(BATCH_BYTES).saturating_add(length).saturating_add(CHECKSUM_BYTES)
 }
 
-fn checksum(index: u64, bytes: &[u8]) -> [u8; CHECKSUM_BYTES] {
-    let [a, b, c, d, e, f, g, h, ..] = Sha256Digest::of(&[&index.to_be_bytes(), bytes]).0;
+fn checksum(index: u64, batch: u64, bytes: &[u8]) -> [u8; CHECKSUM_BYTES] {
+    let [a, b, c, d, e, f, g, h, ..] = Sha256Digest::of(&[&index.to_be_bytes(), &batch.to_be_bytes(), bytes]).0;
     [a, b, c, d, e, f, g, h]
 }
 
 /// Appends the frame of one entry.
-pub(super) fn push_frame(frames: &mut Vec<u8>, index: u64, bytes: &[u8]) {
+pub(super) fn push_frame(frames: &mut Vec<u8>, index: u64, batch: u64, bytes: &[u8]) {
     // Entries are at most 8 KiB; a length that did not fit would be refused when read.
     frames.extend_from_slice(&u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_be_bytes());
+    frames.extend_from_slice(&batch.to_be_bytes());
     frames.extend_from_slice(bytes);
-    frames.extend_from_slice(&checksum(index, bytes));
+    frames.extend_from_slice(&checksum(index, batch, bytes));
 }
 
 /// Reads the frame of entry `index` at `offset` of a segment's content. Bytes that a short file lacks are zeros.
@@ -80,12 +87,13 @@ fn read_frame(content: &[u8], offset: usize, index: u64) -> Found {
     if length == 0 {
         return Found::End;
     }
-    let start = offset.saturating_add(LENGTH_BYTES);
-    let frame = (length <= BYTES_MAX).then(|| at(start, length.saturating_add(CHECKSUM_BYTES))).flatten();
-    let Some((bytes, sum)) = frame.and_then(|frame| frame.split_last_chunk::<CHECKSUM_BYTES>()) else {
-        return Found::Damaged;
-    };
-    if *sum != checksum(index, bytes) {
+    let frame = (length <= BYTES_MAX).then(|| at(offset, frame_bytes(length))).flatten();
+    let frame = frame.and_then(|frame| frame.split_first_chunk::<LENGTH_BYTES>());
+    let frame = frame.and_then(|(_, frame)| frame.split_first_chunk::<BATCH_BYTES>());
+    let Some((batch, frame)) = frame else { return Found::Damaged };
+    let Some((bytes, sum)) = frame.split_last_chunk::<CHECKSUM_BYTES>() else { return Found::Damaged };
+    let batch = u64::from_be_bytes(*batch);
+    if *sum != checksum(index, batch, bytes) {
         return Found::Damaged;
     }
     Found::Entry { bytes: bytes.to_vec(), frame_bytes: frame_bytes(length) as u64 }
@@ -185,6 +193,9 @@ impl Segments {
                 );
                 segments.zero_from_end(left.len() as u64)?;
             }
+            if number == last {
+                segments.sync_again(&content)?;
+            }
             if !whole {
                 // Creating the segment was interrupted.
                 let file = segments.file(segment)?;
@@ -228,6 +239,18 @@ impl Segments {
         let zeros = vec![0; usize::try_from(count).unwrap_or_default()];
         let file = self.file(self.end.segment)?;
         file.write_all_at(&zeros, self.end.offset).and_then(|()| file.sync_all()).map_err(LineageError::file(&path))
+    }
+
+    /// Writes what may be the last batch once more and syncs it. A process that died, or whose sync failed, may have
+    /// left entries that only the page cache holds, and after a failed sync it no longer knows that it has to write
+    /// them. A batch before the last one was synced before the last was written.
+    fn sync_again(&self, content: &[u8]) -> Result<(), LineageError> {
+        let end = usize::try_from(self.end.offset).unwrap_or_default();
+        let start = end.saturating_sub(BATCH_BYTES_MAX);
+        let path = segment_path(&self.dir, self.end.segment);
+        let file = self.file(self.end.segment)?;
+        let bytes = content.get(start..end).unwrap_or_default();
+        file.write_all_at(bytes, start as u64).and_then(|()| file.sync_all()).map_err(LineageError::file(&path))
     }
 
     /// The entry's bytes, if it is there.
@@ -308,18 +331,25 @@ impl Segments {
     }
 }
 
-/// Whether what is left from a damaged frame on can be one batch that was never synced: short enough, and with no
-/// whole frame behind it. A whole one there means that a durable entry was damaged, and cutting would lose others.
+/// Whether what is left from a damaged frame on can be a batch that was never synced: short enough, and with no whole
+/// frame of a later batch behind it, which would have been written only after this one was durable.
 fn is_torn_tail(left: &[u8], index: u64) -> bool {
     let used = left.iter().rposition(|byte| *byte != 0).map_or(0, |last| last.saturating_add(1));
-    if BATCH_BYTES_MAX < used {
+    used <= BATCH_BYTES_MAX && !(1..used).any(|offset| is_of_later_batch(left, offset, index))
+}
+
+/// Whether a whole frame of a batch that begins after entry `index` is at `offset`.
+fn is_of_later_batch(left: &[u8], offset: usize, index: u64) -> bool {
+    let header = offset.checked_add(LENGTH_BYTES).and_then(|start| left.get(start..)?.first_chunk::<BATCH_BYTES>());
+    let Some(batch) = header.map(|batch| u64::from_be_bytes(*batch)) else { return false };
+    // What is left is no longer than a batch may be, and so are the entries in it: most offsets are ruled out here,
+    // before anything is hashed.
+    let reach = BATCH_BYTES_MAX as u64 / frame_bytes(0) as u64;
+    if batch <= index || index.saturating_add(reach) < batch {
         return false;
     }
-    let whole = |offset: usize| {
-        let next = index.saturating_add(1)..=index.saturating_add(LOOK_AHEAD);
-        next.into_iter().any(|index| matches!(read_frame(left, offset, index), Found::Entry { .. }))
-    };
-    !(1..used).any(whole)
+    let mut members = batch..batch.saturating_add(BATCH_MAX as u64);
+    members.any(|member| matches!(read_frame(left, offset, member), Found::Entry { .. }))
 }
 
 fn read_frame_at(file: &File, offset: u64, index: u64, segment_bytes: u64) -> io::Result<Found> {
@@ -362,6 +392,7 @@ impl Writer {
         let mut starts = Vec::new();
         let mut frames = Vec::new();
         let mut offset = self.end.offset;
+        let mut first = self.entries;
         for bytes in batch {
             let needed = frame_bytes(bytes.len()) as u64;
             let end = offset.saturating_add(frames.len() as u64).saturating_add(needed);
@@ -373,12 +404,14 @@ impl Writer {
                 self.file = segments.file(next)?;
                 self.end = Position { segment: next, offset: 0 };
                 offset = 0;
+                // What came before is synced: the rest is a batch of its own.
+                first = self.entries;
             }
             if self.entries.is_multiple_of(STRIDE) {
                 let offset = offset.saturating_add(frames.len() as u64);
                 starts.push(Position { segment: self.end.segment, offset });
             }
-            push_frame(&mut frames, self.entries, bytes);
+            push_frame(&mut frames, self.entries, first, bytes);
             self.entries = self.entries.saturating_add(1);
         }
         self.flush(segments, offset, &frames)?;

@@ -97,7 +97,7 @@ fn on(generation: u64, revision: u64, parent: u64) -> HostRevision {
 
 fn frame(index: u64) -> Vec<u8> {
     let mut frame = Vec::new();
-    push_frame(&mut frame, index, &entry(index).encode().unwrap());
+    push_frame(&mut frame, index, index, &entry(index).encode().unwrap());
     frame
 }
 
@@ -388,6 +388,43 @@ fn each_write_lost_or_done_but_reported_lost() {
     }
 }
 
+/// The frames of entries 3 to before 3 + `count` behind three others, as one batch or each its own.
+fn behind_three(count: u64, one_batch: bool) -> (Log, Vec<u8>, Vec<std::ops::Range<usize>>) {
+    let (log, mut content, last) = three();
+    let mut end = last.end;
+    let mut places = Vec::new();
+    for index in 3..3 + count {
+        let mut frame = Vec::new();
+        push_frame(&mut frame, index, if one_batch { 3 } else { index }, &entry(index).encode().unwrap());
+        content[end..end + frame.len()].copy_from_slice(&frame);
+        places.push(end..end + frame.len());
+        end += frame.len();
+    }
+    (log, content, places)
+}
+
+#[test]
+fn pages_of_an_unsynced_batch_may_be_lost_in_any_order() {
+    for lost in 0..8 {
+        let (log, mut content, places) = behind_three(8, true);
+        content[places[lost].clone()].fill(0);
+        fs::write(segment_path(&log.path(), 0), &content).unwrap();
+        // Nobody was told of any of them; what is whole before the hole stays, and nothing behind it does.
+        assert_eq!(log.entries(None).unwrap(), entries(3 + lost as u64), "{lost}");
+    }
+}
+
+#[test]
+fn a_later_batch_proves_that_damaged_entries_were_durable() {
+    for damaged in 1..8 {
+        let (log, mut content, places) = behind_three(8, false);
+        content[places[0].start..places[damaged - 1].end].fill(0xff);
+        fs::write(segment_path(&log.path(), 0), &content).unwrap();
+        let found = log.open(None);
+        assert!(matches!(found, Err(LineageError::Damaged { index: 3, .. })), "{damaged}: {found:?}");
+    }
+}
+
 #[test]
 fn an_entry_in_another_place_is_damaged() {
     let log = Log::filled(0);
@@ -401,7 +438,7 @@ fn an_entry_in_another_place_is_damaged() {
 fn whole_frames_that_are_no_entries_refuse_to_open() {
     let log = Log::filled(0);
     let mut content = Vec::new();
-    push_frame(&mut content, 0, b"no entry");
+    push_frame(&mut content, 0, 0, b"no entry");
     content.resize(usize::try_from(SEGMENT).unwrap(), 0);
     fs::write(segment_path(&log.path(), 0), &content).unwrap();
     assert!(matches!(log.open(None), Err(LineageError::Entry { index: 0, .. })));
