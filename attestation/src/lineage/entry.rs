@@ -173,6 +173,55 @@ struct Wire {
     code_version: Option<String>,
 }
 
+// Members that some events have, as a set.
+const HOST: u16 = 1;
+const GENERATION: u16 = 1 << 1;
+const REVISION: u16 = 1 << 2;
+const PARENT: u16 = 1 << 3;
+const ON_HOST: u16 = HOST | GENERATION | REVISION | PARENT;
+const LEASE: u16 = 1 << 4;
+const REASONS: u16 = 1 << 5;
+const INPUTS: u16 = 1 << 6;
+const CLAIMS: u16 = 1 << 7;
+const CREDENTIAL: u16 = 1 << 8;
+const ACTOR: u16 = 1 << 9;
+const SUBJECT: u16 = 1 << 10;
+const CODE_VERSION: u16 = 1 << 11;
+
+/// The members an event must have, and those it may have beside them.
+const fn members_of(event: Event) -> (u16, u16) {
+    match event {
+        Event::BrokerStarted => (CODE_VERSION, 0),
+        Event::HostRegistered => (HOST | ACTOR | SUBJECT, 0),
+        Event::Enrolled => (ON_HOST | SUBJECT, 0),
+        Event::Granted => (ON_HOST | LEASE | INPUTS | SUBJECT, CLAIMS | CREDENTIAL),
+        Event::Renewed => (ON_HOST | LEASE, CREDENTIAL),
+        Event::Denied => (ON_HOST | REASONS | SUBJECT, INPUTS | CLAIMS),
+        Event::Lapsed => (ON_HOST | REASONS, 0),
+        Event::Revoked => (ON_HOST | REASONS, ACTOR | SUBJECT | INPUTS | CLAIMS),
+        Event::Readmitted => (ON_HOST | ACTOR, 0),
+        Event::ReferenceRegistered | Event::ReferenceWithdrawn | Event::PolicyActivated => (ACTOR | SUBJECT, 0),
+    }
+}
+
+impl Wire {
+    fn members(&self) -> u16 {
+        let member = |bit: u16, there: bool| if there { bit } else { 0 };
+        member(HOST, self.host.is_some())
+            | member(GENERATION, self.generation.is_some())
+            | member(REVISION, self.revision.is_some())
+            | member(PARENT, self.parent.is_some())
+            | member(LEASE, self.lease_until.is_some())
+            | member(REASONS, self.reasons.is_some())
+            | member(INPUTS, self.inputs.is_some())
+            | member(CLAIMS, self.claims.is_some())
+            | member(CREDENTIAL, self.credential.is_some())
+            | member(ACTOR, self.actor.is_some())
+            | member(SUBJECT, self.subject.is_some())
+            | member(CODE_VERSION, self.code_version.is_some())
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 struct WireCredential {
@@ -397,37 +446,29 @@ impl Entry {
         if wire.version != VERSION {
             return Err(LineageReason::EntryVersion.because(VERSION, wire.version));
         }
-        let on_host = wire.host.is_some() && wire.generation.is_some() && wire.revision.is_some();
-        let on_host = on_host && wire.parent.is_some();
-        let by_actor = wire.actor.is_some();
-        let because = wire.reasons.as_ref().is_some_and(|reasons| !reasons.is_empty());
-        let whole = match wire.event {
-            Event::BrokerStarted => wire.code_version.is_some(),
-            Event::HostRegistered => wire.host.is_some() && by_actor && wire.subject.is_some(),
-            Event::Enrolled => on_host && wire.subject.is_some(),
-            Event::Granted => on_host && wire.lease_until.is_some() && wire.inputs.is_some() && wire.subject.is_some(),
-            Event::Renewed => on_host && wire.lease_until.is_some() && wire.inputs.is_none(),
-            Event::Denied => on_host && because && wire.subject.is_some(),
-            Event::Lapsed | Event::Revoked => on_host && because,
-            Event::Readmitted => on_host && by_actor,
-            Event::ReferenceRegistered | Event::ReferenceWithdrawn | Event::PolicyActivated => {
-                by_actor && wire.subject.is_some()
-            }
-        };
-        if !whole {
+        let members = wire.members();
+        let (required, optional) = members_of(wire.event);
+        if members & required != required {
             return refused("the members of this event");
         }
-        let grants = matches!(wire.event, Event::Granted | Event::Renewed);
-        if !grants && (wire.lease_until.is_some() || wire.credential.is_some()) {
-            return refused("a lease or credential only in a grant");
+        if members & !(required | optional) != 0 {
+            return refused("no members of other events");
         }
-        if grants && because {
-            return refused("no reasons in a grant");
+        // Somebody's, or some decision's, and not both.
+        let by_decision = members & SUBJECT != 0;
+        let by_actor = members & ACTOR != 0;
+        let half = by_decision == by_actor || (by_actor && members & (INPUTS | CLAIMS) != 0);
+        if wire.event == Event::Revoked && half {
+            return refused("a decision or an actor");
         }
-        let short = |text: &String| text.len() <= TEXT_BYTES_MAX;
+        if wire.reasons.as_ref().is_some_and(Vec::is_empty) {
+            return refused("no empty list of reasons");
+        }
+        // An entry is printed on terminals.
+        let short = |text: &String| text.len() <= TEXT_BYTES_MAX && !text.chars().any(char::is_control);
         let texts = wire.reasons.iter().flatten().chain(&wire.actor).chain(&wire.code_version).all(short);
         if !texts || wire.reasons.as_ref().is_some_and(|reasons| REASONS_MAX < reasons.len()) {
-            return refused("short texts and few reasons");
+            return refused("short, printable texts and few reasons");
         }
         if wire.credential.as_ref().is_some_and(|credential| !(1..=20).contains(&credential.serial.len())) {
             return refused("a serial number of 1 to 20 bytes");
@@ -603,6 +644,45 @@ mod tests {
             unknown.extend_from_slice(&[0x18, 99, 1]);
             assert_eq!(Entry::decode(&unknown).unwrap_err().code(), "lineage.entry.encoding");
         }
+    }
+
+    #[test]
+    fn each_member_belongs_to_its_events() {
+        for entry in every_event() {
+            entry.encode().unwrap();
+            let mut stray = [(); 9].map(|()| entry.clone());
+            stray[0].wire.lease_until = Some(1);
+            stray[1].wire.reasons = Some(vec!["x".to_string()]);
+            stray[2].wire.inputs = Some([1; 32]);
+            stray[3].wire.claims = Some([1; 32]);
+            stray[4].wire.actor = Some("x".to_string());
+            stray[5].wire.subject = Some([1; 32]);
+            stray[6].wire.code_version = Some("x".to_string());
+            stray[7].wire.parent = Some(1);
+            stray[8].wire.reasons = Some(vec![]);
+            for (member, other) in stray.into_iter().enumerate() {
+                let same = other.wire.members() == entry.wire.members() && member != 8;
+                let optional = super::members_of(entry.event()).1 & other.wire.members() & !entry.wire.members();
+                if !same && optional == 0 {
+                    assert_eq!(
+                        other.encode().unwrap_err().code(),
+                        "lineage.entry.members",
+                        "{} {member}",
+                        entry.event()
+                    );
+                }
+            }
+        }
+        let both = Entry { wire: super::Wire { actor: Some("a".to_string()), ..revoked().wire }, ..revoked() };
+        assert_eq!(both.encode().unwrap_err().code(), "lineage.entry.members", "a decision or an actor");
+        let neither = Entry { wire: super::Wire { subject: None, ..revoked().wire }, ..revoked() };
+        assert_eq!(neither.encode().unwrap_err().code(), "lineage.entry.members", "a decision or an actor");
+        let escape = Entry::revoked_by_operator(AT, on(), "a\u{1b}[2J", "x");
+        assert_eq!(escape.encode().unwrap_err().code(), "lineage.entry.members", "it would be printed");
+    }
+
+    fn revoked() -> Entry {
+        Entry::revoked_by_decision(AT, on(), decision(&["x"]))
     }
 
     #[test]
