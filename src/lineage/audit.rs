@@ -16,7 +16,7 @@ use countersign_attestation::lineage::tile::{Tile, TileBuilder, TileBytes, TileK
 use countersign_attestation::lineage::tree::{TreeHead, leaf_hash};
 
 use crate::lineage::LineageError;
-use crate::lineage::segment::{scan, segment_paths};
+use crate::lineage::segment::{is_torn_tail, scan, segment_paths};
 
 /// What a whole log holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -292,8 +292,9 @@ impl Reading<'_> {
                 Err((index, offset, _)) => (index, offset, true),
             };
             let left = content.get(usize::try_from(offset).unwrap_or(usize::MAX)..).unwrap_or_default();
-            // Behind the published entries at the very end, a broker may be writing right now.
-            let writing = last && published <= index;
+            // Behind the published entries at the very end, a broker may be writing right now: at most one batch, and
+            // no whole entry of a later one.
+            let writing = last && published <= index && is_torn_tail(left, index);
             if (damaged || left.iter().any(|byte| *byte != 0)) && !writing {
                 return Err(Fault::Segments(LineageError::Damaged { path: path.clone(), index }));
             }

@@ -333,7 +333,7 @@ impl Segments {
 
 /// Whether what is left from a damaged frame on can be a batch that was never synced: short enough, and with no whole
 /// frame of a later batch behind it, which would have been written only after this one was durable.
-fn is_torn_tail(left: &[u8], index: u64) -> bool {
+pub(super) fn is_torn_tail(left: &[u8], index: u64) -> bool {
     let used = left.iter().rposition(|byte| *byte != 0).map_or(0, |last| last.saturating_add(1));
     used <= BATCH_BYTES_MAX && !(1..used).any(|offset| is_of_later_batch(left, offset, index))
 }
