@@ -205,6 +205,7 @@ fn nginx_conf(fleet: &Fleet, root: &Path, port: u16) -> String {
     let (gate, dir, root) = (&fleet.gate_address, fleet.path().display(), root.display());
     format!(
         r#"daemon off;
+master_process off;
 worker_processes 1;
 pid {root}/nginx.pid;
 error_log {root}/error.log;

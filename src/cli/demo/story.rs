@@ -366,6 +366,7 @@ fn nginx_conf(dir: &Path, root: &Path, gate: &str, port: u16) -> String {
     let (root, dir) = (root.display(), dir.display());
     format!(
         r#"daemon off;
+master_process off;
 worker_processes 1;
 pid {root}/nginx.pid;
 error_log {root}/error.log;
