@@ -163,12 +163,12 @@ fn trust(stage: &mut Stage, narrator: &mut Narrator) -> anyhow::Result<()> {
     stage.agent = Some(Process::start("countersign-agent", &mut daemon)?);
     let started_workload = event(stage, "workload_started")?;
     narrator.measured("challenged, quoted, certified, verified, appraised, recorded, issued", started.elapsed());
-    let credential = credential(stage, "credential.pem");
+    let certificate = credential(stage, "credential.pem");
     let mut show = Command::new("openssl");
-    show.args(["x509", "-noout", "-serial", "-enddate", "-ext", "subjectAltName", "-in"]).arg(&credential);
+    show.args(["x509", "-noout", "-serial", "-enddate", "-ext", "subjectAltName", "-in"]).arg(&certificate);
     narrator.show(&run_ok("openssl x509", &mut show)?);
     let mut verify = Command::new("openssl");
-    verify.arg("verify").arg("-CAfile").arg(credential_file(stage, "bundle.pem")).arg(&credential);
+    verify.arg("verify").arg("-CAfile").arg(credential(stage, "bundle.pem")).arg(&certificate);
     narrator.show(&format!("openssl verify: {}", run_ok("openssl verify", &mut verify)?.trim()));
     narrator.show(&format!("workload running, pid {}", started_workload.pid.context("no pid")?));
     Ok(())
@@ -213,7 +213,6 @@ fn drift(stage: &mut Stage, narrator: &mut Narrator) -> anyhow::Result<()> {
     ensure!(agent.wait()? == Some(DENIED), "expected the agent to end with {DENIED}");
     let left = credential(stage, "credential.pem");
     ensure!(!left.exists(), "expected the credential to be gone, found {}", left.display());
-    fs::write(stage.dir.join("revoked.pem"), &certificate)?;
     let status = ask_gate_about(stage, &certificate)?;
     ensure!(status == 403, "expected 403, found {status}");
     narrator.show("the host's old certificate at the gate: 403");
@@ -254,11 +253,8 @@ fn agent(stage: &Stage, args: &[&str]) -> anyhow::Result<Command> {
     Ok(command)
 }
 
+/// A file of the credential that the agent keeps.
 fn credential(stage: &Stage, file: &str) -> PathBuf {
-    credential_file(stage, file)
-}
-
-fn credential_file(stage: &Stage, file: &str) -> PathBuf {
     stage.dir.join("agent/credential").join(file)
 }
 
