@@ -101,17 +101,17 @@ pub struct Case {
     /// Whether a stricter verifier may refuse what is expected to be accepted.
     #[serde(default)]
     pub policy_dependent: bool,
-    /// What the case says beside its verdict.
+    /// What the case says beside its verdict. `nonce` is what the verifier sent (hex; absent: none was sent). A member
+    /// that `details` of an accepted case's claims has too must be equal there; the rest is for people.
     #[serde(default)]
-    pub expect_detail: ExpectDetail,
+    pub expect_detail: serde_json::Map<String, serde_json::Value>,
 }
 
-/// The part of a case's details that a verifier needs; the rest is for people.
-#[derive(Clone, Debug, Default, Deserialize)]
-pub struct ExpectDetail {
-    /// The nonce the verifier sent, hex. Absent: none was sent.
-    #[serde(default)]
-    pub nonce: Option<String>,
+impl Case {
+    /// The nonce the verifier sent, hex.
+    fn nonce(&self) -> Option<&str> {
+        self.expect_detail.get("nonce").and_then(serde_json::Value::as_str)
+    }
 }
 
 /// The verdict a manifest expects.
@@ -149,8 +149,12 @@ pub struct Judged {
     pub verdict: Verdict,
     /// Codes of the reasons, most important first; what is broken where the verdict is an error.
     pub reasons: Vec<String>,
-    /// Whether the verdict is the expected one, or stricter where that is the policy's to decide.
+    /// Whether the verdict is the expected one, or stricter where that is the policy's to decide, and every expected
+    /// detail that the claims name is equal there.
     pub matches_expectation: bool,
+    /// Expected details that the claims say otherwise.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub differing: Vec<String>,
     /// The rejection in words, where there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub explanation: Option<String>,
@@ -307,15 +311,35 @@ pub fn judge(case: &Case, folder: &Path) -> Judged {
             (Verdict::Error, vec!["manifest.case".to_owned()], Some(error.to_string()), serde_json::Value::Null)
         }
     };
+    let differing = differing(&case.expect_detail, &claims);
     let matches_expectation = match (verdict, case.expect) {
-        (Verdict::Accept, Expectation::Accept) | (Verdict::Reject, Expectation::Reject) => true,
+        (Verdict::Accept, Expectation::Accept) => differing.is_empty(),
+        (Verdict::Reject, Expectation::Reject) => true,
         // Stricter than a configurable verifier may be; never laxer.
         (Verdict::Reject, Expectation::Accept) => case.policy_dependent,
         (Verdict::Accept, Expectation::Reject)
         | (Verdict::Unsupported | Verdict::Error, Expectation::Accept | Expectation::Reject) => false,
     };
     let (id, kind) = (case.id.clone(), case.kind.clone());
-    Judged { id, kind, verdict, reasons, matches_expectation, explanation, claims }
+    Judged { id, kind, verdict, reasons, matches_expectation, differing, explanation, claims }
+}
+
+/// Names of the expected details that `details` of the claims has too, with another value. Where both are objects the
+/// claims may say more than was expected, not less.
+fn differing(expected: &serde_json::Map<String, serde_json::Value>, claims: &serde_json::Value) -> Vec<String> {
+    let Some(details) = claims.get("details") else { return Vec::new() };
+    let differs = |name: &str, value: &serde_json::Value| details.get(name).is_some_and(|said| !says(said, value));
+    expected.iter().filter(|(name, value)| differs(name, value)).map(|(name, _)| name.clone()).collect()
+}
+
+/// Whether `claimed` says all that `expected` does.
+fn says(claimed: &serde_json::Value, expected: &serde_json::Value) -> bool {
+    match (claimed, expected) {
+        (serde_json::Value::Object(claimed), serde_json::Value::Object(expected)) => {
+            expected.iter().all(|(name, value)| claimed.get(name).is_some_and(|claimed| says(claimed, value)))
+        }
+        _ => claimed == expected,
+    }
 }
 
 /// The judge of each kind.
@@ -324,7 +348,7 @@ fn judge_kind(case: &Case, files: CaseFiles<'_>) -> Result<Judgement, CaseError>
     match case.kind.as_str() {
         "snp-report" | "snp-report-unendorsed" => snp::judge_report(files, now),
         "snp-chain" => snp::judge_chain(files, now),
-        "tpm-quote" => tpm::judge_quote(files, case.expect_detail.nonce.as_deref()),
+        "tpm-quote" => tpm::judge_quote(files, case.nonce()),
         _ => Ok(Judgement::Unsupported),
     }
 }
@@ -351,8 +375,10 @@ fn print_table(judged: &[Judged], out: &mut dyn Write) -> std::io::Result<()> {
             (_, true) => "yes",
             (_, false) => "NO",
         };
-        let reason = case.explanation.as_deref().unwrap_or("");
-        table.add_row([case.id.as_str(), case.kind.as_str(), verdict, expected, reason]);
+        let other = || format!("other than expected: {}", case.differing.join(", "));
+        let differs = || if case.differing.is_empty() { String::new() } else { other() };
+        let reason = case.explanation.clone().unwrap_or_else(differs);
+        table.add_row([case.id.as_str(), case.kind.as_str(), verdict, expected, &reason]);
     }
     writeln!(out, "{table}")?;
     let count = |verdict: Verdict| judged.iter().filter(|case| case.verdict == verdict).count();
