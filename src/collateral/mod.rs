@@ -1,11 +1,13 @@
 //! Endorsements and anchors as the operator keeps them on disk: pinned roots under `anchors/`, revocation lists under
 //! `collateral/`. Read at start-up; nothing is ever fetched from an address that evidence names.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
 use countersign_attestation::anchor::{AmdAnchor, AmdProduct, Assurance, TpmAnchor, TrustAnchors};
 use countersign_attestation::claims::HexBytes;
+use countersign_attestation::x509::Certificate;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use serde::Serialize;
@@ -17,6 +19,9 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 
 const PRODUCTS: [(AmdProduct, &str); 3] =
     [(AmdProduct::Milan, "milan"), (AmdProduct::Genoa, "genoa"), (AmdProduct::Turin, "turin")];
+
+/// Folders of TPM anchors by what a root in them is worth.
+const CLASSES: [(&str, Assurance); 2] = [("hardware", Assurance::Hardware), ("simulated", Assurance::Simulated)];
 
 /// The vendor roots this binary ships, as they lie in `firmware-refs/anchors`.
 #[derive(Debug, rust_embed::Embed)]
@@ -51,9 +56,8 @@ pub fn install_shipped_anchors(data: &DataDir) -> Result<(), ConfigError> {
 /// Reads anchors and collateral.
 ///
 /// Layout: `anchors/amd/<product>/{ark,ask}.der` (and `asvk.der` for VLEKs) with class hardware,
-/// `anchors/amd-simulated/<product>/…` with class simulated; `anchors/tpm/<class>/<name>/root.{pem,der}` with further
-/// certificates beside it;
-/// `collateral/amd/*.crl`.
+/// `anchors/amd-simulated/<product>/…` with class simulated; `anchors/tpm/<class>/<vendor>/root*.{pem,der}`, with the
+/// intermediates that may lead to these beside them; `collateral/amd/*.crl`.
 ///
 /// # Errors
 /// [`ConfigError`] when a file is unreadable or no anchor at all is pinned: an empty set would only ever deny.
@@ -67,12 +71,9 @@ pub fn load(data: &DataDir) -> Result<Collateral, ConfigError> {
             }
         }
     }
-    for (folder, assurance) in [("hardware", Assurance::Hardware), ("simulated", Assurance::Simulated)] {
+    for (folder, assurance) in CLASSES {
         for dir in list_dir(&data.anchors().join("tpm").join(folder))? {
-            if let Some((root, intermediates)) = read_anchor(&dir, "root")? {
-                let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                anchors.tpm.push(TpmAnchor { name, assurance, root, intermediates });
-            }
+            anchors.tpm.extend(read_tpm_anchors(&dir, assurance)?);
         }
     }
     if anchors == TrustAnchors::default() {
@@ -87,6 +88,60 @@ pub fn load(data: &DataDir) -> Result<Collateral, ConfigError> {
 
 /// A root certificate and what lies beside it, DER.
 type RootAndIntermediates = (Vec<u8>, Vec<Vec<u8>>);
+
+/// The roots of one TPM manufacturer's folder: each file whose name starts with `root` is one (its first certificate,
+/// where a PEM file holds several), and every other certificate only helps to find the way to them.
+fn read_tpm_anchors(dir: &Path, assurance: Assurance) -> Result<Vec<TpmAnchor>, ConfigError> {
+    let vendor = dir.file_name().unwrap_or_default().to_string_lossy();
+    let mut files = Vec::new();
+    for path in list_dir(dir)? {
+        let extension = path.extension().unwrap_or_default();
+        if extension == "der" || extension == "pem" {
+            let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            let certificates = read_certificates(&path)?;
+            for certificate in &certificates {
+                // An anchor that nothing can lead to would be missed only when a host is denied.
+                Certificate::parse(certificate)
+                    .map_err(|rejection| ConfigError::content(&path, "certificates that can be read", rejection))?;
+            }
+            files.push((stem, certificates));
+        }
+    }
+    let anchors = tpm_anchors(&vendor, assurance, files);
+    if anchors.is_empty() && !list_dir(dir)?.is_empty() {
+        return Err(ConfigError::content(dir, "root*.der or root*.pem", "no root certificate"));
+    }
+    Ok(anchors)
+}
+
+/// Anchors of a vendor from its files: stem and certificates.
+fn tpm_anchors(vendor: &str, assurance: Assurance, files: Vec<(String, Vec<Vec<u8>>)>) -> Vec<TpmAnchor> {
+    let mut roots = Vec::new();
+    let mut intermediates = Vec::new();
+    for (stem, mut certificates) in files {
+        if stem.starts_with("root") && !certificates.is_empty() {
+            roots.push((format!("{vendor}/{stem}"), certificates.remove(0)));
+        }
+        intermediates.append(&mut certificates);
+    }
+    let anchor = |(name, root)| TpmAnchor { name, assurance, root, intermediates: intermediates.clone() };
+    roots.into_iter().map(anchor).collect()
+}
+
+/// The TPM manufacturers' roots this binary ships.
+#[must_use]
+pub fn shipped_tpm_anchors() -> Vec<TpmAnchor> {
+    let mut vendors: BTreeMap<String, Vec<_>> = BTreeMap::new();
+    for name in Shipped::iter() {
+        let Some((vendor, file)) = name.strip_prefix("tpm/hardware/").and_then(|path| path.split_once('/')) else {
+            continue;
+        };
+        if let (Some(stem), Some(data)) = (file.strip_suffix(".der"), Shipped::get(&name)) {
+            vendors.entry(vendor.to_owned()).or_default().push((stem.to_owned(), vec![data.data.into_owned()]));
+        }
+    }
+    vendors.into_iter().flat_map(|(vendor, files)| tpm_anchors(&vendor, Assurance::Hardware, files)).collect()
+}
 
 /// The root named `root_stem` and every other certificate of a folder; `None` when the folder is not there.
 fn read_anchor(dir: &Path, root_stem: &str) -> Result<Option<RootAndIntermediates>, ConfigError> {
@@ -180,9 +235,11 @@ impl Collateral {
 
 #[cfg(test)]
 mod tests {
-    use countersign_attestation::anchor::Assurance;
+    use countersign_attestation::anchor::{Assurance, TpmAnchor};
+    use countersign_attestation::digest::Sha256Digest;
+    use countersign_attestation::x509::Certificate;
 
-    use super::{Collateral, install_shipped_anchors, load};
+    use super::{Collateral, install_shipped_anchors, load, shipped_tpm_anchors};
     use crate::config::DataDir;
 
     #[test]
@@ -194,7 +251,59 @@ mod tests {
         assert_eq!(collateral.anchors.amd.len(), 3);
         assert!(collateral.anchors.amd.iter().all(|anchor| anchor.assurance == Assurance::Hardware));
         assert!(collateral.anchors.amd.iter().all(|anchor| anchor.intermediates.len() == 1));
+        assert_eq!(collateral.anchors.tpm.len(), 17);
+        assert!(collateral.anchors.tpm.iter().all(|anchor| anchor.assurance == Assurance::Hardware));
+        assert_eq!(collateral.anchors.tpm, shipped_tpm_anchors());
         assert_eq!(Collateral::from_archive(&collateral.to_archive()), Some(collateral));
+    }
+
+    /// The digests are those of SOURCE.md, and only what signs itself is a root; of a root that does so with SHA-1 the
+    /// pinned bytes alone count.
+    #[test]
+    fn shipped_tpm_roots_are_the_documented_ones_and_sign_themselves() {
+        let source = include_str!("../../firmware-refs/anchors/tpm/SOURCE.md");
+        let mut by_sha1 = Vec::new();
+        for anchor in shipped_tpm_anchors() {
+            let documented = |der: &[u8]| source.contains(&Sha256Digest::of(&[der]).to_hex());
+            assert!(documented(&anchor.root), "{}", anchor.name);
+            let root = Certificate::parse(&anchor.root).unwrap();
+            root.check_may_issue().unwrap();
+            match root.check_issued_by(&root) {
+                Ok(()) => {}
+                Err(rejection) => {
+                    assert_eq!(rejection.code(), "x509.algorithm.unsupported", "{}", anchor.name);
+                    by_sha1.push(anchor.name.clone());
+                }
+            }
+            assert_eq!(anchor.intermediates.len(), if anchor.name.starts_with("stmicro/") { 2 } else { 0 });
+            assert!(anchor.intermediates.iter().all(|der| documented(der)));
+        }
+        assert_eq!(by_sha1, ["nuvoton/root-1013", "nuvoton/root-1014", "nuvoton/root-2010", "nuvoton/root-2011"]);
+        let stmicro: Vec<_> = shipped_tpm_anchors().into_iter().filter(|a| a.name.starts_with("stmicro/")).collect();
+        for intermediate in &stmicro[0].intermediates {
+            let intermediate = Certificate::parse(intermediate).unwrap();
+            let issues =
+                |anchor: &TpmAnchor| intermediate.check_issued_by(&Certificate::parse(&anchor.root).unwrap()).is_ok();
+            assert_eq!(stmicro.iter().filter(|anchor| issues(anchor)).count(), 1);
+        }
+    }
+
+    #[test]
+    fn tpm_anchors_of_an_operator_stand_by_their_class_and_a_file_that_is_no_certificate_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = DataDir::at(dir.path());
+        let root = &shipped_tpm_anchors()[0].root;
+        let vendor = data.anchors().join("tpm/simulated/mine");
+        std::fs::create_dir_all(&vendor).unwrap();
+        std::fs::write(vendor.join("beside.der"), root).unwrap();
+        assert!(load(&data).unwrap_err().to_string().contains("root*.der"), "an intermediate alone is no anchor");
+        std::fs::write(vendor.join("root-a.der"), root).unwrap();
+        std::fs::write(vendor.join("root-b.der"), root).unwrap();
+        let anchors = load(&data).unwrap().anchors.tpm;
+        let names: Vec<_> = anchors.iter().map(|a| (a.name.as_str(), a.assurance, a.intermediates.len())).collect();
+        assert_eq!(names, [("mine/root-a", Assurance::Simulated, 1), ("mine/root-b", Assurance::Simulated, 1)]);
+        std::fs::write(vendor.join("root-c.der"), b"no certificate").unwrap();
+        assert!(load(&data).unwrap_err().to_string().contains("root-c.der"));
     }
 
     #[test]
