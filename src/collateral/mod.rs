@@ -7,6 +7,7 @@ use std::path::Path;
 
 use countersign_attestation::anchor::{AmdAnchor, AmdProduct, Assurance, TpmAnchor, TrustAnchors};
 use countersign_attestation::claims::HexBytes;
+use countersign_attestation::endorsement::tpm::TpmDenials;
 use countersign_attestation::x509::Certificate;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
@@ -35,6 +36,8 @@ pub struct Collateral {
     pub anchors: TrustAnchors,
     /// Revocation lists, DER.
     pub crls: Vec<Vec<u8>>,
+    /// What an operator denies of TPMs whose certificates are genuine.
+    pub tpm_denials: TpmDenials,
 }
 
 /// Writes the shipped roots into a data directory, where an operator may remove some and add others.
@@ -57,7 +60,8 @@ pub fn install_shipped_anchors(data: &DataDir) -> Result<(), ConfigError> {
 ///
 /// Layout: `anchors/amd/<product>/{ark,ask}.der` (and `asvk.der` for VLEKs) with class hardware,
 /// `anchors/amd-simulated/<product>/…` with class simulated; `anchors/tpm/<class>/<vendor>/root*.{pem,der}`, with the
-/// intermediates that may lead to these beside them; `collateral/amd/*.crl`.
+/// intermediates that may lead to these beside them; `collateral/amd/*.crl`; `collateral/tpm/denied.json`, a
+/// [`TpmDenials`].
 ///
 /// # Errors
 /// [`ConfigError`] when a file is unreadable or no anchor at all is pinned: an empty set would only ever deny.
@@ -83,7 +87,17 @@ pub fn load(data: &DataDir) -> Result<Collateral, ConfigError> {
         .iter()
         .map(|path| read_bounded(path, FILE_BYTES_MAX))
         .collect::<Result<_, _>>()?;
-    Ok(Collateral { anchors, crls })
+    Ok(Collateral { anchors, crls, tpm_denials: read_denials(&data.collateral().join("tpm").join("denied.json"))? })
+}
+
+/// The operator's deny list; empty where there is none.
+fn read_denials(path: &Path) -> Result<TpmDenials, ConfigError> {
+    if !path.exists() {
+        return Ok(TpmDenials::default());
+    }
+    let bytes = read_bounded(path, FILE_BYTES_MAX)?;
+    let expected = "endorsement_keys and minimum_firmware, as JSON";
+    serde_json::from_slice(&bytes).map_err(|error| ConfigError::content(path, expected, error))
 }
 
 /// A root certificate and what lies beside it, DER.
@@ -192,6 +206,7 @@ struct Archived {
     amd: Vec<(AmdProduct, Assurance, HexBytes, Vec<HexBytes>)>,
     tpm: Vec<(String, Assurance, HexBytes, Vec<HexBytes>)>,
     crls: Vec<HexBytes>,
+    tpm_denials: TpmDenials,
 }
 
 #[derive(serde::Deserialize)]
@@ -200,6 +215,9 @@ struct ArchivedText {
     amd: Vec<(AmdProduct, Assurance, String, Vec<String>)>,
     tpm: Vec<(String, Assurance, String, Vec<String>)>,
     crls: Vec<String>,
+    /// Absent in what was archived before there was such a list.
+    #[serde(default)]
+    tpm_denials: TpmDenials,
 }
 
 impl Collateral {
@@ -210,7 +228,8 @@ impl Collateral {
         let all = |list: &Vec<Vec<u8>>| list.iter().map(hex).collect();
         let amd = self.anchors.amd.iter().map(|a| (a.product, a.assurance, hex(&a.ark), all(&a.intermediates)));
         let tpm = self.anchors.tpm.iter().map(|t| (t.name.clone(), t.assurance, hex(&t.root), all(&t.intermediates)));
-        let archived = Archived { amd: amd.collect(), tpm: tpm.collect(), crls: all(&self.crls) };
+        let tpm_denials = self.tpm_denials.clone();
+        let archived = Archived { amd: amd.collect(), tpm: tpm.collect(), crls: all(&self.crls), tpm_denials };
         // Strings, numbers and lists always serialize.
         serde_json::to_vec(&archived).unwrap_or_default()
     }
@@ -220,7 +239,7 @@ impl Collateral {
     pub fn from_archive(bytes: &[u8]) -> Option<Self> {
         let text: ArchivedText = serde_json::from_slice(bytes).ok()?;
         let all = |list: Vec<String>| list.iter().map(hex::decode).collect::<Result<Vec<_>, _>>().ok();
-        let mut collateral = Self { crls: all(text.crls)?, ..Self::default() };
+        let mut collateral = Self { crls: all(text.crls)?, tpm_denials: text.tpm_denials, ..Self::default() };
         for (product, assurance, ark, intermediates) in text.amd {
             let (ark, intermediates) = (hex::decode(ark).ok()?, all(intermediates)?);
             collateral.anchors.amd.push(AmdAnchor { product, assurance, ark, intermediates });
@@ -304,6 +323,28 @@ mod tests {
         assert_eq!(names, [("mine/root-a", Assurance::Simulated, 1), ("mine/root-b", Assurance::Simulated, 1)]);
         std::fs::write(vendor.join("root-c.der"), b"no certificate").unwrap();
         assert!(load(&data).unwrap_err().to_string().contains("root-c.der"));
+    }
+
+    #[test]
+    fn a17_the_deny_list_is_read_archived_and_never_half_understood() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = DataDir::at(dir.path());
+        install_shipped_anchors(&data).unwrap();
+        let file = data.collateral().join("tpm/denied.json");
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        let ek = Sha256Digest([0xab; 32]);
+        let text = format!(
+            r#"{{"endorsement_keys": ["{ek}"], "minimum_firmware": [{{"manufacturer": "AMD", "version": "3.90.0.5"}}]}}"#
+        );
+        std::fs::write(&file, text).unwrap();
+        let collateral = load(&data).unwrap();
+        assert_eq!(collateral.tpm_denials.check_ek(ek).unwrap_err().code(), "tpm.ek.denied");
+        assert_eq!(collateral.tpm_denials.minimum_firmware.len(), 1);
+        assert_eq!(Collateral::from_archive(&collateral.to_archive()), Some(collateral));
+        for wrong in ["", "[]", r#"{"endorsement_keys": ["ab"]}"#, r#"{"endorsment_keys": []}"#] {
+            std::fs::write(&file, wrong).unwrap();
+            assert!(load(&data).unwrap_err().to_string().contains("denied.json"), "{wrong}");
+        }
     }
 
     #[test]

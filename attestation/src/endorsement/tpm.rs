@@ -13,9 +13,11 @@ use crate::x509::der::{Der, NotDer, tag};
 use crate::x509::oid::{self, Oid};
 use crate::x509::{self, BasicConstraints, Certificate, SubjectKey, VerifiedPath, X509Reason};
 
+pub use self::denials::{FirmwareVersion, MinimumFirmware, TpmDenials};
 pub use self::identity::{TpmIdentity, TpmKind};
 pub use self::name::TpmAttributes;
 
+mod denials;
 mod identity;
 mod name;
 
