@@ -54,6 +54,11 @@ fn tpm_cases_are_judged_as_expected() {
         &cases,
         &[
             ("tpm-quote", 46),
+            ("tpm-attest-parse", 1),
+            ("tpm-certify", 4),
+            ("tpm-certify-and-quote", 1),
+            ("tpm-make-credential", 1),
+            ("tpm-kat", 4),
             ("tpm-ek-cert", 28),
             ("tpm-ek-cert-nv-raw", 1),
             ("tpm-vendor-roots", 2),
