@@ -147,11 +147,7 @@ pub async fn enroll(order: &Order) -> Result<Enrolled, AgentError> {
     let challenge = broker.enroll(&request).await?;
     // 4. Activate it and prove so.
     let id = challenge.enrollment.clone();
-    let EnrollmentTask::ActivateCredential { credential_blob, encrypted_secret } = challenge.task else {
-        let found = "a task for another endorsement than an EK".to_owned();
-        return Err(BrokerError::Answer { request: "enrolment", status: 201, found }.into());
-    };
-    let made = MadeCredential { credential_blob: credential_blob.0, encrypted_secret: encrypted_secret.0 };
+    let made = made_credential(challenge.task)?;
     let secret = tpm.run(move |session| activate(session, ek, &ak_key, &made)).await?;
     let proof = Base64Bytes(activation_proof(&secret, &id, &channel_spki).to_vec());
     let activated = broker.activate(&id, &ActivationRequest { proof }).await?;
@@ -162,6 +158,19 @@ pub async fn enroll(order: &Order) -> Result<Enrolled, AgentError> {
     enrollment.token_keys = broker.token_keys().await.ok();
     state.store(&enrollment)?;
     Ok(Enrolled::New(enrollment))
+}
+
+/// The task that belongs to an EK.
+fn made_credential(task: EnrollmentTask) -> Result<MadeCredential, BrokerError> {
+    match task {
+        EnrollmentTask::ActivateCredential { credential_blob, encrypted_secret } => {
+            Ok(MadeCredential { credential_blob: credential_blob.0, encrypted_secret: encrypted_secret.0 })
+        }
+        EnrollmentTask::Quote { .. } | EnrollmentTask::CertifyAk { .. } => {
+            let found = "a task for another endorsement than an EK".to_owned();
+            Err(BrokerError::Answer { request: "enrolment", status: 201, found })
+        }
+    }
 }
 
 fn read_intermediates(path: &Path) -> Result<Vec<Base64Bytes>, AgentError> {
