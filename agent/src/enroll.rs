@@ -131,16 +131,12 @@ pub async fn enroll(order: &Order) -> Result<Enrolled, AgentError> {
         token_keys: None,
     };
     state.store(&enrollment)?;
-    let intermediates = order.ek_intermediates.as_deref().map(read_intermediates).transpose()?.unwrap_or_default();
+    let endorsement = by_ek(identity, order.ek_intermediates.as_deref())?;
     // 3. Name EK, AK and channel key; the broker makes a credential that only this EK with this AK activates.
     let channel_spki = channel_spki(&channel_key)?;
     let request = EnrollmentRequest {
         host: order.host.clone(),
-        endorsement: Endorsement::EndorsementKey {
-            certificate: Base64Bytes(identity.ek_certificate),
-            public: Base64Bytes(identity.ek_public),
-            intermediates,
-        },
+        endorsement,
         ak_public: Base64Bytes(ak_key.public.clone()),
         channel_key: Base64Bytes(channel_spki.clone()),
     };
@@ -158,6 +154,15 @@ pub async fn enroll(order: &Order) -> Result<Enrolled, AgentError> {
     enrollment.token_keys = broker.token_keys().await.ok();
     state.store(&enrollment)?;
     Ok(Enrolled::New(enrollment))
+}
+
+/// The endorsement by an EK, with the certificates of a file between it and its root.
+fn by_ek(identity: TpmIdentity, intermediates: Option<&Path>) -> Result<Endorsement, AgentError> {
+    Ok(Endorsement::EndorsementKey {
+        certificate: Base64Bytes(identity.ek_certificate),
+        public: Base64Bytes(identity.ek_public),
+        intermediates: intermediates.map(read_intermediates).transpose()?.unwrap_or_default(),
+    })
 }
 
 /// The task that belongs to an EK.
