@@ -246,7 +246,8 @@ fn a7_a_key_that_may_sign_anything_or_live_elsewhere_is_no_attestation_key() {
     assert_eq!(changed(&|public| public[15] = 4), "tpm.signature.sha1");
     assert_eq!(changed(&|public| public[3] = 4), "tpm.signature.sha1", "the Name");
     assert_eq!(changed(&|public| public[13] = 0x19), "tpm.signature.scheme", "ECDH");
-    assert_eq!(changed(&|public| public[17] = 5), "tpm.algorithm.unsupported", "P-521");
+    assert_eq!(changed(&|public| public[17] = 5), "tpm.signature.scheme", "P-521 signs no SHA-256");
+    assert_eq!(changed(&|public| public[17] = 0x10), "tpm.algorithm.unsupported", "BN P-256");
     assert_eq!(changed(&|public| *public.last_mut().unwrap() ^= 1), "tpm.malformed", "a point beside the curve");
     assert_eq!(changed(&|public| public.push(0)), "tpm.malformed");
     assert_eq!(changed(&|public| drop(public.splice(10..12, [0, 6, 0, 128, 0, 0x43]))), "tpm.ak.attributes", "AES");

@@ -97,7 +97,8 @@ impl PolicySet {
             check_permit(policy, &vocabulary)?;
         }
         let names_simulated = |policy: &&cedar_policy::Policy| {
-            policy.effect() == Effect::Permit && policy.entity_literals().contains(vocabulary.simulated())
+            let affirms = |json| affirms(&json, vocabulary.simulated(), true);
+            policy.effect() == Effect::Permit && policy.to_json().is_ok_and(affirms)
         };
         let admit_simulated = policies.iter().filter(names_simulated).map(|policy| policy.id().clone()).collect();
         let policies = cedar_policy::PolicySet::from_policies(policies)
@@ -317,6 +318,30 @@ fn nothing_proven() -> Claims {
         },
         credential_key: nothing,
         snp: Presented::NotPresented,
+    }
+}
+
+/// Whether a policy's JSON form compares with `member` somewhere to find it, not to exclude it: `x != member`, a
+/// negation around it and an `unless` name what the author does not want. Nests as the text does: [`NESTING_MAX`].
+fn affirms(json: &serde_json::Value, member: &cedar_policy::EntityUid, affirmed: bool) -> bool {
+    match json {
+        serde_json::Value::Object(members) => {
+            if let Some(literal) = members.get("__entity") {
+                let part = |name| literal.get(name).and_then(serde_json::Value::as_str);
+                let named = part("id") == Some(member.id().unescaped());
+                return affirmed && named && part("type") == Some(&member.type_name().to_string());
+            }
+            let unless = members.get("kind").and_then(serde_json::Value::as_str) == Some("unless");
+            members.iter().any(|(name, value)| {
+                let turned = unless || matches!(name.as_str(), "!" | "!=");
+                affirms(value, member, affirmed != turned)
+            })
+        }
+        serde_json::Value::Array(values) => values.iter().any(|value| affirms(value, member, affirmed)),
+        serde_json::Value::Null
+        | serde_json::Value::Bool(_)
+        | serde_json::Value::Number(_)
+        | serde_json::Value::String(_) => false,
     }
 }
 

@@ -222,7 +222,8 @@ fn check_key(leaf: &Certificate<'_>, public: &Public<'_>, reason: TpmReason) -> 
     let same = match (leaf.subject_key()?, public.key()) {
         (SubjectKey::Rsa(key) | SubjectKey::RsaOaep(key) | SubjectKey::RsaPss(key), Key::Rsa { .. }) => key.der == ours,
         (SubjectKey::P256(point), Key::Ecc { curve: Curve::P256, .. })
-        | (SubjectKey::P384(point), Key::Ecc { curve: Curve::P384, .. }) => point == ours,
+        | (SubjectKey::P384(point), Key::Ecc { curve: Curve::P384, .. })
+        | (SubjectKey::P521(point), Key::Ecc { curve: Curve::P521, .. }) => point == ours,
         (
             SubjectKey::Rsa(_)
             | SubjectKey::RsaPss(_)

@@ -255,6 +255,20 @@ fn simulated_hosts_need_a_permit_that_names_the_class() {
     );
     assert_eq!(codes(&judge(&claims, &references, &loose)), ["policy.simulated_not_named"]);
     assert!(granted(&judge(&tpm_claims(), &references, &loose)));
+    // To exclude a class in one place is not to admit it in another.
+    let excluding = [
+        r#"context.roots.isEmpty() && !(context has snp && context.snp.assurance == Assurance::"simulated")"#,
+        r#"(if context has snp then context.snp.assurance != Assurance::"simulated" else true)"#,
+        r#"context.reference.matched } unless { context has snp && context.snp.assurance == Assurance::"simulated""#,
+    ];
+    for condition in excluding {
+        let text = format!("permit (principal, action, resource) when {{ context.reference.matched && {condition} }};");
+        let excluding = policies(&[], &[("excluding", &text)]);
+        assert_eq!(codes(&judge(&claims, &references, &excluding)), ["policy.simulated_not_named"], "{condition}");
+    }
+    let twice = r#"permit (principal, action, resource)
+        when { context.reference.matched && !(context.tpm.assurance != Assurance::"simulated") };"#;
+    assert!(granted(&judge(&claims, &references, &policies(&[], &[("twice", twice)]))));
     let decision = judge(&claims, &references, &policies(&["baseline", "simulated"], &[("loose", PERMIT)]));
     assert_eq!(decision.grant().unwrap().policies(), ["simulated/known-simulated"]);
 }

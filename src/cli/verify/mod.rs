@@ -14,7 +14,9 @@ use clap::{Args, ValueEnum};
 use countersign_attestation::{Rejection, UnixMillis};
 use serde::{Deserialize, Serialize};
 
+pub mod certify;
 pub mod ek;
+pub mod kat;
 pub mod snp;
 pub mod tpm;
 
@@ -354,6 +356,11 @@ fn judge_kind(case: &Case, files: CaseFiles<'_>) -> Result<Judgement, CaseError>
         "vtpm-ak-chain" => ek::judge_ak_certificate(files, now),
         "tpm-vendor-roots" => ek::judge_roots(files),
         "tpm-vendor-ca-collection" => ek::judge_collection(files),
+        "tpm-attest-parse" => certify::judge_parse(files),
+        "tpm-certify" => certify::judge_certify(files, now),
+        "tpm-certify-and-quote" => certify::judge_certify_and_quote(files),
+        "tpm-make-credential" => kat::judge_make_credential(files),
+        "tpm-kat" => kat::judge(files),
         "tpm-quote" => tpm::judge_quote(files, case.nonce()),
         _ => Ok(Judgement::Unsupported),
     }

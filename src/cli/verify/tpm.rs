@@ -111,7 +111,7 @@ fn claims(quote: &VerifiedQuote<'_>, ak: Option<&AttestationKey>) -> serde_json:
     }))
 }
 
-fn read_spki(pem: &[u8]) -> Result<Vec<u8>, Rejection> {
+pub(super) fn read_spki(pem: &[u8]) -> Result<Vec<u8>, Rejection> {
     SubjectPublicKeyInfoDer::from_pem_slice(pem)
         .map(|spki| spki.as_ref().to_vec())
         .map_err(|_| TpmReason::Malformed.because("a PEM public key", "none"))

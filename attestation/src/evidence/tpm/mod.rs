@@ -7,6 +7,7 @@
 //! * [`certify`]: the certification of the credential key
 //! * [`possession`]: at enrolment, that a certified AK is in the host's TPM
 //! * [`credential`]: TPM2_MakeCredential, which proves that an AK lives beside an EK
+//! * [`kdf`]: the key derivation that it stands on
 
 use alloc::collections::BTreeMap;
 
@@ -25,6 +26,7 @@ pub mod algorithm;
 pub mod attest;
 pub mod certify;
 pub mod credential;
+pub mod kdf;
 pub mod key;
 pub mod possession;
 pub mod public;
