@@ -1,6 +1,6 @@
 //! The story of an enrolment: prove to the broker that one TPM holds the EK an operator registered and the AK.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _};
@@ -8,8 +8,8 @@ use countersign_attestation::evidence::tpm::MadeCredential;
 use countersign_attestation::protocol::{
     ActivationRequest, Base64Bytes, Endorsement, EnrollmentRequest, EnrollmentTask, HostId, activation_proof,
 };
-use rustls_pki_types::PrivatePkcs8KeyDer;
 use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use tss_esapi::attributes::SessionAttributesBuilder;
 use tss_esapi::constants::SessionType;
 use tss_esapi::handles::{AuthHandle, KeyHandle, SessionHandle};
@@ -42,6 +42,8 @@ pub struct Order {
     pub tcti: String,
     /// Which EK.
     pub ek: EkKind,
+    /// Certificates between the EK certificate and its root, PEM file.
+    pub ek_intermediates: Option<PathBuf>,
     /// Algorithm of the AK.
     pub ak: AkKind,
 }
@@ -129,26 +131,19 @@ pub async fn enroll(order: &Order) -> Result<Enrolled, AgentError> {
         token_keys: None,
     };
     state.store(&enrollment)?;
+    let endorsement = by_ek(identity, order.ek_intermediates.as_deref())?;
     // 3. Name EK, AK and channel key; the broker makes a credential that only this EK with this AK activates.
     let channel_spki = channel_spki(&channel_key)?;
     let request = EnrollmentRequest {
         host: order.host.clone(),
-        endorsement: Endorsement::EndorsementKey {
-            certificate: Base64Bytes(identity.ek_certificate),
-            public: Base64Bytes(identity.ek_public),
-            intermediates: Vec::new(),
-        },
+        endorsement,
         ak_public: Base64Bytes(ak_key.public.clone()),
         channel_key: Base64Bytes(channel_spki.clone()),
     };
     let challenge = broker.enroll(&request).await?;
     // 4. Activate it and prove so.
     let id = challenge.enrollment.clone();
-    let EnrollmentTask::ActivateCredential { credential_blob, encrypted_secret } = challenge.task else {
-        let found = "a task for another endorsement than an EK".to_owned();
-        return Err(BrokerError::Answer { request: "enrolment", status: 201, found }.into());
-    };
-    let made = MadeCredential { credential_blob: credential_blob.0, encrypted_secret: encrypted_secret.0 };
+    let made = made_credential(challenge.task)?;
     let secret = tpm.run(move |session| activate(session, ek, &ak_key, &made)).await?;
     let proof = Base64Bytes(activation_proof(&secret, &id, &channel_spki).to_vec());
     let activated = broker.activate(&id, &ActivationRequest { proof }).await?;
@@ -159,6 +154,36 @@ pub async fn enroll(order: &Order) -> Result<Enrolled, AgentError> {
     enrollment.token_keys = broker.token_keys().await.ok();
     state.store(&enrollment)?;
     Ok(Enrolled::New(enrollment))
+}
+
+/// The endorsement by an EK, with the certificates of a file between it and its root.
+fn by_ek(identity: TpmIdentity, intermediates: Option<&Path>) -> Result<Endorsement, AgentError> {
+    Ok(Endorsement::EndorsementKey {
+        certificate: Base64Bytes(identity.ek_certificate),
+        public: Base64Bytes(identity.ek_public),
+        intermediates: intermediates.map(read_intermediates).transpose()?.unwrap_or_default(),
+    })
+}
+
+/// The task that belongs to an EK.
+fn made_credential(task: EnrollmentTask) -> Result<MadeCredential, BrokerError> {
+    match task {
+        EnrollmentTask::ActivateCredential { credential_blob, encrypted_secret } => {
+            Ok(MadeCredential { credential_blob: credential_blob.0, encrypted_secret: encrypted_secret.0 })
+        }
+        EnrollmentTask::Quote { .. } | EnrollmentTask::CertifyAk { .. } => {
+            let found = "a task for another endorsement than an EK".to_owned();
+            Err(BrokerError::Answer { request: "enrolment", status: 201, found })
+        }
+    }
+}
+
+fn read_intermediates(path: &Path) -> Result<Vec<Base64Bytes>, AgentError> {
+    let text = std::fs::read(path).at("read", path)?;
+    let certificates = CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>();
+    let certificates = certificates.map_err(|error| std::io::Error::new(std::io::ErrorKind::InvalidData, error));
+    let certificates = certificates.at("read certificates from", path)?;
+    Ok(certificates.into_iter().map(|certificate| Base64Bytes(certificate.to_vec())).collect())
 }
 
 fn new_attestation_key(session: &mut Session, kind: AkKind) -> Result<WrappedKey, TpmError> {

@@ -160,12 +160,13 @@ pub struct EnrollmentChallenge {
     pub expires_at: UnixMillis,
 }
 
-/// `POST /v1/enrollments/{id}/activation`: proof that the TPM did its [`EnrollmentTask`]. One attempt; a wrong proof voids
-/// the enrolment.
+/// `POST /v1/enrollments/{id}/activation`: proof that the TPM did its [`EnrollmentTask`]. One attempt; a wrong proof
+/// voids the enrolment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ActivationRequest {
-    /// [`activation_proof`] under the activated secret; or TPM2B_ATTEST and TPMT_SIGNATURE of the quote or certification.
+    /// [`activation_proof`] under the activated secret; or TPM2B_ATTEST and TPMT_SIGNATURE of the quote or
+    /// certification.
     pub proof: Base64Bytes,
 }
 
@@ -185,8 +186,8 @@ pub fn activation_proof(secret: &[u8], enrollment: &str, channel_key_spki: &[u8]
 }
 
 /// qualifyingData of a proof of possession at enrolment: SHA-256 over
-/// `"countersign/v1/enrollment" || 0x00 || nonce || SHA-256(channel key SPKI) || enrollment id`, so that the channel key
-/// is bound to the TPM that signs, and no quote of an attestation proves an enrolment.
+/// `"countersign/v1/enrollment" || 0x00 || nonce || SHA-256(channel key SPKI) || enrollment id`, so that the channel
+/// key is bound to the TPM that signs, and no quote of an attestation proves an enrolment.
 #[must_use]
 pub fn possession_data(nonce: &[u8; 32], enrollment: &str, channel_key_spki: &[u8]) -> [u8; 32] {
     let channel_key = Sha256Digest::of(&[channel_key_spki]);

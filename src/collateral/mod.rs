@@ -60,8 +60,8 @@ pub fn install_shipped_anchors(data: &DataDir) -> Result<(), ConfigError> {
 ///
 /// Layout: `anchors/amd/<product>/{ark,ask}.der` (and `asvk.der` for VLEKs) with class hardware,
 /// `anchors/amd-simulated/<product>/…` with class simulated; `anchors/tpm/<class>/<vendor>/root*.{pem,der}`, with the
-/// intermediates that may lead to these beside them; `anchors/ak/<class>/<vendor>/` likewise for AK certificates; `collateral/amd/*.crl`; `collateral/tpm/denied.json`, a
-/// [`TpmDenials`].
+/// intermediates that may lead to these beside them; `anchors/ak/<class>/<vendor>/` likewise for AK certificates;
+/// `collateral/amd/*.crl`; `collateral/tpm/denied.json`, a [`TpmDenials`].
 ///
 /// # Errors
 /// [`ConfigError`] when a file is unreadable or no anchor at all is pinned: an empty set would only ever deny.

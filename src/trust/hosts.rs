@@ -19,8 +19,8 @@ use crate::store::{Store, StoreError, Table, Write};
 pub struct Host {
     /// Its id in the trust domain.
     pub id: HostId,
-    /// SHA-256 of the `SubjectPublicKeyInfo` of the EK an operator expects there; of the AK or IAK, where that is the key
-    /// that the manufacturer certified.
+    /// SHA-256 of the `SubjectPublicKeyInfo` of the EK an operator expects there; of the AK or IAK, where that is the
+    /// key that the manufacturer certified.
     pub ek_sha256: Sha256Digest,
     /// Facts an operator states about the host, for policies.
     pub labels: BTreeMap<String, String>,

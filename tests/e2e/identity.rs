@@ -10,6 +10,7 @@ use countersign_attestation::protocol::{Base64Bytes, Endorsement, PcrSelection};
 use serde_json::{Value, json};
 
 use crate::fleet::Fleet;
+use crate::machine::Machine;
 use crate::sim_host::{SimHost, anchor, register_golden};
 use crate::tpm::{AkKind, SimManufacturer, SimTpm};
 
@@ -119,6 +120,37 @@ fn a7_an_initial_attestation_key_enrols_the_ak_that_it_certified() {
     assert_eq!(answer.status, 200, "{}", answer.text());
     host.attest_ok(&fleet);
     assert_eq!(shown(&fleet, "host-a")["enrolled"]["endorsed_by"], "initial_attestation_key");
+}
+
+/// A real TPM with a P-384 EK, under a manufacturer of whom the operator pinned the root alone.
+#[test]
+fn an_ecc_ek_enrols_with_the_intermediates_its_host_sends() {
+    let folder = tempfile::tempdir().unwrap();
+    let machine = Machine::boot(folder.path());
+    let [issuer, root] = machine.tpm.ca_certificates();
+    let fleet = Fleet::start(&[root]);
+    let ek = ["--ek", "ecc-p384"];
+    let mut identity = machine.agent(&["identity", "--output", "json"]);
+    let identity: Value = serde_json::from_slice(&identity.args(ek).output().unwrap().stdout).unwrap();
+    let fingerprint = identity["ek_fingerprint"].as_str().unwrap();
+    fleet.operator_ok(&["hosts", "add", "host-a", "--ek-sha256", fingerprint]);
+    let enroll = |more: &[&std::ffi::OsStr]| {
+        let mut agent = machine.agent(&["enroll", "--host", "host-a", "--broker", &fleet.url(), "--broker-ca"]);
+        let output = agent.arg(fleet.broker_ca()).args(ek).args(more).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (code, said) = enroll(&[]);
+    assert!(code == Some(3) && said.contains("x509.path.none"), "{said}");
+    let (code, said) = enroll(&["--ek-intermediates".as_ref(), issuer.as_os_str()]);
+    assert_eq!(code, Some(0), "{said}");
+    let enrolled = &shown(&fleet, "host-a")["enrolled"];
+    assert_eq!(enrolled["endorsed_by"], "endorsement_key");
+    assert_eq!((&enrolled["identity"]["model"], &enrolled["identity"]["kind"]), (&json!("swtpm"), &json!("simulated")));
+    // Nothing is known good yet; what it shows is.
+    assert_eq!(machine.attest_once().0, Some(3));
+    machine.capture(&fleet, "host-a", "golden");
+    let (code, said) = machine.attest_once();
+    assert_eq!(code, Some(0), "{said}");
 }
 
 #[test]

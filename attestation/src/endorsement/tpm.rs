@@ -133,7 +133,8 @@ pub fn verify_certificate(
     Ok(VerifiedEkCertificate { assurance, valid_until, identity })
 }
 
-/// A path from `leaf` to the first of `anchors` that one leads to: the anchor's class, and the path's earliest notAfter.
+/// A path from `leaf` to the first of `anchors` that one leads to: the anchor's class, and the path's earliest
+/// notAfter.
 fn closest_path(
     leaf: &Certificate<'_>,
     intermediates: &[&[u8]],
@@ -152,7 +153,8 @@ fn closest_path(
     Err(closest)
 }
 
-/// The certificate at the start of an NV index, whose rest is padding: one octet repeated (TCG EK Credential Profile 2.6,
+/// The certificate at the start of an NV index, whose rest is padding: one octet repeated (TCG EK Credential Profile
+/// 2.6,
 /// 2.2.1.4 lets an index be larger than its certificate).
 ///
 /// # Errors

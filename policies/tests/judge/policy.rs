@@ -9,7 +9,7 @@ use crate::common::{
 use countersign_attestation::UnixMillis;
 use countersign_attestation::anchor::{AmdProduct, Assurance};
 use countersign_attestation::binder::BindingReason;
-use countersign_attestation::claims::{Claims, HexBytes, PcrHash, Presented, Revocation};
+use countersign_attestation::claims::{Claims, HexBytes, PcrHash, Presented, Revocation, TpmIdentity, TpmKind};
 use countersign_policies::decision::{Decision, HostFacts, Outcome, Terms, appraise, claims_digest};
 use countersign_policies::policy::{PolicySet, SHIPPED};
 use countersign_policies::reference::ReferenceSet;
@@ -51,6 +51,29 @@ fn a22_an_empty_or_accept_all_policy_is_a_load_error() {
     }
     let forbid = r"forbid (principal, action, resource) when { context.generation > 3 };";
     assert_eq!(refused(&[("p", forbid)]), "policy.load.no_permit");
+}
+
+#[test]
+fn a17_a_policy_may_name_manufacturer_model_and_kind_of_a_tpm() {
+    let with =
+        |tpm: &str| format!("permit (principal, action, resource) when {{ context.reference.matched && {tpm} }};");
+    let grants =
+        |tpm: &str, claims: &Claims| granted(&judge(claims, &golden_tpm_only(), &policies(&[], &[("p", &with(tpm))])));
+    let claims = tpm_claims();
+    let discrete = r#"context.tpm.kind == TpmKind::"discrete""#;
+    let infineon = r#"context.tpm.manufacturer == "IFX" && context.tpm.model == "SLB 9672""#;
+    assert!(grants(discrete, &claims) && grants(infineon, &claims));
+    for kind in TpmKind::ALL {
+        let mut claims = tpm_claims();
+        claims.tpm.identity.kind = kind;
+        assert_eq!(grants(discrete, &claims), kind == TpmKind::Discrete, "{kind}");
+        assert!(grants(&format!(r#"context.tpm.kind == TpmKind::"{kind}""#), &claims), "{kind}");
+    }
+    let mut amd = tpm_claims();
+    amd.tpm.identity = TpmIdentity::from_attributes("id:414D4400", "AMD", "id:1");
+    assert!(!grants(discrete, &amd) && !grants(infineon, &amd));
+    let misspelt = with(r#"context.tpm.kind == TpmKind::"discreet""#);
+    assert_eq!(refused(&[("p", &misspelt)]), "policy.load.invalid");
 }
 
 #[test]

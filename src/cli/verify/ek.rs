@@ -1,5 +1,6 @@
 //! Endorsement key certificates: one with its chain (`tpm-ek-cert`), the content of its NV index
-//! (`tpm-ek-cert-nv-raw`), the AK certificate of a cloud (`vtpm-ak-chain`), and manufacturers' collections (`tpm-vendor-roots`, `tpm-vendor-ca-collection`).
+//! (`tpm-ek-cert-nv-raw`), the AK certificate of a cloud (`vtpm-ak-chain`), and manufacturers' collections
+//! (`tpm-vendor-roots`, `tpm-vendor-ca-collection`).
 
 use countersign_attestation::anchor::{Assurance, TpmAnchor};
 use countersign_attestation::digest::Sha256Digest;
@@ -165,7 +166,7 @@ pub fn describe(certificate: &[u8]) -> Map<String, Value> {
         let critical = loose.extensions().iter().filter(|extension| extension.critical);
         let critical: Vec<_> = critical.map(|extension| extension.oid.to_id_string()).collect();
         put("critical_extensions", Some(json!(critical)));
-        put("signature_alg", signature_text(&loose.signature_algorithm.algorithm.to_id_string()).map(Value::from));
+        put("signature_alg", Some(signature_text(loose.signature_algorithm.algorithm.to_id_string()).into()));
         put("eku", Some(purposes(&loose).into()));
     }
     details
@@ -194,7 +195,6 @@ fn name_text(name: &[u8]) -> Option<String> {
     let attribute = |attribute: &x509_parser::x509::AttributeTypeAndValue<'_>| {
         let short = match attribute.attr_type().to_id_string().as_str() {
             "2.5.4.3" => "CN",
-            "2.5.4.5" => "serialNumber",
             "2.5.4.6" => "C",
             "2.5.4.7" => "L",
             "2.5.4.8" => "ST",
@@ -243,17 +243,18 @@ const fn key_text(key: &SubjectKey<'_>) -> (&'static str, Option<&'static str>) 
     }
 }
 
-fn signature_text(oid: &str) -> Option<&'static str> {
-    Some(match oid {
+/// The algorithm's usual name; its identifier where it has none.
+fn signature_text(oid: String) -> String {
+    let name = match oid.as_str() {
         "1.2.840.113549.1.1.5" => "sha1WithRSA",
         "1.2.840.113549.1.1.11" => "sha256WithRSA",
         "1.2.840.113549.1.1.12" => "sha384WithRSA",
         "1.2.840.113549.1.1.13" => "sha512WithRSA",
         "1.2.840.10045.4.3.2" => "ecdsa-sha256",
         "1.2.840.10045.4.3.3" => "ecdsa-sha384",
-        "1.2.840.10045.4.3.4" => "ecdsa-sha512",
-        _ => return None,
-    })
+        _ => return oid,
+    };
+    name.to_owned()
 }
 
 #[cfg(test)]

@@ -104,8 +104,8 @@ impl TpmAttributes {
     }
 }
 
-/// Calls `visit` with each attribute of each directoryName, and whether it shares its RDN with another. Manufacturers put them in one RDN or several, in any order;
-/// the SET OF of one RDN is not always sorted as DER demands.
+/// Calls `visit` with each attribute of each directoryName, and whether it shares its RDN with another. Manufacturers
+/// put them in one RDN or several, in any order; the SET OF of one RDN is not always sorted as DER demands.
 fn each<'a>(
     general_names: &'a [u8],
     mut visit: impl FnMut(&'a [u8], Element<'a>, bool) -> Result<(), NotDer>,

@@ -21,8 +21,8 @@ pub fn verify_quote(record: &[u8], ak: &AttestationKey, qualifying_data: &[u8]) 
     }
 }
 
-/// Checks that `iak` certified `ak` (TPM2_Certify: TPM2B_ATTEST, TPMT_SIGNATURE) over `qualifying_data`: both are in one
-/// TPM, since a TPM certifies only what is loaded into it, and `ak` never leaves that.
+/// Checks that `iak` certified `ak` (TPM2_Certify: TPM2B_ATTEST, TPMT_SIGNATURE) over `qualifying_data`: both are in
+/// one TPM, since a TPM certifies only what is loaded into it, and `ak` never leaves that.
 ///
 /// # Errors
 /// A [`TpmReason`] or [`BindingReason`].
