@@ -12,7 +12,7 @@ use countersign_attestation::protocol::{
 };
 use serde::Deserialize;
 
-use crate::api::body::Json;
+use crate::api::body::{ATTESTATION_BYTES_MAX, Json};
 use crate::api::{App, Channel};
 use crate::problem::{Problem, Refusal};
 
@@ -49,7 +49,7 @@ pub(super) async fn challenge(
 pub(super) async fn attest(
     State(broker): App,
     Extension(Channel(host)): Extension<Channel>,
-    Json(request): Json<AttestationRequest>,
+    Json(request): Json<AttestationRequest, ATTESTATION_BYTES_MAX>,
 ) -> Answer<AttestationResponse> {
     let broker = Arc::clone(&broker);
     let response = to_the_end(async move { broker.attest(&host, request).await }).await?;

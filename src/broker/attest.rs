@@ -37,6 +37,7 @@ impl Broker {
             nonce: Base64Bytes(made.nonce.to_vec()),
             expires_at: made.expires_at,
             pcr_selection: self.references.current().references.pcr_selection(),
+            known_boot: None,
         })
     }
 
