@@ -9,6 +9,7 @@ use serde::{Serialize, Serializer};
 
 use crate::anchor::{AmdProduct, Assurance};
 use crate::digest::Sha256Digest;
+pub use crate::endorsement::tpm::{TpmIdentity, TpmKind};
 use crate::evidence::tpm::TpmReason;
 use crate::rejection::Rejection;
 use crate::time::UnixMillis;
@@ -79,6 +80,8 @@ pub struct TpmClaims {
     pub ak_name: HexBytes,
     /// SHA-256 of the EK's `SubjectPublicKeyInfo`: the identity of the TPM.
     pub ek: Sha256Digest,
+    /// Which TPM that is, by its certificate.
+    pub identity: TpmIdentity,
     /// Quoted PCR values by bank (`sha256`, `sha384`). Each was hashed into the signed pcrDigest.
     pub pcrs: BTreeMap<PcrHash, PcrBank>,
     /// TPMS_ATTEST.firmwareVersion.

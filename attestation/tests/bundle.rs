@@ -2,7 +2,7 @@
 
 use countersign_attestation::anchor::{AmdProduct, Assurance, TrustAnchors};
 use countersign_attestation::binder::{Binder, Role};
-use countersign_attestation::claims::{Claims, PcrHash};
+use countersign_attestation::claims::{Claims, PcrHash, TpmIdentity};
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::endorsement::amd::{self, VerifiedVek};
 use countersign_attestation::evidence::bundle::{Bundle, SnpEvidence};
@@ -44,7 +44,8 @@ fn a_vek_endorsed_before_saves_work_and_changes_no_verdict() {
     let (tpm_quote, tpm_pcrs) = tpm.quote(&selection, &binder.qualifying_data());
     let tpm_certify = tpm.certify(&key, &binder.qualifying_data());
     let ak = AttestationKey::from_public(tpm.ak_public()).expect("an AK");
-    let enrolled = EnrolledTpm::new(ak, Sha256Digest([0; 32]), Assurance::Simulated);
+    let identity = TpmIdentity::from_attributes("id:00001014", "swtpm", "id:20240125");
+    let enrolled = EnrolledTpm::new(ak, Sha256Digest([0; 32]), Assurance::Simulated, identity);
     let spki = key.spki();
     let expected = Expected { binder: &binder, credential_key: &spki, tpm: &enrolled, pcr_selection: &selection };
     let judge = |snp: SnpEvidence, crls: &[Vec<u8>], endorsed, now| -> Result<Claims, Rejection> {

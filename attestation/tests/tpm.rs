@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use aws_lc_rs::signature::{RSA_PKCS1_SHA384, RSA_PSS_SHA256};
 use countersign_attestation::anchor::Assurance;
 use countersign_attestation::binder::{Binder, Role};
-use countersign_attestation::claims::{PcrHash, TpmClaims};
+use countersign_attestation::claims::{PcrHash, TpmClaims, TpmIdentity};
 use countersign_attestation::endorsement::tpm::verify_ek;
 use countersign_attestation::evidence::bundle::Bundle;
 use countersign_attestation::evidence::tpm::algorithm::TpmHash;
@@ -43,10 +43,14 @@ fn binder() -> Binder {
     Binder::new(Role::Host, &[7; 32], &KEY.spki())
 }
 
+fn identity() -> TpmIdentity {
+    TpmIdentity::from_attributes("id:00001014", "swtpm", "id:20240125")
+}
+
 fn enrolled(tpm: &SimTpm) -> EnrolledTpm {
     let ak = AttestationKey::from_public(tpm.ak_public()).unwrap();
     let ek = EndorsementKey::from_public(tpm.ek_public()).unwrap().id();
-    EnrolledTpm::new(ak, ek, Assurance::Simulated)
+    EnrolledTpm::new(ak, ek, Assurance::Simulated, identity())
 }
 
 fn bundle(tpm: &SimTpm) -> Bundle {
@@ -410,22 +414,22 @@ fn an_ek_certificate_leads_to_the_pinned_root_and_speaks_for_the_key() {
     let manufacturer = SimManufacturer::new();
     let stranger = SimManufacturer::new();
     let certificate = manufacturer.ek_certificate(&P256);
-    let endorsed = verify_ek(&certificate, P256.ek_public(), &[stranger.anchor(), manufacturer.anchor()], NOW).unwrap();
+    let endorsed = verify_ek(&certificate, P256.ek_public(), &[], &[stranger.anchor(), manufacturer.anchor()], NOW).unwrap();
     assert_eq!(endorsed.assurance(), Assurance::Simulated);
     assert_eq!(endorsed.ek(), EndorsementKey::from_public(P256.ek_public()).unwrap().id());
     assert_eq!(endorsed.valid_until(), UnixMillis(2_524_608_000_000));
 
     let anchors = [manufacturer.anchor()];
     let code = |certificate: &[u8], public: &[u8], now: UnixMillis| {
-        verify_ek(certificate, public, &anchors, now).map_or_else(|rejection| rejection.code(), |_| "accepted")
+        verify_ek(certificate, public, &[], &anchors, now).map_or_else(|rejection| rejection.code(), |_| "accepted")
     };
     assert_eq!(code(&certificate, RSA.ek_public(), NOW), "tpm.ek.key");
     assert_eq!(code(&certificate, P256.ek_public(), UnixMillis(0)), "x509.not_yet_valid");
     assert_eq!(code(&certificate, P256.ek_public(), UnixMillis(2_524_608_001_000)), "x509.expired");
     assert_eq!(code(&certificate, P256.ak_public(), NOW), "tpm.ek.attributes");
     assert_eq!(code(&certificate, RSA.ak_public(), NOW), "tpm.ek.attributes");
-    assert_eq!(verify_ek(&certificate, P256.ek_public(), &[], NOW).map(drop).unwrap_err().code(), "x509.path.none");
-    assert!(verify_ek(&certificate, P256.ek_public(), &[stranger.anchor()], NOW).is_err());
+    assert_eq!(verify_ek(&certificate, P256.ek_public(), &[], &[], NOW).map(drop).unwrap_err().code(), "x509.path.none");
+    assert!(verify_ek(&certificate, P256.ek_public(), &[], &[stranger.anchor()], NOW).is_err());
 
     let spki = countersign_attestation::evidence::tpm::public::Public::read(P256.ek_public()).unwrap().spki();
     let variant = |change: &dyn Fn(&mut rcgen::CertificateParams)| {

@@ -9,7 +9,7 @@ use cedar_policy::{Context, Entities, Entity, EntityId, EntityTypeName, EntityUi
 use countersign_attestation::UnixMillis;
 use countersign_attestation::anchor::{AmdProduct, Assurance};
 use countersign_attestation::claims::{
-    Claims, HexBytes, Presented, Revocation, SnpClaims, SnpSigningKey, SnpTcb, TpmClaims,
+    Claims, HexBytes, Presented, Revocation, SnpClaims, SnpSigningKey, SnpTcb, TpmClaims, TpmKind,
 };
 
 use crate::decision::HostFacts;
@@ -33,6 +33,11 @@ pub(crate) struct Vocabulary {
     vlek: EntityUid,
     not_presented: EntityUid,
     not_revoked: EntityUid,
+    discrete: EntityUid,
+    firmware: EntityUid,
+    virtual_: EntityUid,
+    simulated_tpm: EntityUid,
+    unknown: EntityUid,
     root_tpm: EntityUid,
     root_milan: EntityUid,
     root_genoa: EntityUid,
@@ -63,6 +68,11 @@ impl Vocabulary {
             vlek: member("SigningKey", "vlek")?,
             not_presented: member("Revocation", "not_presented")?,
             not_revoked: member("Revocation", "not_revoked")?,
+            discrete: member("TpmKind", "discrete")?,
+            firmware: member("TpmKind", "firmware")?,
+            virtual_: member("TpmKind", "virtual")?,
+            simulated_tpm: member("TpmKind", "simulated")?,
+            unknown: member("TpmKind", "unknown")?,
             root_tpm: member("Root", "tpm")?,
             root_milan: member("Root", "amd_milan")?,
             root_genoa: member("Root", "amd_genoa")?,
@@ -164,10 +174,23 @@ impl Vocabulary {
         RestrictedExpression::new_record(reference)
     }
 
+    const fn kind(&self, kind: TpmKind) -> &EntityUid {
+        match kind {
+            TpmKind::Discrete => &self.discrete,
+            TpmKind::Firmware => &self.firmware,
+            TpmKind::Virtual => &self.virtual_,
+            TpmKind::Simulated => &self.simulated_tpm,
+            TpmKind::Unknown => &self.unknown,
+        }
+    }
+
     fn tpm(&self, tpm: &TpmClaims) -> Built {
         RestrictedExpression::new_record(pairs([
             ("assurance", self.assurance(tpm.assurance)),
             ("ek", RestrictedExpression::new_string(tpm.ek.to_hex())),
+            ("manufacturer", text(&tpm.identity.manufacturer)),
+            ("model", text(&tpm.identity.model)),
+            ("kind", entity(self.kind(tpm.identity.kind))),
             ("firmware_version_1", number(tpm.firmware_version >> 32)),
             ("firmware_version_2", number(tpm.firmware_version & 0xffff_ffff)),
             ("reset_count", number(u64::from(tpm.clock.reset_count))),

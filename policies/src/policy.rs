@@ -12,7 +12,7 @@ use cedar_policy::{
 };
 use countersign_attestation::UnixMillis;
 use countersign_attestation::anchor::Assurance;
-use countersign_attestation::claims::{Claims, ClockInfo, HexBytes, Presented, TpmClaims};
+use countersign_attestation::claims::{Claims, ClockInfo, HexBytes, Presented, TpmClaims, TpmIdentity, TpmKind};
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::protocol::HostId;
 
@@ -302,7 +302,7 @@ fn check_permit(policy: &cedar_policy::Policy, vocabulary: &Vocabulary) -> Resul
     }
 }
 
-const fn nothing_proven() -> Claims {
+fn nothing_proven() -> Claims {
     let nothing = Sha256Digest([0; 32]);
     Claims {
         assurance: Assurance::Simulated,
@@ -310,6 +310,7 @@ const fn nothing_proven() -> Claims {
             assurance: Assurance::Simulated,
             ak_name: HexBytes(Vec::new()),
             ek: nothing,
+            identity: TpmIdentity::unnamed(TpmKind::Unknown),
             pcrs: BTreeMap::new(),
             firmware_version: 0,
             clock: ClockInfo { clock: 0, reset_count: 0, restart_count: 0, safe: false },

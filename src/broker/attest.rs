@@ -177,6 +177,7 @@ impl Broker {
             ak_public: enrolled.ak_public.clone(),
             ek: host.ek_sha256,
             assurance: enrolled.assurance,
+            tpm: enrolled.identity.clone(),
             nonce: Base64Bytes(nonce.to_vec()),
             pcr_selection: governance.references.pcr_selection(),
             credential_key: request.credential_key,

@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use countersign_attestation::UnixMillis;
 use countersign_attestation::anchor::Assurance;
+use countersign_attestation::claims::TpmIdentity;
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::endorsement;
 use countersign_attestation::evidence::tpm::credential::{ActivationSecret, make_credential};
@@ -36,6 +37,7 @@ struct Enrollment {
     host: HostId,
     ak_public: Vec<u8>,
     assurance: Assurance,
+    identity: TpmIdentity,
     channel_key: Vec<u8>,
     secret: ActivationSecret,
     expires_at: UnixMillis,
@@ -80,7 +82,7 @@ impl Broker {
         }
         // 2. The EK is genuine: its certificate leads to a pinned root and certifies this public area.
         let anchors = &self.references.current().collateral.anchors.tpm;
-        let ek = endorsement::tpm::verify_ek(&request.ek_certificate.0, &request.ek_public.0, anchors, now)?;
+        let ek = endorsement::tpm::verify_ek(&request.ek_certificate.0, &request.ek_public.0, &[], anchors, now)?;
         // 3. It is the EK that the operator registered.
         if ek.ek() != host.ek_sha256 {
             return Err(Refusal::EkMismatch.because(host.ek_sha256, ek.ek()));
@@ -104,6 +106,7 @@ impl Broker {
             host: request.host,
             ak_public: request.ak_public.0,
             assurance: ek.assurance(),
+            identity: ek.identity().clone(),
             channel_key: request.channel_key.0,
             secret,
             expires_at,
@@ -137,6 +140,7 @@ impl Broker {
         let enrolled = Enrolled {
             ak_public: Base64Bytes(enrollment.ak_public),
             assurance: enrollment.assurance,
+            identity: enrollment.identity,
             channel_key: Sha256Digest::of(&[&enrollment.channel_key]),
             at: now,
         };

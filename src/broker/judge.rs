@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use countersign_attestation::anchor::Assurance;
 use countersign_attestation::binder::{Binder, Role};
-use countersign_attestation::claims::{Claims, ClockInfo};
+use countersign_attestation::claims::{Claims, ClockInfo, TpmIdentity};
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::evidence::bundle::{Bundle, BundleReason, Collection};
 use countersign_attestation::evidence::{self, Endorsements};
@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::broker::warm::{self, Warm};
 use crate::references::{Digests, Governance};
+use crate::trust::hosts::unknown_tpm;
 
 /// Everything a decision about a host's evidence depends on. What it names by digest is in the archive too.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +43,9 @@ pub struct Inputs {
     pub ek: Sha256Digest,
     /// What the EK certificate's anchor is worth.
     pub assurance: Assurance,
+    /// What the EK certificate says the TPM is.
+    #[serde(default = "unknown_tpm")]
+    pub tpm: TpmIdentity,
     /// The challenge's nonce.
     pub nonce: Base64Bytes,
     /// The PCR selection that was asked for.

@@ -31,7 +31,7 @@ pub struct Warm {
 /// The enrolled TPM that `inputs` name.
 pub(super) fn enrolled(inputs: &Inputs) -> Result<EnrolledTpm, Rejection> {
     let ak = AttestationKey::from_public(&inputs.ak_public.0)?;
-    Ok(EnrolledTpm::new(ak, inputs.ek, inputs.assurance))
+    Ok(EnrolledTpm::new(ak, inputs.ek, inputs.assurance, inputs.tpm.clone()))
 }
 
 impl Warm {
@@ -40,7 +40,10 @@ impl Warm {
     pub(super) fn tpm(&self, inputs: &Inputs) -> Result<Arc<EnrolledTpm>, Rejection> {
         let mut tpms = self.tpms.lock().unwrap_or_else(PoisonError::into_inner);
         let same = |tpm: &&Arc<EnrolledTpm>| {
-            tpm.ak().public() == inputs.ak_public.0 && tpm.ek() == inputs.ek && tpm.assurance() == inputs.assurance
+            tpm.ak().public() == inputs.ak_public.0
+                && tpm.ek() == inputs.ek
+                && tpm.assurance() == inputs.assurance
+                && *tpm.identity() == inputs.tpm
         };
         if let Some(kept) = tpms.get(&inputs.host).filter(same) {
             return Ok(Arc::clone(kept));

@@ -5,6 +5,7 @@ use std::sync::{Mutex, MutexGuard};
 
 use countersign_attestation::UnixMillis;
 use countersign_attestation::anchor::Assurance;
+use countersign_attestation::claims::{TpmIdentity, TpmKind};
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::protocol::{Base64Bytes, HostId};
 use serde::{Deserialize, Serialize};
@@ -38,10 +39,19 @@ pub struct Enrolled {
     pub ak_public: Base64Bytes,
     /// What the EK certificate's anchor is worth.
     pub assurance: Assurance,
+    /// What the EK certificate says the TPM is. A record of a version that did not keep it says unknown.
+    #[serde(default = "unknown_tpm")]
+    pub identity: TpmIdentity,
     /// SHA-256 of the `SubjectPublicKeyInfo` of the key the host's channel certificate carries.
     pub channel_key: Sha256Digest,
     /// When.
     pub at: UnixMillis,
+}
+
+/// The TPM of a record that does not say.
+#[must_use]
+pub fn unknown_tpm() -> TpmIdentity {
+    TpmIdentity::unnamed(TpmKind::Unknown)
 }
 
 /// All registered hosts. What is returned was durable first.
@@ -179,6 +189,7 @@ mod tests {
         Enrolled {
             ak_public: Base64Bytes(vec![ak]),
             assurance: Assurance::Simulated,
+            identity: super::unknown_tpm(),
             channel_key: Sha256Digest([ak; 32]),
             at: UnixMillis(2),
         }

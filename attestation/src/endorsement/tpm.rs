@@ -10,34 +10,26 @@ use crate::evidence::tpm::public::{Curve, Key};
 use crate::rejection::Rejection;
 use crate::signature::Scheme;
 use crate::time::UnixMillis;
-use crate::x509::der::{Der, NotDer, tag};
 use crate::x509::oid::{self, Oid};
 use crate::x509::{self, BasicConstraints, Certificate, VerifiedPath, X509Reason};
 
+pub use self::identity::{TpmIdentity, TpmKind};
+use self::name::TpmName;
+
+mod identity;
+mod name;
+
 /// tcg-kp-EKCertificate, 2.23.133.8.1.
 const EK_CERTIFICATE: Oid = Oid::new(&[0x67, 0x81, 0x05, 8, 1], "tcg-kp-EKCertificate");
-/// tcg-at-tpmManufacturer, tpmModel and tpmVersion: 2.23.133.2.1 to .3.
-const TPM_ATTRIBUTES: [Oid; 3] = [
-    Oid::new(&[0x67, 0x81, 0x05, 2, 1], "tpmManufacturer"),
-    Oid::new(&[0x67, 0x81, 0x05, 2, 2], "tpmModel"),
-    Oid::new(&[0x67, 0x81, 0x05, 2, 3], "tpmVersion"),
-];
-
 /// Critical extensions that are processed here. Policies are the manufacturer's statement about itself; none narrows
 /// what a certificate is used for.
 const UNDERSTOOD: [Oid; 3] = [oid::SUBJECT_ALT_NAME, oid::EXTENDED_KEY_USAGE, oid::CERTIFICATE_POLICIES];
-
-/// Context tag of GeneralName.directoryName, explicit.
-const DIRECTORY_NAME: u8 = 0xa4;
-/// SET.
-const SET: u8 = 0x31;
 
 /// A TPM whose EK certificate led to a pinned anchor. [`verify_ek`] is the only constructor.
 #[derive(Clone, Debug)]
 pub struct EndorsedTpm<'a> {
     key: EndorsementKey<'a>,
-    assurance: Assurance,
-    valid_until: UnixMillis,
+    certificate: VerifiedEkCertificate,
 }
 
 impl<'a> EndorsedTpm<'a> {
@@ -56,28 +48,36 @@ impl<'a> EndorsedTpm<'a> {
     /// What the anchor is worth.
     #[must_use]
     pub const fn assurance(&self) -> Assurance {
-        self.assurance
+        self.certificate.assurance
     }
 
     /// The earliest notAfter of the chain.
     #[must_use]
     pub const fn valid_until(&self) -> UnixMillis {
-        self.valid_until
+        self.certificate.valid_until
+    }
+
+    /// What the certificate says the TPM is.
+    #[must_use]
+    pub const fn identity(&self) -> &TpmIdentity {
+        &self.certificate.identity
     }
 }
 
-/// Checks an EK certificate (DER) to one of `anchors`, and that `ek_public` (TPMT_PUBLIC) is the key it speaks for.
+/// Checks an EK certificate (DER) to one of `anchors`, over their own and the presented `intermediates`, and that
+/// `ek_public` (TPMT_PUBLIC) is the key it speaks for.
 ///
 /// # Errors
 /// A [`TpmReason`] or [`X509Reason`].
 pub fn verify_ek<'a>(
     certificate: &[u8],
     ek_public: &'a [u8],
+    intermediates: &[&[u8]],
     anchors: &[TpmAnchor],
     now: UnixMillis,
 ) -> Result<EndorsedTpm<'a>, Rejection> {
     let key = EndorsementKey::from_public(ek_public)?;
-    let (assurance, valid_until) = verify_certificate(certificate, &[], anchors, now)?;
+    let verified = verify_certificate(certificate, intermediates, anchors, now)?;
     let leaf = Certificate::parse(certificate)?;
     let scheme = match key.public().key() {
         // The scheme only selects the kind of key; an EK signs nothing.
@@ -90,11 +90,39 @@ pub fn verify_ek<'a>(
         let found = Sha256Digest::of(&[&key.public().spki()]);
         return Err(TpmReason::EkKey.because(Sha256Digest::of(&[leaf.spki()]), found));
     }
-    Ok(EndorsedTpm { key, assurance, valid_until })
+    Ok(EndorsedTpm { key, certificate: verified })
+}
+
+/// An EK certificate that fits its profile and led to a pinned anchor. [`verify_certificate`] is the only constructor.
+#[derive(Clone, Debug)]
+pub struct VerifiedEkCertificate {
+    assurance: Assurance,
+    valid_until: UnixMillis,
+    identity: TpmIdentity,
+}
+
+impl VerifiedEkCertificate {
+    /// What the anchor is worth.
+    #[must_use]
+    pub const fn assurance(&self) -> Assurance {
+        self.assurance
+    }
+
+    /// The earliest notAfter of the chain.
+    #[must_use]
+    pub const fn valid_until(&self) -> UnixMillis {
+        self.valid_until
+    }
+
+    /// What the certificate says the TPM is.
+    #[must_use]
+    pub const fn identity(&self) -> &TpmIdentity {
+        &self.identity
+    }
 }
 
 /// Checks an EK certificate alone: its profile, and its chain over the anchors' own and the presented `intermediates`
-/// (never fetched). Returns the anchor's class and the chain's earliest notAfter.
+/// (never fetched).
 ///
 /// # Errors
 /// [`TpmReason::EkCertificate`], or the [`X509Reason`] of the anchor that came closest.
@@ -103,13 +131,19 @@ pub fn verify_certificate(
     intermediates: &[&[u8]],
     anchors: &[TpmAnchor],
     now: UnixMillis,
-) -> Result<(Assurance, UnixMillis), Rejection> {
+) -> Result<VerifiedEkCertificate, Rejection> {
     let leaf = Certificate::parse(certificate)?;
-    check_profile(&leaf)?;
+    let identity = check_profile(&leaf)?;
     let mut closest = X509Reason::NoPath.because("a pinned TPM manufacturer root", "no anchor leads here");
     for anchor in anchors {
         match path_to(&leaf, intermediates, anchor, now) {
-            Ok(path) => return Ok((anchor.assurance, path.not_after())),
+            Ok(path) => {
+                return Ok(VerifiedEkCertificate {
+                    assurance: anchor.assurance,
+                    valid_until: path.not_after(),
+                    identity,
+                });
+            }
             // "No path" says least: another anchor's rejection explains more.
             Err(rejection) if rejection.reason() != X509Reason::NoPath.into() => closest = rejection,
             Err(_) => {}
@@ -131,7 +165,7 @@ fn path_to<'a>(
 }
 
 /// TCG EK Credential Profile 2.6, 3.2: what makes a certificate one of an endorsement key.
-fn check_profile(leaf: &Certificate<'_>) -> Result<(), Rejection> {
+fn check_profile(leaf: &Certificate<'_>) -> Result<TpmIdentity, Rejection> {
     let reason = TpmReason::EkCertificate;
     if leaf.basic_constraints() != BasicConstraints::EndEntity {
         return Err(reason.because("an end entity", "a certification authority"));
@@ -147,40 +181,5 @@ fn check_profile(leaf: &Certificate<'_>) -> Result<(), Rejection> {
     if !usage {
         return Err(reason.because("keyUsage of keyEncipherment or keyAgreement", "another or none"));
     }
-    let name = leaf.extension(oid::SUBJECT_ALT_NAME).map_or(Ok([false; 3]), |san| tpm_attributes(san.value));
-    let name = name.map_err(|NotDer| reason.because("a readable subjectAltName", "one that is not"))?;
-    match TPM_ATTRIBUTES.iter().zip(name).find(|(_, there)| !there) {
-        Some((missing, _)) => Err(reason.because(missing, "a subjectAltName without it")),
-        None => Ok(()),
-    }
-}
-
-/// Which of the TPM's attributes the directoryName names. Manufacturers put them in one RDN or several, in any order.
-fn tpm_attributes(value: &[u8]) -> Result<[bool; 3], NotDer> {
-    let mut found = [false; 3];
-    let mut outer = Der::new(value);
-    let mut names = outer.inner(tag::SEQUENCE)?;
-    outer.finish()?;
-    while !names.is_empty() {
-        let name = names.any()?;
-        if name.tag != DIRECTORY_NAME {
-            continue;
-        }
-        let mut explicit = Der::new(name.content);
-        let mut rdns = explicit.inner(tag::SEQUENCE)?;
-        explicit.finish()?;
-        while !rdns.is_empty() {
-            let mut attributes = rdns.inner(SET)?;
-            while !attributes.is_empty() {
-                let mut attribute = attributes.inner(tag::SEQUENCE)?;
-                let kind = attribute.content(tag::OID)?;
-                let text = attribute.any()?.content;
-                attribute.finish()?;
-                for (known, there) in TPM_ATTRIBUTES.iter().zip(&mut found) {
-                    *there |= known.octets() == kind && !text.is_empty();
-                }
-            }
-        }
-    }
-    Ok(found)
+    TpmName::of(leaf)?.identity()
 }

@@ -7,7 +7,7 @@ use std::vec;
 use countersign_attestation::UnixMillis;
 use countersign_attestation::anchor::{AmdProduct, Assurance};
 use countersign_attestation::claims::{
-    Claims, ClockInfo, HexBytes, PcrHash, Presented, Revocation, SnpClaims, SnpSigningKey, SnpTcb, TpmClaims,
+    Claims, ClockInfo, HexBytes, PcrHash, Presented, Revocation, SnpClaims, SnpSigningKey, SnpTcb, TpmClaims, TpmIdentity,
 };
 use countersign_attestation::digest::Sha256Digest;
 
@@ -26,6 +26,7 @@ pub(crate) fn tpm_claims() -> Claims {
             assurance: Assurance::Hardware,
             ak_name: HexBytes(vec![0, 0x0b, 1, 2, 3]),
             ek: Sha256Digest([0xe0; 32]),
+            identity: TpmIdentity::from_attributes("id:49465800", "SLB 9672", "id:0F15"),
             pcrs: BTreeMap::from([(PcrHash::Sha256, bank)]),
             firmware_version: 0xffff_fffe_0000_0007,
             clock: ClockInfo { clock: u64::MAX, reset_count: 3, restart_count: 1, safe: true },

@@ -13,6 +13,7 @@ use crate::anchor::Assurance;
 use crate::binder::Binder;
 use crate::claims::{HexBytes, PcrBank, PcrHash, TpmClaims};
 use crate::digest::Sha256Digest;
+use crate::endorsement::tpm::TpmIdentity;
 use crate::protocol::PcrSelection;
 use crate::reader::{ReadError, Reader};
 use crate::rejection::{Rejection, reasons};
@@ -131,13 +132,19 @@ pub struct EnrolledTpm {
     ak: key::AttestationKey,
     ek: Sha256Digest,
     assurance: Assurance,
+    identity: TpmIdentity,
 }
 
 impl EnrolledTpm {
     /// An enrolled TPM, from the one record that enrolment made.
     #[must_use]
-    pub const fn new(ak: key::AttestationKey, ek: Sha256Digest, assurance: Assurance) -> Self {
-        Self { ak, ek, assurance }
+    pub const fn new(
+        ak: key::AttestationKey,
+        ek: Sha256Digest,
+        assurance: Assurance,
+        identity: TpmIdentity,
+    ) -> Self {
+        Self { ak, ek, assurance, identity }
     }
 
     /// The enrolled AK.
@@ -156,6 +163,12 @@ impl EnrolledTpm {
     #[must_use]
     pub const fn assurance(&self) -> Assurance {
         self.assurance
+    }
+
+    /// What the EK certificate says the TPM is.
+    #[must_use]
+    pub const fn identity(&self) -> &TpmIdentity {
+        &self.identity
     }
 }
 
@@ -178,6 +191,7 @@ pub fn verify(
         assurance: enrolled.assurance,
         ak_name: HexBytes(enrolled.ak.name().to_vec()),
         ek: enrolled.ek,
+        identity: enrolled.identity.clone(),
         pcrs: quote.pcrs(),
         firmware_version: quote.firmware_version(),
         clock: quote.clock(),
