@@ -7,7 +7,8 @@ use std::vec;
 use countersign_attestation::UnixMillis;
 use countersign_attestation::anchor::{AmdProduct, Assurance};
 use countersign_attestation::claims::{
-    Claims, ClockInfo, HexBytes, PcrHash, Presented, Revocation, SnpClaims, SnpSigningKey, SnpTcb, TpmClaims, TpmIdentity,
+    Claims, ClockInfo, HexBytes, PcrHash, Presented, Revocation, SnpClaims, SnpSigningKey, SnpTcb, TpmClaims,
+    TpmIdentity,
 };
 use countersign_attestation::digest::Sha256Digest;
 
@@ -32,6 +33,8 @@ pub(crate) fn tpm_claims() -> Claims {
             clock: ClockInfo { clock: u64::MAX, reset_count: 3, restart_count: 1, safe: true },
         },
         credential_key: Sha256Digest([0xc0; 32]),
+        boot: Presented::NotPresented,
+        ima: Presented::NotPresented,
         snp: Presented::NotPresented,
     }
 }

@@ -138,12 +138,7 @@ pub struct EnrolledTpm {
 impl EnrolledTpm {
     /// An enrolled TPM, from the one record that enrolment made.
     #[must_use]
-    pub const fn new(
-        ak: key::AttestationKey,
-        ek: Sha256Digest,
-        assurance: Assurance,
-        identity: TpmIdentity,
-    ) -> Self {
+    pub const fn new(ak: key::AttestationKey, ek: Sha256Digest, assurance: Assurance, identity: TpmIdentity) -> Self {
         Self { ak, ek, assurance, identity }
     }
 
