@@ -84,6 +84,7 @@ rooms! {
     Tpm(crate::evidence::tpm::TpmReason),
     Logs(crate::evidence::logs::LogReason),
     Snp(crate::evidence::snp::SnpReason),
+    Ima(crate::evidence::ima::ImaReason),
     Result(crate::result::ResultReason),
     Pulse(crate::pulse::PulseReason),
     StatusList(crate::status_list::StatusListReason),
