@@ -140,12 +140,14 @@ pub fn judge_warm(inputs: &Inputs, governance: &Governance, blobs: &dyn Blobs, w
         Ok(signed) => signed,
         Err(rejection) => return case.rejected(None, &rejection),
     };
-    // A TPM that went back, or that was restarted by nobody knows what, takes trust away: the quote is verified.
+    // A TPM that is genuine and no longer believed (A17), that went back, or that was restarted by nobody knows what,
+    // takes trust away: the quote is verified.
     let clock = &signed.tpm.clock;
     let last_boot = inputs.known.as_ref().map(|known| known.boot);
-    let follows = inputs.last_clock.as_ref().map_or(Ok(()), |last| clock.check_follows(last));
-    if let Err(rejection) =
-        follows.and_then(|()| logs::check_boot_explained(clock, last_boot, (&inputs.event_log).into()))
+    let believed = governance.collateral.tpm_denials.check(&signed.tpm);
+    let follows = || inputs.last_clock.as_ref().map_or(Ok(()), |last| clock.check_follows(last));
+    let explained = || logs::check_boot_explained(clock, last_boot, (&inputs.event_log).into());
+    if let Err(rejection) = believed.and_then(|()| follows()).and_then(|()| explained())
     {
         return case.rejected(Some(signed), &rejection);
     }

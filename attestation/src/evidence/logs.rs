@@ -1,11 +1,13 @@
 //! The logs of a bundle against its quote: which boot the host is in, what its firmware measured, and what its kernel
 //! measured since. A log is claimed by nobody but the host; only what replays to signed PCR values says anything.
 
+use alloc::string::ToString as _;
+
 use crate::claims::{BootClaims, ClockInfo, ImaClaims, TpmClaims};
 use crate::rejection::{Rejection, reasons};
 
 use super::eventlog;
-use super::ima::{self, ImaState, VerifiedIma};
+use super::ima::{self, BootAggregate, ImaState, VerifiedIma};
 
 reasons! {
     /// Why the logs of a bundle do not explain its quote.
@@ -117,9 +119,32 @@ pub fn verify_ima<'a>(
         return Err(LogReason::ImaOffset.because(expected, format_args!("entries from {from} on")));
     }
     let verified = ima::verify(list, known, &tpm.pcrs)?;
+    if from == 0 {
+        check_begins_with_boot(&verified)?;
+    }
     let claims = ImaClaims { state: verified.state().clone() };
     Ok((verified, claims))
 }
+
+/// The kernel begins its list with the aggregate of the firmware's PCRs, before it loads a policy (`ima_init`). A list
+/// that was carried over a kexec begins with that of the first kernel, which the same firmware booted.
+fn check_begins_with_boot(list: &VerifiedIma<'_>) -> Result<(), Rejection> {
+    let first = list.entries().next().filter(|(index, entry)| *index == 0 && entry.name() == BOOT_AGGREGATE);
+    let Some((_, first)) = first else {
+        return Err(LogReason::ImaBootAggregate.because("boot_aggregate as the first entry", "another entry"));
+    };
+    match list.boot_aggregate(&first) {
+        // Not quoted: nothing to compare with, and nothing is claimed of it.
+        BootAggregate::OfThisBoot | BootAggregate::NotQuoted => Ok(()),
+        BootAggregate::Differs => {
+            let found = first.data().digest.map_or_else(|| "no digest".to_string(), |digest| hex::encode(digest.digest));
+            Err(LogReason::ImaBootAggregate.because("the aggregate of the quoted PCRs", found))
+        }
+    }
+}
+
+/// Name of the first entry.
+const BOOT_AGGREGATE: &[u8] = b"boot_aggregate";
 
 #[cfg(test)]
 mod tests {
