@@ -17,8 +17,8 @@ use countersign_attestation::evidence::bundle::{Bundle, ImaEntries};
 use countersign_attestation::evidence::tpm::public::Public;
 use countersign_attestation::lineage::entry::Entry;
 use countersign_attestation::protocol::{
-    ActivationRequest, AttestationRequest, AttestationResponse, Base64Bytes, Challenge, EnrollmentRequest, HostId,
-    activation_proof,
+    ActivationRequest, AttestationRequest, AttestationResponse, Base64Bytes, Challenge, Endorsement,
+    EnrollmentRequest, EnrollmentTask, HostId, activation_proof,
 };
 use tempfile::TempDir;
 
@@ -144,13 +144,19 @@ impl Host {
         let channel = CredentialKey::new();
         let request = EnrollmentRequest {
             host: id,
-            ek_certificate: Base64Bytes(house.maker.ek_certificate(&host.tpm)),
-            ek_public: Base64Bytes(host.tpm.ek_public().to_vec()),
+            endorsement: Endorsement::EndorsementKey {
+                certificate: Base64Bytes(house.maker.ek_certificate(&host.tpm)),
+                public: Base64Bytes(host.tpm.ek_public().to_vec()),
+                intermediates: Vec::new(),
+            },
             ak_public: Base64Bytes(host.tpm.ak_public().to_vec()),
             channel_key: Base64Bytes(channel.spki()),
         };
         let begun = house.broker().begin_enrollment(request).unwrap();
-        let secret = host.tpm.activate(&begun.credential_blob.0, &begun.encrypted_secret.0).unwrap();
+        let EnrollmentTask::ActivateCredential { credential_blob, encrypted_secret } = &begun.task else {
+            panic!("an EK is asked to activate a credential: {begun:?}");
+        };
+        let secret = host.tpm.activate(&credential_blob.0, &encrypted_secret.0).unwrap();
         let proof = activation_proof(&secret, &begun.enrollment, &channel.spki());
         let proof = ActivationRequest { proof: Base64Bytes(proof.to_vec()) };
         house.broker().activate_enrollment(&begun.enrollment, proof).await.unwrap();
