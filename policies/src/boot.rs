@@ -8,7 +8,7 @@ use core::fmt;
 
 use countersign_attestation::claims::{BootClaims, HexBytes, PcrHash};
 use countersign_attestation::digest::Sha256Digest;
-use countersign_attestation::evidence::eventlog::{Labelled, Measured, SecureBoot, SignatureDatabase};
+use countersign_attestation::evidence::eventlog::claims::{Labelled, Measured, SecureBoot, SignatureDatabase};
 use serde::{Deserialize, Serialize};
 
 use crate::finding::{Finding, PolicyReason};

@@ -12,7 +12,7 @@ use countersign_attestation::claims::{
     BootClaims, Claims, HexBytes, ImaClaims, PcrHash, Presented, Revocation, SnpClaims, SnpSigningKey, SnpTcb, TpmClaims,
     TpmKind,
 };
-use countersign_attestation::evidence::eventlog::{Authority, Labelled, Measured, SecureBoot, Separator};
+use countersign_attestation::evidence::eventlog::claims::{Authority, Labelled, Measured, SecureBoot, Separator};
 
 use crate::decision::HostFacts;
 use crate::finding::{Finding, PolicyReason};

@@ -270,7 +270,7 @@ impl ImaReference {
         let (written, rules) = match (written.rules, written.keylime) {
             (Some(text), None) => (ImaText::Rules(text.get().to_owned()), ImaRules::parse(text.get().as_bytes())?),
             (None, Some(text)) => {
-                (ImaText::Keylime(text.get().to_owned()), ImaRules::parse_keylime(text.get().as_bytes())?)
+                (ImaText::Keylime(text.get().to_owned()), ImaRules::parse_keylime(Some(text.get().as_bytes()), &[])?)
             }
             (None, None) | (Some(_), Some(_)) => {
                 return Err(PolicyReason::ManifestSyntax.because("`rules` or `keylime` in `ima`", "neither or both"));
