@@ -9,8 +9,8 @@ use cedar_policy::{Context, Entities, Entity, EntityId, EntityTypeName, EntityUi
 use countersign_attestation::UnixMillis;
 use countersign_attestation::anchor::{AmdProduct, Assurance};
 use countersign_attestation::claims::{
-    BootClaims, Claims, HexBytes, ImaClaims, PcrHash, Presented, Revocation, SnpClaims, SnpSigningKey, SnpTcb, TpmClaims,
-    TpmKind,
+    BootClaims, Claims, HexBytes, ImaClaims, PcrHash, Presented, Revocation, SnpClaims, SnpSigningKey, SnpTcb,
+    TpmClaims, TpmKind,
 };
 use countersign_attestation::evidence::eventlog::claims::{Authority, Labelled, Measured, SecureBoot, Separator};
 
@@ -368,10 +368,8 @@ fn tcb(tcb: SnpTcb) -> Built {
 /// How much was measured, and what the matching manifest's rules say of it.
 fn ima_record(ima: &ImaClaims, tally: Option<&ImaTally>) -> Built {
     let padded_sha1 = ima.state.extensions.values().any(|extension| extension.is_sha1());
-    let mut record = pairs([
-        ("entries", number(ima.state.entries)),
-        ("padded_sha1", RestrictedExpression::new_bool(padded_sha1)),
-    ]);
+    let mut record =
+        pairs([("entries", number(ima.state.entries)), ("padded_sha1", RestrictedExpression::new_bool(padded_sha1))]);
     if let Some(tally) = tally {
         record.push(("judged".to_owned(), judged_record(tally)?));
     }

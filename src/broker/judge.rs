@@ -147,8 +147,7 @@ pub fn judge_warm(inputs: &Inputs, governance: &Governance, blobs: &dyn Blobs, w
     let believed = governance.collateral.tpm_denials.check(&signed.tpm);
     let follows = || inputs.last_clock.as_ref().map_or(Ok(()), |last| clock.check_follows(last));
     let explained = || logs::check_boot_explained(clock, last_boot, (&inputs.event_log).into());
-    if let Err(rejection) = believed.and_then(|()| follows()).and_then(|()| explained())
-    {
+    if let Err(rejection) = believed.and_then(|()| follows()).and_then(|()| explained()) {
         return case.rejected(Some(signed), &rejection);
     }
     let read = match case.read_logs(&signed) {

@@ -17,8 +17,8 @@ use countersign_attestation::evidence::bundle::{Bundle, ImaEntries};
 use countersign_attestation::evidence::tpm::public::Public;
 use countersign_attestation::lineage::entry::Entry;
 use countersign_attestation::protocol::{
-    ActivationRequest, AttestationRequest, AttestationResponse, Base64Bytes, Challenge, Endorsement,
-    EnrollmentRequest, EnrollmentTask, HostId, activation_proof,
+    ActivationRequest, AttestationRequest, AttestationResponse, Base64Bytes, Challenge, Endorsement, EnrollmentRequest,
+    EnrollmentTask, HostId, activation_proof,
 };
 use tempfile::TempDir;
 

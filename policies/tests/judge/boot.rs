@@ -51,7 +51,9 @@ fn every_named_value_counts() {
 
     let database = |boot: &mut BootClaims, index: usize| {
         let BootClaims { pk, kek, db, dbx, .. } = boot;
-        let Measured::Measured(database) = [pk, kek, db, dbx].into_iter().nth(index).unwrap() else { panic!("measured") };
+        let Measured::Measured(database) = [pk, kek, db, dbx].into_iter().nth(index).unwrap() else {
+            panic!("measured")
+        };
         database.digest.0[0] ^= 1;
     };
     for index in 0..4 {

@@ -7,8 +7,8 @@ use std::vec;
 use countersign_attestation::UnixMillis;
 use countersign_attestation::anchor::{AmdProduct, Assurance};
 use countersign_attestation::claims::{
-    BootClaims, Claims, ClockInfo, HexBytes, ImaClaims, PcrHash, Presented, Revocation, SnpClaims, SnpSigningKey, SnpTcb, TpmClaims,
-    TpmIdentity,
+    BootClaims, Claims, ClockInfo, HexBytes, ImaClaims, PcrHash, Presented, Revocation, SnpClaims, SnpSigningKey,
+    SnpTcb, TpmClaims, TpmIdentity,
 };
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::evidence::eventlog::claims::{
@@ -47,12 +47,10 @@ pub(crate) fn tpm_claims() -> Claims {
 /// A boot with Secure Boot on: one image, one file, one command line, all 0x51 and 0x52.
 pub(crate) fn boot_claims() -> BootClaims {
     let by_bank = |of: u8| BTreeMap::from([(PcrHash::Sha256, digest(of))]);
-    let database = |of: u8| {
-        Measured::Measured(SignatureDatabase { digest: Sha256Digest([of; 32]), contents: Measured::Unknown })
-    };
-    let labelled = |pcr: u8, of: u8| {
-        Measured::Measured(vec![Labelled { pcr, label: "whatever".into(), digest: by_bank(of) }])
-    };
+    let database =
+        |of: u8| Measured::Measured(SignatureDatabase { digest: Sha256Digest([of; 32]), contents: Measured::Unknown });
+    let labelled =
+        |pcr: u8, of: u8| Measured::Measured(vec![Labelled { pcr, label: "whatever".into(), digest: by_bank(of) }]);
     BootClaims {
         banks: [PcrHash::Sha256].into(),
         replayed: (0..10).collect(),
@@ -81,11 +79,7 @@ pub(crate) fn boot_claims() -> BootClaims {
 /// The same host with that boot, and a list of seven entries.
 pub(crate) fn measured_claims() -> Claims {
     let state = ImaState { entries: 7, ..ImaState::start() };
-    Claims {
-        boot: Presented::Verified(boot_claims()),
-        ima: Presented::Verified(ImaClaims { state }),
-        ..tpm_claims()
-    }
+    Claims { boot: Presented::Verified(boot_claims()), ima: Presented::Verified(ImaClaims { state }), ..tpm_claims() }
 }
 
 /// The same claims with the boot changed.
