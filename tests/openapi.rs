@@ -10,11 +10,11 @@ use countersign::api::routes::{Audience, ROUTES};
 use countersign_attestation::UnixMillis;
 use countersign_attestation::claims::PcrHash;
 use countersign_attestation::digest::Sha256Digest;
-use countersign_attestation::evidence::bundle::{Bundle, SnpEvidence};
+use countersign_attestation::evidence::bundle::{Bundle, ImaEntries, SnpEvidence};
 use countersign_attestation::protocol::{
     ActivationRequest, ActivationResponse, AttestationRequest, AttestationResponse, Base64Bytes, Challenge,
-    Endorsement, EnrollmentChallenge, EnrollmentRequest, EnrollmentTask, HostId, IssuedCredential, PcrSelection,
-    Problem,
+    Endorsement, EnrollmentChallenge, EnrollmentRequest, EnrollmentTask, HostId, IssuedCredential, KnownBoot,
+    PcrSelection, Problem,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -158,10 +158,13 @@ fn samples() -> BTreeMap<&'static str, BTreeSet<String>> {
     let at = UnixMillis(1);
     let digest = Sha256Digest::of(&[b"sample"]);
     let selection = PcrSelection { bank: PcrHash::Sha256, pcrs: vec![0] };
+    let known_boot = KnownBoot { reset_count: 1, restart_count: 1, ima_entries: 1 };
     let bundle = Bundle {
         tpm_quote: vec![1],
         tpm_pcrs: vec![1],
         tpm_certify: vec![1],
+        event_log: Some(vec![1]),
+        ima: Some(ImaEntries { from: 1, list: vec![1] }),
         snp: Some(SnpEvidence { report: vec![1], vek: vec![1] }),
     };
     let evidence = bundle.encode();
@@ -196,6 +199,7 @@ fn samples() -> BTreeMap<&'static str, BTreeSet<String>> {
         ("ActivationRequest", sample(&ActivationRequest { proof: bytes() })),
         ("ActivationResponse", sample(&ActivationResponse { host: host(), channel_certificate: String::new() })),
         ("PcrSelection", sample(&selection)),
+        ("KnownBoot", sample(&known_boot)),
         (
             "Challenge",
             sample(&Challenge {
@@ -203,6 +207,7 @@ fn samples() -> BTreeMap<&'static str, BTreeSet<String>> {
                 nonce: bytes(),
                 expires_at: at,
                 pcr_selection: vec![selection],
+                known_boot: Some(known_boot),
             }),
         ),
         ("Collection", sample(&evidence)),

@@ -226,6 +226,23 @@ pub struct Challenge {
     pub expires_at: UnixMillis,
     /// The selection to quote: exactly this, banks in this order.
     pub pcr_selection: Vec<PcrSelection>,
+    /// The boot whose log the broker has verified; none before the host's first attestation, and whenever the broker
+    /// wants all logs from their beginning.
+    pub known_boot: Option<KnownBoot>,
+}
+
+/// The boot that the host was in at its last attestation. A host that reads the same counts from its TPM
+/// (TPM2_ReadClock) sends no event log, and IMA entries from `ima_entries` on; any other host sends its event log whole
+/// and IMA entries from 0. The counts in the signed quote decide what the broker expects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KnownBoot {
+    /// TPMS_CLOCK_INFO.resetCount.
+    pub reset_count: u32,
+    /// TPMS_CLOCK_INFO.restartCount.
+    pub restart_count: u32,
+    /// Entries of this boot's IMA list that the broker has verified.
+    pub ima_entries: u64,
 }
 
 /// `POST /v1/attestations`.

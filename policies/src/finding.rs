@@ -84,6 +84,13 @@ reasons! {
         MinTcbFmc(Operator) = "reference.min_tcb.fmc", "the minimum TCB's fmc does not suit the product",
             "name fmc for turin and leave it out for milan and genoa";
 
+        /// Load: whoever controls the kernel writes its list.
+        ImaUnanchored(Operator) = "reference.ima.unanchored", "IMA rules stand alone: nothing vouches for the kernel",
+            "name the boot beside them, by `tpm` PCRs or `boot` values";
+        /// Load.
+        BootCommandLine(Operator) = "reference.boot.command_line", "a kernel command line is not acceptable",
+            "write the whole command line as it was measured, without control characters";
+
         /// Decision.
         ReferencesNone(Operator) = "reference.none", "no reference values are registered",
             "register a reference manifest; until then no host is trusted";
@@ -119,6 +126,24 @@ reasons! {
         SnpProduct(Host) = "reference.snp.product", "the manifest names no minimum TCB for this product",
             "add the product to min_tcb, or move the host to a product it names";
         /// Decision.
+        BootNotPresented(Host) = "reference.boot.not_presented",
+            "the manifest names boot values and no event log was presented",
+            "send the firmware's event log: the agent reads it from securityfs";
+        /// Decision: the log is there and says nothing of it, or the PCR it would be in was not quoted.
+        BootNotMeasured(Host) = "reference.boot.not_measured",
+            "the boot did not measure what the manifest names",
+            "boot with a loader that measures it, or leave it out of the manifest";
+        /// Decision.
+        SecureBoot(Host) = "reference.boot.secure_boot", "UEFI Secure Boot is not in the registered state",
+            "turn Secure Boot on in the firmware's settings";
+        /// Decision.
+        BootMismatch(Host) = "reference.boot.mismatch", "the boot measured something that is not registered",
+            "restore the registered boot, or register the new state if the change was intended";
+        /// Decision.
+        ImaNotPresented(Host) = "reference.ima.not_presented", "the manifest names IMA rules and no list was presented",
+            "boot the kernel with an IMA policy and let the agent send the list";
+
+        /// Decision.
         TcbBelowReference(Host) = "snp.tcb.below_reference", "a TCB component is below the registered minimum",
             "update and commit the platform's SEV firmware and microcode, then restart the guest";
         /// Decision.
@@ -139,6 +164,65 @@ reasons! {
         /// Decision: Cedar skips a policy that fails to evaluate, so an erroring forbid would permit.
         EvaluationError(Operator) = "policy.evaluation_error", "a policy could not be evaluated",
             "correct the policy; until then it denies every host it cannot be evaluated for";
+
+        /// Load.
+        ImaRulesSyntax(Operator) = "ima.rules.syntax", "the IMA rules are not well-formed",
+            "correct the rules; unknown and repeated members are refused so that a typo never loosens a check";
+        /// Load.
+        ImaRulesSize(Operator) = "ima.rules.size", "the IMA rules are larger than accepted",
+            "list directories instead of single files, or sign files";
+        /// Load: rules that list nothing could only deny, which nobody means.
+        ImaRulesEmpty(Operator) = "ima.rules.empty", "the IMA rules list no file and no signature key",
+            "list the files that may run, or register the key they are signed with";
+        /// Load.
+        ImaRulesName(Operator) = "ima.rules.name", "a name in the IMA rules can match nothing",
+            "write absolute paths as the kernel writes them; a directory ends with a slash";
+        /// Load.
+        ImaRulesDigest(Operator) = "ima.rules.digest", "a digest in the IMA rules is not acceptable",
+            "list sha256, sha384 or sha512 digests; collisions of SHA-1 are practical, so admit it by name or not at all";
+        /// Load.
+        ImaRulesKey(Operator) = "ima.rules.key", "a signature key in the IMA rules is not acceptable",
+            "register RSA keys of 2048 bits or more, or ECDSA keys, each as one PEM block";
+        /// Load.
+        ImaRulesPcr(Operator) = "ima.rules.pcr", "the IMA rules name a PCR that IMA does not measure into",
+            "name PCR 10, and those that `pcr=` of the kernel's IMA policy names";
+        /// Load.
+        ImaRulesKeylime(Operator) = "ima.rules.keylime", "the Keylime runtime policy cannot be read as IMA rules",
+            "correct the policy, or write it as IMA rules";
+        /// Load: what is excluded can run anything.
+        ImaExclude(Operator) = "ima.rules.exclude", "an exclude is not a path, or takes in where programs live",
+            "exclude single files, or directories that hold no programs of the system";
+
+        /// Decision: the kernel measures at least the boot aggregate.
+        ImaNothingMeasured(Host) = "ima.nothing_measured", "the host's kernel measured nothing",
+            "boot a kernel with an IMA policy, for instance ima_policy=tcb";
+        /// Decision.
+        ImaFileUnlisted(Host) = "ima.file.unlisted", "a measured file is not listed",
+            "list the file with its digest, sign it with a registered key, or remove it and restart";
+        /// Decision.
+        ImaFileDigest(Host) = "ima.file.digest", "a measured file has another digest than those listed",
+            "restore the listed file and restart, or list its digest if the change was intended";
+        /// Decision.
+        ImaFileSignature(Host) = "ima.file.signature", "a measured file's signature is not of a registered key",
+            "register the key, list the file's digest, or sign it with a registered key";
+        /// Decision.
+        ImaBufferUnlisted(Host) = "ima.buffer.unlisted", "what the kernel measured from memory is not listed",
+            "list the buffer's digest under its name, for instance that of a key under its keyring";
+        /// Decision: the entry has no digest or no name.
+        ImaEntryUnjudged(Host) = "ima.entry.unjudged", "an entry's template says too little to judge it",
+            "measure with a template that has a digest and a name, for instance ima-ng or ima-sig";
+        /// Decision: what was measured may not be what was used.
+        ImaViolation(Host) = "ima.violation", "a file was written while it was measured or in use",
+            "do not measure files that are written to, for instance logs, and restart";
+        /// Decision: collisions of SHA-1 are practical.
+        ImaPaddedSha1(Host) = "ima.padded_sha1", "the host's kernel extends SHA-1 digests",
+            "use a kernel of 5.8 or later, that hashes for each bank";
+        /// Decision.
+        ImaPcrUnattested(Host) = "ima.pcr_unattested", "a PCR that the IMA rules name was not quoted with measurements",
+            "quote each PCR that the rules name, and measure into it";
+        /// Decision: the counts would be of nobody's list.
+        ImaTallyGap(Operator) = "ima.tally.gap", "the count does not continue the one before it",
+            "judge the list from its first entry, with the rules of now";
 
         /// Load.
         PolicySyntax(Operator) = "policy.load.syntax", "the policy text does not parse", "correct the policy text";
@@ -165,6 +249,10 @@ reasons! {
         /// Load.
         PolicyTemplate(Operator) = "policy.load.template", "policy templates are not supported",
             "write the policy without slots";
+        /// Load: PC Client Platform TPM Profile 1.05, 4.6.
+        PolicyPcrResettable(Operator) = "policy.load.pcr_resettable",
+            "a policy names a PCR that the host's own software can reset",
+            "name PCRs that only a restart resets; 16 and 23 prove nothing about a running system";
         /// Load.
         PolicyWildcard(Operator) = "policy.load.wildcard", "a policy identifies something by a wildcard",
             "name identities in full, or group hosts by a label and compare that with ==";

@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use countersign_attestation::digest::Sha256Digest;
+use countersign_attestation::evidence::bundle::IMA_ENTRIES_BYTES_MAX;
 
 use crate::config::create_private_dir;
 use crate::lineage::LineageError;
 use crate::lineage::publish::write_renamed;
 
-/// Evidence with its collateral stays below.
-pub const BLOB_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// The largest is a piece of an IMA list.
+pub const BLOB_BYTES_MAX: u64 = IMA_ENTRIES_BYTES_MAX as u64;
 
 /// The archive in one directory.
 #[derive(Clone, Debug)]

@@ -254,6 +254,7 @@ fn challenge() -> Challenge {
         nonce: Base64Bytes(nonce),
         expires_at: UnixMillis(u64::MAX),
         pcr_selection: vec![PcrSelection { bank: PcrHash::Sha256, pcrs: vec![0, 7, 14] }],
+        known_boot: None,
     }
 }
 
