@@ -98,7 +98,7 @@ fn the_shipped_policies_demand_boot_and_list_where_they_are_installed() {
     assert_eq!(boot(&with_boot(|boot| boot.secure_boot = SecureBoot::Off), &some), ["policy.forbidden"]);
     assert_eq!(boot(&with_boot(|boot| boot.secure_boot = SecureBoot::Unknown), &some), ["policy.forbidden"]);
     let unseparated = with_boot(|boot| {
-        let _present = boot.separators.insert(2, Separator::Missing);
+        boot.separators.insert(2, Separator::Missing);
     });
     assert_eq!(boot(&unseparated, &some), ["policy.forbidden"]);
 
