@@ -47,7 +47,16 @@ fn confidential_computing_cases_are_judged_as_expected() {
 #[test]
 fn tpm_cases_are_judged_as_expected() {
     let Some(cases) = judged("MANIFEST-tpm-nv.json") else { return };
-    assert_as_expected(&cases, &[("tpm-quote", 46)]);
+    assert_as_expected(
+        &cases,
+        &[
+            ("tpm-quote", 46),
+            ("tpm-ek-cert", 28),
+            ("tpm-ek-cert-nv-raw", 1),
+            ("tpm-vendor-roots", 2),
+            ("tpm-vendor-ca-collection", 1),
+        ],
+    );
 }
 
 #[test]

@@ -153,7 +153,7 @@ pub async fn enroll(order: &Order) -> Result<Enrolled, AgentError> {
 }
 
 fn new_attestation_key(session: &mut Session, kind: AkKind) -> Result<WrappedKey, TpmError> {
-    let parent = keys::storage_primary(session)?;
+    let parent = keys::attestation_primary(session)?;
     let key = keys::create_attestation_key(session, parent, kind)?;
     session.flush(parent)?;
     Ok(key)
@@ -171,7 +171,7 @@ pub fn activate(
 ) -> Result<Zeroizing<Vec<u8>>, TpmError> {
     let blob = IdObject::try_from(challenge.credential_blob.0.clone()).refused("read the credential blob")?;
     let seed = EncryptedSecret::try_from(challenge.encrypted_secret.0.clone()).refused("read the encrypted secret")?;
-    let parent = keys::storage_primary(session)?;
+    let parent = keys::attestation_primary(session)?;
     let ak = attestation_key.load(session, parent)?;
     session.flush(parent)?;
     let ek = keys::endorsement_key(session, kind)?;

@@ -414,7 +414,8 @@ fn an_ek_certificate_leads_to_the_pinned_root_and_speaks_for_the_key() {
     let manufacturer = SimManufacturer::new();
     let stranger = SimManufacturer::new();
     let certificate = manufacturer.ek_certificate(&P256);
-    let endorsed = verify_ek(&certificate, P256.ek_public(), &[], &[stranger.anchor(), manufacturer.anchor()], NOW).unwrap();
+    let endorsed =
+        verify_ek(&certificate, P256.ek_public(), &[], &[stranger.anchor(), manufacturer.anchor()], NOW).unwrap();
     assert_eq!(endorsed.assurance(), Assurance::Simulated);
     assert_eq!(endorsed.ek(), EndorsementKey::from_public(P256.ek_public()).unwrap().id());
     assert_eq!(endorsed.valid_until(), UnixMillis(2_524_608_000_000));
@@ -428,7 +429,10 @@ fn an_ek_certificate_leads_to_the_pinned_root_and_speaks_for_the_key() {
     assert_eq!(code(&certificate, P256.ek_public(), UnixMillis(2_524_608_001_000)), "x509.expired");
     assert_eq!(code(&certificate, P256.ak_public(), NOW), "tpm.ek.attributes");
     assert_eq!(code(&certificate, RSA.ak_public(), NOW), "tpm.ek.attributes");
-    assert_eq!(verify_ek(&certificate, P256.ek_public(), &[], &[], NOW).map(drop).unwrap_err().code(), "x509.path.none");
+    assert_eq!(
+        verify_ek(&certificate, P256.ek_public(), &[], &[], NOW).map(drop).unwrap_err().code(),
+        "x509.path.none"
+    );
     assert!(verify_ek(&certificate, P256.ek_public(), &[], &[stranger.anchor()], NOW).is_err());
 
     let spki = countersign_attestation::evidence::tpm::public::Public::read(P256.ek_public()).unwrap().spki();

@@ -81,8 +81,11 @@ impl Broker {
             return Err(Refusal::AlreadyEnrolled.plain());
         }
         // 2. The EK is genuine: its certificate leads to a pinned root and certifies this public area.
-        let anchors = &self.references.current().collateral.anchors.tpm;
+        let governance = self.references.current();
+        let collateral = &governance.collateral;
+        let anchors = &collateral.anchors.tpm;
         let ek = endorsement::tpm::verify_ek(&request.ek_certificate.0, &request.ek_public.0, &[], anchors, now)?;
+        collateral.tpm_denials.check_ek(ek.ek())?;
         // 3. It is the EK that the operator registered.
         if ek.ek() != host.ek_sha256 {
             return Err(Refusal::EkMismatch.because(host.ek_sha256, ek.ek()));

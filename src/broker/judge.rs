@@ -126,6 +126,10 @@ pub fn judge_warm(inputs: &Inputs, governance: &Governance, warm: Option<&Warm>)
         Ok(claims) => claims,
         Err(rejection) => return rejected(inputs, governance, None, &rejection),
     };
+    // A17: genuine, and no longer believed.
+    if let Err(rejection) = governance.collateral.tpm_denials.check(&claims.tpm) {
+        return rejected(inputs, governance, Some(claims), &rejection);
+    }
     if let Some(last) = &inputs.last_clock
         && let Err(rejection) = claims.tpm.clock.check_follows(last)
     {

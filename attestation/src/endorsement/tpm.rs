@@ -6,16 +6,18 @@ use crate::anchor::{Assurance, TpmAnchor};
 use crate::digest::Sha256Digest;
 use crate::evidence::tpm::TpmReason;
 use crate::evidence::tpm::credential::EndorsementKey;
-use crate::evidence::tpm::public::{Curve, Key};
+use crate::evidence::tpm::public::{Curve, Key, Public};
 use crate::rejection::Rejection;
-use crate::signature::Scheme;
 use crate::time::UnixMillis;
+use crate::x509::der::{Der, NotDer, tag};
 use crate::x509::oid::{self, Oid};
-use crate::x509::{self, BasicConstraints, Certificate, VerifiedPath, X509Reason};
+use crate::x509::{self, BasicConstraints, Certificate, SubjectKey, VerifiedPath, X509Reason};
 
+pub use self::denials::{FirmwareVersion, MinimumFirmware, TpmDenials};
 pub use self::identity::{TpmIdentity, TpmKind};
-use self::name::TpmName;
+pub use self::name::TpmAttributes;
 
+mod denials;
 mod identity;
 mod name;
 
@@ -78,18 +80,7 @@ pub fn verify_ek<'a>(
 ) -> Result<EndorsedTpm<'a>, Rejection> {
     let key = EndorsementKey::from_public(ek_public)?;
     let verified = verify_certificate(certificate, intermediates, anchors, now)?;
-    let leaf = Certificate::parse(certificate)?;
-    let scheme = match key.public().key() {
-        // The scheme only selects the kind of key; an EK signs nothing.
-        Key::Rsa { .. } => Scheme::RsaPkcs1Sha256,
-        Key::Ecc { curve: Curve::P256, .. } => Scheme::EcdsaP256Sha256,
-        Key::Ecc { curve: Curve::P384, .. } => Scheme::EcdsaP384Sha384,
-    };
-    let certified = leaf.public_key(scheme)?;
-    if certified.key() != key.public().engine_key() {
-        let found = Sha256Digest::of(&[&key.public().spki()]);
-        return Err(TpmReason::EkKey.because(Sha256Digest::of(&[leaf.spki()]), found));
-    }
+    check_key(&Certificate::parse(certificate)?, key.public(), TpmReason::EkKey)?;
     Ok(EndorsedTpm { key, certificate: verified })
 }
 
@@ -152,6 +143,20 @@ pub fn verify_certificate(
     Err(closest)
 }
 
+/// The certificate at the start of an NV index, whose rest is padding: one octet repeated (TCG EK Credential Profile 2.6,
+/// 2.2.1.4 lets an index be larger than its certificate).
+///
+/// # Errors
+/// [`TpmReason::EkCertificate`] when no certificate starts there, or something else than padding follows it.
+pub fn certificate_of_nv(index: &[u8]) -> Result<&[u8], Rejection> {
+    let reason = TpmReason::EkCertificate;
+    let certificate = Der::new(index).element(tag::SEQUENCE);
+    let certificate = certificate.map_err(|NotDer| reason.because("a DER certificate", "something else"))?.whole;
+    let rest = index.get(certificate.len()..).unwrap_or_default();
+    let padding = rest.first().is_none_or(|first| rest.iter().all(|octet| octet == first));
+    if padding { Ok(certificate) } else { Err(reason.because("padding behind the certificate", "other bytes")) }
+}
+
 fn path_to<'a>(
     leaf: &Certificate<'a>,
     intermediates: &[&'a [u8]],
@@ -181,5 +186,45 @@ fn check_profile(leaf: &Certificate<'_>) -> Result<TpmIdentity, Rejection> {
     if !usage {
         return Err(reason.because("keyUsage of keyEncipherment or keyAgreement", "another or none"));
     }
-    TpmName::of(leaf)?.identity()
+    check_ek_key(leaf)?;
+    TpmAttributes::of(leaf)?.identity()
+}
+
+/// TCG EK Credential Profile 2.6, 3.2.7: RSA of 2048 bits or more, or a curve of the templates. A certificate may say
+/// that its RSA key is for OAEP only, as it was the rule for TPM 1.2; an EK does nothing else.
+fn check_ek_key(leaf: &Certificate<'_>) -> Result<(), Rejection> {
+    let expected = "an RSA key of 2048 bits or more, or one on P-256, P-384 or P-521";
+    let reason = TpmReason::EkCertificate;
+    match leaf.subject_key()? {
+        SubjectKey::Rsa(key) | SubjectKey::RsaOaep(key) if 256 <= key.modulus.len() => Ok(()),
+        SubjectKey::Rsa(key) | SubjectKey::RsaOaep(key) => {
+            Err(reason.because(expected, format_args!("RSA of {} bytes", key.modulus.len())))
+        }
+        SubjectKey::P256(_) | SubjectKey::P384(_) | SubjectKey::P521(_) => Ok(()),
+        SubjectKey::RsaPss(_) | SubjectKey::Ed25519(_) => Err(reason.because(expected, "a key that only signs")),
+    }
+}
+
+/// Whether the certificate is about the key of this public area.
+fn check_key(leaf: &Certificate<'_>, public: &Public<'_>, reason: TpmReason) -> Result<(), Rejection> {
+    let ours = public.engine_key();
+    let same = match (leaf.subject_key()?, public.key()) {
+        (SubjectKey::Rsa(key) | SubjectKey::RsaOaep(key) | SubjectKey::RsaPss(key), Key::Rsa { .. }) => key.der == ours,
+        (SubjectKey::P256(point), Key::Ecc { curve: Curve::P256, .. })
+        | (SubjectKey::P384(point), Key::Ecc { curve: Curve::P384, .. }) => point == ours,
+        (
+            SubjectKey::Rsa(_)
+            | SubjectKey::RsaPss(_)
+            | SubjectKey::RsaOaep(_)
+            | SubjectKey::P256(_)
+            | SubjectKey::P384(_)
+            | SubjectKey::P521(_)
+            | SubjectKey::Ed25519(_),
+            Key::Rsa { .. } | Key::Ecc { .. },
+        ) => false,
+    };
+    if same {
+        return Ok(());
+    }
+    Err(reason.because(Sha256Digest::of(&[leaf.spki()]), Sha256Digest::of(&[&public.spki()])))
 }

@@ -7,7 +7,8 @@ use std::vec;
 use countersign_attestation::UnixMillis;
 use countersign_attestation::anchor::{AmdProduct, Assurance};
 use countersign_attestation::claims::{
-    Claims, ClockInfo, HexBytes, PcrHash, Presented, Revocation, SnpClaims, SnpSigningKey, SnpTcb, TpmClaims, TpmIdentity,
+    Claims, ClockInfo, HexBytes, PcrHash, Presented, Revocation, SnpClaims, SnpSigningKey, SnpTcb, TpmClaims,
+    TpmIdentity,
 };
 use countersign_attestation::digest::Sha256Digest;
 

@@ -14,6 +14,7 @@ use clap::{Args, ValueEnum};
 use countersign_attestation::{Rejection, UnixMillis};
 use serde::{Deserialize, Serialize};
 
+pub mod ek;
 pub mod snp;
 pub mod tpm;
 
@@ -348,6 +349,10 @@ fn judge_kind(case: &Case, files: CaseFiles<'_>) -> Result<Judgement, CaseError>
     match case.kind.as_str() {
         "snp-report" | "snp-report-unendorsed" => snp::judge_report(files, now),
         "snp-chain" => snp::judge_chain(files, now),
+        "tpm-ek-cert" => ek::judge_certificate(files, now),
+        "tpm-ek-cert-nv-raw" => ek::judge_nv(files),
+        "tpm-vendor-roots" => ek::judge_roots(files),
+        "tpm-vendor-ca-collection" => ek::judge_collection(files),
         "tpm-quote" => tpm::judge_quote(files, case.nonce()),
         _ => Ok(Judgement::Unsupported),
     }

@@ -223,6 +223,8 @@ fn encode_ecdsa<'b>(scheme: Scheme, r: &[u8], s: &[u8], buffer: &'b mut [u8; ECD
         | Scheme::RsaPssSha256
         | Scheme::RsaPssSha384
         | Scheme::RsaPssSha512
+        | Scheme::EcdsaP521Sha384Der
+        | Scheme::EcdsaP521Sha512Der
         | Scheme::Ed25519 => return None,
     };
     let trim = |number: &'_ [u8]| number.iter().position(|byte| *byte != 0).unwrap_or(number.len());

@@ -78,6 +78,14 @@ reasons! {
         EkCertificate = "tpm.ek.certificate",
             "the certificate is not that of an endorsement key",
             "send the manufacturer's EK certificate, not an AK certificate or a CA";
+        /// An operator's word against a genuine certificate: the key leaked.
+        EkDenied = "tpm.ek.denied",
+            "the endorsement key is on the operator's deny list",
+            "replace the TPM or the board it is on; an operator registers the host again with the new key";
+        /// An operator's word against the running firmware.
+        FirmwareBelowMinimum = "tpm.firmware.below_minimum",
+            "the TPM's firmware is older than the operator believes",
+            "update the TPM's firmware";
         /// TPM 2.0 Part 2, 10.9.7: empty says nothing.
         SelectionEmpty = "tpm.quote.selection.empty",
             "the quote selects no PCR",
@@ -138,12 +146,7 @@ pub struct EnrolledTpm {
 impl EnrolledTpm {
     /// An enrolled TPM, from the one record that enrolment made.
     #[must_use]
-    pub const fn new(
-        ak: key::AttestationKey,
-        ek: Sha256Digest,
-        assurance: Assurance,
-        identity: TpmIdentity,
-    ) -> Self {
+    pub const fn new(ak: key::AttestationKey, ek: Sha256Digest, assurance: Assurance, identity: TpmIdentity) -> Self {
         Self { ak, ek, assurance, identity }
     }
 
