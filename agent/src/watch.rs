@@ -126,12 +126,7 @@ pub async fn run(
     }
 }
 
-async fn poll(
-    tpm: &Tpm,
-    state: &mut Watch,
-    baseline: &Baseline,
-    ima_length: Option<u64>,
-) -> Result<News, TpmError> {
+async fn poll(tpm: &Tpm, state: &mut Watch, baseline: &Baseline, ima_length: Option<u64>) -> Result<News, TpmError> {
     let selection = baseline.selection.clone();
     let mut decide = Watch { counter: state.counter, polls: state.polls, ..Watch::default() };
     let (counter, polls, values) = tpm

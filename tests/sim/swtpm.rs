@@ -76,6 +76,17 @@ impl Swtpm {
         assert!(output.status.success(), "tpm2_pcrextend: {}", String::from_utf8_lossy(&output.stderr));
     }
 
+    /// Reset of the machine after an orderly shutdown: PCRs start anew, and resetCount grows.
+    ///
+    /// # Panics
+    /// When tpm2-tools or swtpm_ioctl are missing or fail.
+    pub(crate) fn reset(&self) {
+        assert!(self.tool("tpm2_shutdown", &["--clear"]).status.success());
+        let control = format!("127.0.0.1:{}", self.port + 1);
+        assert!(self.tool("swtpm_ioctl", &["--tcp", &control, "-i"]).status.success());
+        assert!(self.tool("tpm2_startup", &["--clear"]).status.success());
+    }
+
     /// Runs one of tpm2-tools against this TPM.
     ///
     /// # Panics

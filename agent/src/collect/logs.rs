@@ -17,9 +17,9 @@ pub const EVENT_LOG: &str = "/sys/kernel/security/tpm0/binary_bios_measurements"
 /// Where Linux exports its measurement list.
 pub const IMA_LIST: &str = "/sys/kernel/security/ima/binary_runtime_measurements";
 
-/// Which boot a quote is of, in the quote's own numbers. TPM2_ReadClock would say others: in what a key outside the
-/// endorsement and platform hierarchies signs, both counts are offset by a secret of the TPM and that key (TPM 2.0
-/// Part 1, 36.7).
+/// Which boot a quote is of, in the quote's own numbers, which are the ones that the broker knows. TPM2_ReadClock may say
+/// others: it answers at another moment, and in what a key outside the endorsement and platform hierarchies signs, both
+/// counts are offset by a secret of the TPM and that key (TPM 2.0 Part 1, 36.7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Boot {
     /// TPMS_CLOCK_INFO.resetCount.
@@ -64,7 +64,8 @@ impl Logs {
     ) -> Result<NewLogs, FileError> {
         let known = known.filter(|known| boot == Boot::from(known));
         let event_log = if known.is_none() { self.event_log()? } else { None };
-        let ima = if self.is_quoted(selection)? { self.ima.read(known.map_or(0, |known| known.ima_entries))? } else { None };
+        let from = known.map_or(0, |known| known.ima_entries);
+        let ima = if self.is_quoted(selection)? { self.ima.read(from)? } else { None };
         Ok(NewLogs { event_log, ima })
     }
 
