@@ -1,4 +1,4 @@
-//! A machine with a TPM (swtpm), booted into a known state, with our agent on it.
+//! A machine with a TPM (swtpm), booted into a known state, with its logs and our agent on it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,15 +7,20 @@ use std::process::{Command, Stdio};
 use countersign_attestation::digest::Sha256Digest;
 use serde::Deserialize;
 
+use crate::firmware::Boot;
 use crate::fleet::{Fleet, Process, sibling, succeed, wait_until};
+use crate::kernel::{Extend, Kernel};
 use crate::swtpm::Swtpm;
 
-/// What firmware, boot loader and kernel measure, and the PCR of each.
-const BOOT: [(u8, &str); 4] = [(0, "firmware"), (4, "boot loader"), (7, "secure boot"), (11, "unified kernel image")];
+/// The kernel that machines boot.
+const KERNEL: &str = "/boot/vmlinuz-6.12";
+/// What firmware and boot loader measure, with a log, and what the system measures later, without one.
 pub(crate) const PCRS: &str = "0,4,7,11";
 
 pub(crate) struct Machine {
     pub(crate) tpm: Swtpm,
+    /// The kernel's measurement list, on machines whose kernel keeps one.
+    pub(crate) kernel: Option<Kernel>,
     folder: PathBuf,
     /// How much the agent logs.
     pub(crate) log: &'static str,
@@ -40,6 +45,7 @@ impl Machine {
         fs::create_dir_all(folder).unwrap();
         let machine = Self {
             tpm: Swtpm::start(&folder.join("tpm")),
+            kernel: None,
             folder: folder.to_owned(),
             log: "info",
             told: Told(folder.to_owned()),
@@ -50,19 +56,37 @@ impl Machine {
 
     /// Power off, power on, and the same boot again.
     pub(crate) fn reboot(self) -> Self {
-        let Self { tpm, folder, log, told } = self;
+        let Self { tpm, folder, log, told, .. } = self;
         // TPM2_Shutdown, as an operating system does; without it the TPM counts a failure.
         assert!(tpm.tool("tpm2_shutdown", &["--clear"]).status.success());
         drop(tpm);
-        let machine = Self { tpm: Swtpm::resume(&folder.join("tpm")), folder, log, told };
+        let machine = Self { tpm: Swtpm::resume(&folder.join("tpm")), kernel: None, folder, log, told };
         machine.measure();
         machine
     }
 
     fn measure(&self) {
-        for (pcr, what) in BOOT {
-            self.extend(pcr, what);
-        }
+        let boot = Boot::of(KERNEL);
+        self.tpm.extend_all(&boot.extends());
+        fs::write(self.event_log(), boot.log()).unwrap();
+        self.extend(11, "system extensions");
+    }
+
+    pub(crate) fn event_log(&self) -> PathBuf {
+        self.folder.join("binary_bios_measurements")
+    }
+
+    /// The kernel begins its measurement list.
+    pub(crate) fn start_ima(&mut self) {
+        let list = self.folder.join("binary_runtime_measurements");
+        let (kernel, first) = Kernel::boot(&list, &Boot::of(KERNEL).pcrs());
+        self.kernel = Some(kernel);
+        self.extend_with(first);
+    }
+
+    /// What the kernel has put on its list goes to the PCR.
+    pub(crate) fn extend_with(&self, Extend(digests): Extend) {
+        self.tpm.extend_all(&[digests]);
     }
 
     pub(crate) fn extend(&self, pcr: u8, what: &str) {
@@ -81,6 +105,8 @@ impl Machine {
         let mut command = Command::new(sibling("countersign-agent"));
         command.args(args).env("COUNTERSIGN_TCTI", self.tpm.tcti()).env("RUST_LOG", self.log);
         command.env("COUNTERSIGN_STATE_DIR", self.state()).stdin(Stdio::null());
+        command.env("COUNTERSIGN_EVENT_LOG", self.event_log());
+        command.env("COUNTERSIGN_IMA_LIST", self.folder.join("binary_runtime_measurements"));
         command
     }
 

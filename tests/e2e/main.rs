@@ -12,8 +12,13 @@ mod machine;
 mod revocation;
 mod routes;
 mod secrets;
+mod hundred;
 mod sim_host;
 mod story;
+#[path = "../sim/firmware.rs"]
+mod firmware;
+#[path = "../sim/kernel.rs"]
+mod kernel;
 #[expect(dead_code, reason = "shared with other tests, each uses a part")]
 #[path = "../sim/swtpm.rs"]
 mod swtpm;
