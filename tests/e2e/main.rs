@@ -6,19 +6,18 @@ mod bad_input;
 mod client;
 mod crash;
 mod drift;
+#[path = "../sim/firmware.rs"]
+mod firmware;
 mod fleet;
+#[path = "../sim/kernel.rs"]
+mod kernel;
 mod lapse;
 mod machine;
 mod revocation;
 mod routes;
 mod secrets;
-mod hundred;
 mod sim_host;
 mod story;
-#[path = "../sim/firmware.rs"]
-mod firmware;
-#[path = "../sim/kernel.rs"]
-mod kernel;
 #[expect(dead_code, reason = "shared with other tests, each uses a part")]
 #[path = "../sim/swtpm.rs"]
 mod swtpm;

@@ -1,9 +1,24 @@
 //! A hundred machines at once: each its own TPM process, driven by the agent's own code from one process, against one
-//! broker.
+//! broker. A program of its own: a process that starts while a TPM is open inherits the connection (the TPM library does
+//! not close it on exec) and keeps everyone else from that TPM; so here none does.
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test that cannot go on fails")]
+
+#[expect(dead_code, reason = "shared with other tests, each uses a part")]
+#[path = "../e2e/client.rs"]
+mod client;
+#[path = "../sim/firmware.rs"]
+mod firmware;
+#[expect(dead_code, reason = "shared with other tests, each uses a part")]
+#[path = "../e2e/fleet.rs"]
+mod fleet;
+#[expect(dead_code, reason = "shared with other tests, each uses a part")]
+#[path = "../sim/swtpm.rs"]
+mod swtpm;
+#[path = "../sim/tpm.rs"]
+mod tpm;
 
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
 
 use countersign_agent::attester::{Attester, Granted, Outcome};
 use countersign_agent::broker_client::BrokerClient;
@@ -23,7 +38,6 @@ use tokio::task::JoinSet;
 
 use crate::firmware::Boot;
 use crate::fleet::{Fleet, now};
-use crate::sim_host::anchor;
 use crate::swtpm::Swtpm;
 use crate::tpm::SimManufacturer;
 
@@ -38,7 +52,9 @@ const DRIFTS: usize = 41;
 fn of_a_hundred_machines_only_the_one_that_drifts_is_denied() {
     let folder = TempDir::new().unwrap();
     let maker = SimManufacturer::new();
-    let fleet = Fleet::start_with(&[anchor(&maker, folder.path())], |config| {
+    let root = folder.path().join("root.der");
+    fs::write(&root, maker.anchor().root).unwrap();
+    let fleet = Fleet::start_with(&[root], |config| {
         // Two rounds of a hundred attestations on a loaded machine; nobody attests in between.
         config.lease_ms = 240_000;
         config.attest_interval_ms = 120_000;
@@ -51,7 +67,7 @@ fn of_a_hundred_machines_only_the_one_that_drifts_is_denied() {
     let machines = switch_on(folder.path(), &boot);
     println!("{HOSTS} TPMs started and booted in {:?}", started.elapsed());
     let started = now();
-    for (index, fingerprint) in runtime.block_on(manufacture(&machines, &Arc::new(maker))).into_iter().enumerate() {
+    for (index, fingerprint) in manufacture(&runtime, &machines, &maker).into_iter().enumerate() {
         let body = json!({"id": id(index), "ek_sha256": fingerprint});
         let answer = fleet.as_operator().send("POST", "/v1/hosts", Some(&body));
         assert_eq!(answer.status, 201, "{}", answer.text());
@@ -101,7 +117,7 @@ fn register(fleet: &Fleet, boot: &Boot) {
 }
 
 /// Starts a TPM for each machine, which manufactures itself, and boots the machine. Each has a folder with its logs.
-fn switch_on(folder: &Path, boot: &Boot) -> Vec<Arc<Swtpm>> {
+fn switch_on(folder: &Path, boot: &Boot) -> Vec<Swtpm> {
     let (extends, log) = (boot.extends(), boot.log());
     let start = |index: usize| {
         let machine = folder.join(id(index));
@@ -109,42 +125,55 @@ fn switch_on(folder: &Path, boot: &Boot) -> Vec<Arc<Swtpm>> {
         let tpm = Swtpm::resume(&machine.join("tpm"));
         tpm.extend_all(&extends);
         fs::write(machine.join("event-log"), &log).unwrap();
-        Arc::new(tpm)
+        tpm
     };
+    by_hand(start)
+}
+
+/// For each machine, a few at a time.
+fn by_hand<T: Send>(work: impl Fn(usize) -> T + Sync) -> Vec<T> {
     let indexes: Vec<_> = (0..HOSTS).collect();
     std::thread::scope(|scope| {
+        let work = &work;
         let hands = indexes.chunks(HOSTS.div_ceil(HANDS));
-        let hands: Vec<_> = hands.map(|part| scope.spawn(|| part.iter().map(|index| start(*index)).collect())).collect();
-        hands.into_iter().flat_map(|hand| -> Vec<Arc<Swtpm>> { hand.join().unwrap() }).collect()
+        let hands: Vec<_> =
+            hands.map(|part| scope.spawn(move || part.iter().map(|index| work(*index)).collect::<Vec<_>>())).collect();
+        hands.into_iter().flat_map(|hand| hand.join().unwrap()).collect()
     })
 }
 
 /// What a manufacturer does once for each TPM: an EK certificate in NV memory. Gives the fingerprints of the EKs.
-async fn manufacture(machines: &[Arc<Swtpm>], maker: &Arc<SimManufacturer>) -> Vec<Sha256Digest> {
-    let mut making = JoinSet::new();
+fn manufacture(runtime: &Runtime, machines: &[Swtpm], maker: &SimManufacturer) -> Vec<Sha256Digest> {
+    let keys = runtime.block_on(endorsement_keys(machines));
+    let store = |index: usize| {
+        let certificate = maker.certificate(&keys[index], |params| {
+            params.key_usages = vec![rcgen::KeyUsagePurpose::KeyAgreement];
+        });
+        machines[index].store(EK.nv_index(), &certificate);
+        Sha256Digest::of(&[&keys[index]])
+    };
+    by_hand(store)
+}
+
+/// `SubjectPublicKeyInfo` of each machine's EK.
+async fn endorsement_keys(machines: &[Swtpm]) -> Vec<Vec<u8>> {
+    let mut reading = JoinSet::new();
     for (index, machine) in machines.iter().enumerate() {
-        let (machine, maker) = (Arc::clone(machine), Arc::clone(maker));
-        making.spawn(async move {
-            let tpm = Tpm::new(&machine.tcti()).unwrap();
+        let tpm = Tpm::new(&machine.tcti()).unwrap();
+        reading.spawn(async move {
             let public = tpm.run(|session| {
                 let ek = keys::endorsement_key(session, EK)?;
                 let public = keys::public_area(session, ek)?;
                 session.flush(ek)?;
                 Ok(public)
             });
-            let spki = Public::read(&public.await.unwrap()).unwrap().spki();
-            let certificate = maker.certificate(&spki, |params| {
-                params.key_usages = vec![rcgen::KeyUsagePurpose::KeyAgreement];
-            });
-            let stored = tokio::task::spawn_blocking(move || machine.store(EK.nv_index(), &certificate));
-            stored.await.unwrap();
-            (index, Sha256Digest::of(&[&spki]))
+            (index, Public::read(&public.await.unwrap()).unwrap().spki())
         });
     }
-    in_order(making).await
+    in_order(reading).await
 }
 
-async fn enroll_all(fleet: &Fleet, folder: &Path, machines: &[Arc<Swtpm>]) -> Vec<Attester> {
+async fn enroll_all(fleet: &Fleet, folder: &Path, machines: &[Swtpm]) -> Vec<Attester> {
     let mut enrolling = JoinSet::new();
     for (index, machine) in machines.iter().enumerate() {
         let folder = folder.join(id(index));
