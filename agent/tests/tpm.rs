@@ -22,9 +22,9 @@ use countersign_attestation::claims::PcrHash;
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::endorsement::tpm::verify_ek;
 use countersign_attestation::evidence::tpm::{
-    ActivationSecret, AttestationKey, EndorsementKey, make_credential as make_credential_here,
+    ActivationSecret, AttestationKey, EndorsementKey, MadeCredential, make_credential as make_credential_here,
 };
-use countersign_attestation::protocol::{Base64Bytes, EnrollmentChallenge, PcrSelection};
+use countersign_attestation::protocol::PcrSelection;
 use countersign_attestation::reader::Reader;
 use sim::SimManufacturer;
 use swtpm::Swtpm;
@@ -155,13 +155,7 @@ async fn keys_survive_a_power_cycle_and_no_other_tpm_loads_them() {
 }
 
 /// TPM2_MakeCredential by tpm2-tools, for this EK and AK name.
-fn make_credential(
-    directory: &Path,
-    swtpm: &Swtpm,
-    ek_public: &[u8],
-    ak_name: &str,
-    secret: &[u8],
-) -> EnrollmentChallenge {
+fn make_credential(directory: &Path, swtpm: &Swtpm, ek_public: &[u8], ak_name: &str, secret: &[u8]) -> MadeCredential {
     let path = |name: &str| directory.join(name).to_str().unwrap().to_owned();
     let size = u16::try_from(ek_public.len()).unwrap().to_be_bytes();
     fs::write(path("ek.tpm2b"), [&size, ek_public].concat()).unwrap();
@@ -171,10 +165,10 @@ fn make_credential(
     let blob = fs::read(blob).unwrap();
     let mut reader = Reader::new(&blob);
     reader.bytes(8).unwrap(); // magic and version of the tool's file
-    let credential_blob = Base64Bytes(reader.tpm2b().unwrap().to_vec());
-    let encrypted_secret = Base64Bytes(reader.tpm2b().unwrap().to_vec());
+    let credential_blob = reader.tpm2b().unwrap().to_vec();
+    let encrypted_secret = reader.tpm2b().unwrap().to_vec();
     reader.finish().unwrap();
-    EnrollmentChallenge { enrollment: "e1".to_owned(), credential_blob, encrypted_secret, expires_at: UnixMillis(0) }
+    MadeCredential { credential_blob, encrypted_secret }
 }
 
 #[tokio::test]
@@ -218,14 +212,8 @@ async fn each_ek_template_activates_what_the_broker_makes_for_it() {
         let secret = ActivationSecret::new([0x5e; 32]);
         let mut draw = |bytes: &mut [u8]| aws_lc_rs::rand::fill(bytes).unwrap();
         let made = make_credential_here(&ek, enrolled.name(), &secret, &mut draw).unwrap();
-        let challenge = EnrollmentChallenge {
-            enrollment: "e1".to_owned(),
-            credential_blob: Base64Bytes(made.credential_blob),
-            encrypted_secret: Base64Bytes(made.encrypted_secret),
-            expires_at: UnixMillis(0),
-        };
         let ak = ak.clone();
-        let opened = tpm.run(move |session| activate(session, kind, &ak, &challenge)).await;
+        let opened = tpm.run(move |session| activate(session, kind, &ak, &made)).await;
         assert_eq!(opened.unwrap().as_slice(), secret.expose(), "{kind:?}");
         let certified = tpm.run(move |session| keys::endorsement_certificate(session, kind)).await;
         let manufactured = matches!(kind, EkKind::Rsa2048 | EkKind::EccP384);

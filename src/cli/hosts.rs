@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use comfy_table::Table;
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use countersign_attestation::UnixMillis;
+use countersign_attestation::claims::TpmIdentity;
 use countersign_attestation::digest::Sha256Digest;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -71,8 +72,14 @@ fn label(text: &str) -> Result<(String, String), String> {
 #[derive(Debug, Deserialize)]
 struct HostRow {
     id: String,
+    enrolled: Option<EnrolledRow>,
     trust: TrustRow,
     latest: Option<LatestRow>,
+}
+
+#[derive(Debug, Deserialize)]
+struct EnrolledRow {
+    identity: TpmIdentity,
 }
 
 #[derive(Debug, Deserialize)]
@@ -147,11 +154,19 @@ pub async fn run(args: &HostsArgs) -> anyhow::Result<()> {
 
 fn table(hosts: &[HostRow]) -> Table {
     let mut table = Table::new();
-    table.load_preset(UTF8_FULL_CONDENSED).set_header(["host", "standing", "generation", "lease until", "reasons"]);
+    table.load_preset(UTF8_FULL_CONDENSED).set_header([
+        "host",
+        "TPM",
+        "standing",
+        "generation",
+        "lease until",
+        "reasons",
+    ]);
     for host in hosts {
         let lease = if host.trust.lease_until.0 == 0 { String::new() } else { host.trust.lease_until.to_string() };
         let (generation, reasons) = (host.trust.generation.to_string(), host.trust.reasons.join(", "));
-        table.add_row([host.id.clone(), host.trust.standing.clone(), generation, lease, reasons]);
+        let tpm = host.enrolled.as_ref().map(|enrolled| enrolled.identity.to_string()).unwrap_or_default();
+        table.add_row([host.id.clone(), tpm, host.trust.standing.clone(), generation, lease, reasons]);
     }
     table
 }

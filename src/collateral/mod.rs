@@ -60,7 +60,7 @@ pub fn install_shipped_anchors(data: &DataDir) -> Result<(), ConfigError> {
 ///
 /// Layout: `anchors/amd/<product>/{ark,ask}.der` (and `asvk.der` for VLEKs) with class hardware,
 /// `anchors/amd-simulated/<product>/…` with class simulated; `anchors/tpm/<class>/<vendor>/root*.{pem,der}`, with the
-/// intermediates that may lead to these beside them; `collateral/amd/*.crl`; `collateral/tpm/denied.json`, a
+/// intermediates that may lead to these beside them; `anchors/ak/<class>/<vendor>/` likewise for AK certificates; `collateral/amd/*.crl`; `collateral/tpm/denied.json`, a
 /// [`TpmDenials`].
 ///
 /// # Errors
@@ -79,6 +79,9 @@ pub fn load(data: &DataDir) -> Result<Collateral, ConfigError> {
         for dir in list_dir(&data.anchors().join("tpm").join(folder))? {
             anchors.tpm.extend(read_tpm_anchors(&dir, assurance)?);
         }
+        for dir in list_dir(&data.anchors().join("ak").join(folder))? {
+            anchors.ak.extend(read_tpm_anchors(&dir, assurance)?);
+        }
     }
     if anchors == TrustAnchors::default() {
         return Err(ConfigError::content(&data.anchors(), "at least one pinned root", "none"));
@@ -96,7 +99,11 @@ fn read_denials(path: &Path) -> Result<TpmDenials, ConfigError> {
         return Ok(TpmDenials::default());
     }
     let bytes = read_bounded(path, FILE_BYTES_MAX)?;
-    let expected = "endorsement_keys and minimum_firmware, as JSON";
+    let expected = "an object of endorsement_keys and minimum_firmware, as JSON";
+    // serde reads a list as a structure's members in their order, which nobody means.
+    if bytes.trim_ascii_start().first() != Some(&b'{') {
+        return Err(ConfigError::content(path, expected, "something else"));
+    }
     serde_json::from_slice(&bytes).map_err(|error| ConfigError::content(path, expected, error))
 }
 
@@ -205,6 +212,7 @@ pub fn read_certificates(path: &Path) -> Result<Vec<Vec<u8>>, ConfigError> {
 struct Archived {
     amd: Vec<(AmdProduct, Assurance, HexBytes, Vec<HexBytes>)>,
     tpm: Vec<(String, Assurance, HexBytes, Vec<HexBytes>)>,
+    ak: Vec<(String, Assurance, HexBytes, Vec<HexBytes>)>,
     crls: Vec<HexBytes>,
     tpm_denials: TpmDenials,
 }
@@ -214,6 +222,9 @@ struct Archived {
 struct ArchivedText {
     amd: Vec<(AmdProduct, Assurance, String, Vec<String>)>,
     tpm: Vec<(String, Assurance, String, Vec<String>)>,
+    /// Absent in what was archived before AK certificates were.
+    #[serde(default)]
+    ak: Vec<(String, Assurance, String, Vec<String>)>,
     crls: Vec<String>,
     /// Absent in what was archived before there was such a list.
     #[serde(default)]
@@ -227,9 +238,11 @@ impl Collateral {
         let hex = |bytes: &Vec<u8>| HexBytes(bytes.clone());
         let all = |list: &Vec<Vec<u8>>| list.iter().map(hex).collect();
         let amd = self.anchors.amd.iter().map(|a| (a.product, a.assurance, hex(&a.ark), all(&a.intermediates)));
-        let tpm = self.anchors.tpm.iter().map(|t| (t.name.clone(), t.assurance, hex(&t.root), all(&t.intermediates)));
+        let named = |t: &TpmAnchor| (t.name.clone(), t.assurance, hex(&t.root), all(&t.intermediates));
+        let (tpm, ak) = (self.anchors.tpm.iter().map(named), self.anchors.ak.iter().map(named));
         let tpm_denials = self.tpm_denials.clone();
-        let archived = Archived { amd: amd.collect(), tpm: tpm.collect(), crls: all(&self.crls), tpm_denials };
+        let (amd, tpm, ak) = (amd.collect(), tpm.collect(), ak.collect());
+        let archived = Archived { amd, tpm, ak, crls: all(&self.crls), tpm_denials };
         // Strings, numbers and lists always serialize.
         serde_json::to_vec(&archived).unwrap_or_default()
     }
@@ -244,9 +257,11 @@ impl Collateral {
             let (ark, intermediates) = (hex::decode(ark).ok()?, all(intermediates)?);
             collateral.anchors.amd.push(AmdAnchor { product, assurance, ark, intermediates });
         }
-        for (name, assurance, root, intermediates) in text.tpm {
-            let (root, intermediates) = (hex::decode(root).ok()?, all(intermediates)?);
-            collateral.anchors.tpm.push(TpmAnchor { name, assurance, root, intermediates });
+        for (anchors, archived) in [(&mut collateral.anchors.tpm, text.tpm), (&mut collateral.anchors.ak, text.ak)] {
+            for (name, assurance, root, intermediates) in archived {
+                let (root, intermediates) = (hex::decode(root).ok()?, all(intermediates)?);
+                anchors.push(TpmAnchor { name, assurance, root, intermediates });
+            }
         }
         Some(collateral)
     }
@@ -321,6 +336,13 @@ mod tests {
         let anchors = load(&data).unwrap().anchors.tpm;
         let names: Vec<_> = anchors.iter().map(|a| (a.name.as_str(), a.assurance, a.intermediates.len())).collect();
         assert_eq!(names, [("mine/root-a", Assurance::Simulated, 1), ("mine/root-b", Assurance::Simulated, 1)]);
+        let clouds = data.anchors().join("ak/simulated/cloud");
+        std::fs::create_dir_all(&clouds).unwrap();
+        std::fs::write(clouds.join("root.der"), root).unwrap();
+        let collateral = load(&data).unwrap();
+        let counts = (collateral.anchors.tpm.len(), collateral.anchors.ak.len());
+        assert_eq!(counts, (2, 1), "who vouches for AKs is apart from who vouches for EKs");
+        assert_eq!(Collateral::from_archive(&collateral.to_archive()), Some(collateral));
         std::fs::write(vendor.join("root-c.der"), b"no certificate").unwrap();
         assert!(load(&data).unwrap_err().to_string().contains("root-c.der"));
     }

@@ -9,6 +9,9 @@ mod drift;
 #[path = "../sim/firmware.rs"]
 mod firmware;
 mod fleet;
+mod identity;
+#[path = "../sim/ima.rs"]
+mod ima;
 #[path = "../sim/kernel.rs"]
 mod kernel;
 mod lapse;

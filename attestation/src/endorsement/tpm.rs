@@ -13,10 +13,14 @@ use crate::x509::der::{Der, NotDer, tag};
 use crate::x509::oid::{self, Oid};
 use crate::x509::{self, BasicConstraints, Certificate, SubjectKey, VerifiedPath, X509Reason};
 
+pub use self::attestation_key::{
+    CertifiedAk, VerifiedAkCertificate, verify_ak_certificate, verify_ak_certificate_alone,
+};
 pub use self::denials::{FirmwareVersion, MinimumFirmware, TpmDenials};
 pub use self::identity::{TpmIdentity, TpmKind};
 pub use self::name::TpmAttributes;
 
+mod attestation_key;
 mod denials;
 mod identity;
 mod name;
@@ -125,16 +129,21 @@ pub fn verify_certificate(
 ) -> Result<VerifiedEkCertificate, Rejection> {
     let leaf = Certificate::parse(certificate)?;
     let identity = check_profile(&leaf)?;
+    let (assurance, valid_until) = closest_path(&leaf, intermediates, anchors, now)?;
+    Ok(VerifiedEkCertificate { assurance, valid_until, identity })
+}
+
+/// A path from `leaf` to the first of `anchors` that one leads to: the anchor's class, and the path's earliest notAfter.
+fn closest_path(
+    leaf: &Certificate<'_>,
+    intermediates: &[&[u8]],
+    anchors: &[TpmAnchor],
+    now: UnixMillis,
+) -> Result<(Assurance, UnixMillis), Rejection> {
     let mut closest = X509Reason::NoPath.because("a pinned TPM manufacturer root", "no anchor leads here");
     for anchor in anchors {
-        match path_to(&leaf, intermediates, anchor, now) {
-            Ok(path) => {
-                return Ok(VerifiedEkCertificate {
-                    assurance: anchor.assurance,
-                    valid_until: path.not_after(),
-                    identity,
-                });
-            }
+        match path_to(leaf, intermediates, anchor, now) {
+            Ok(path) => return Ok((anchor.assurance, path.not_after())),
             // "No path" says least: another anchor's rejection explains more.
             Err(rejection) if rejection.reason() != X509Reason::NoPath.into() => closest = rejection,
             Err(_) => {}

@@ -36,8 +36,10 @@ pub(super) fn same(one: &[u8], other: &[u8]) -> bool {
         }
 }
 
-/// Per relative name its attributes in their order: kind and prepared text.
-fn prepared(name: &[u8]) -> Result<Vec<Vec<(&[u8], String)>>, NotDer> {
+/// The attributes of a relative name in their order: kind and prepared text.
+type Prepared<'a> = Vec<(&'a [u8], String)>;
+
+fn prepared(name: &[u8]) -> Result<Vec<Prepared<'_>>, NotDer> {
     let mut outer = Der::new(name);
     let mut rdns = outer.inner(tag::SEQUENCE)?;
     outer.finish()?;
@@ -66,8 +68,8 @@ mod tests {
 
     /// A Name of one commonName in the given string type.
     fn name(string: u8, text: &[u8]) -> Vec<u8> {
-        let length = u8::try_from(text.len()).unwrap();
-        let head = [0x30, length + 11, 0x31, length + 9, 0x30, length + 7, 6, 3, 0x55, 4, 3, string, length];
+        let length = |more: usize| u8::try_from(text.len().saturating_add(more)).unwrap();
+        let head = [0x30, length(11), 0x31, length(9), 0x30, length(7), 6, 3, 0x55, 4, 3, string, length(0)];
         [&head, text].concat()
     }
 

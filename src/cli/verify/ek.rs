@@ -1,9 +1,11 @@
 //! Endorsement key certificates: one with its chain (`tpm-ek-cert`), the content of its NV index
-//! (`tpm-ek-cert-nv-raw`), and manufacturers' collections (`tpm-vendor-roots`, `tpm-vendor-ca-collection`).
+//! (`tpm-ek-cert-nv-raw`), the AK certificate of a cloud (`vtpm-ak-chain`), and manufacturers' collections (`tpm-vendor-roots`, `tpm-vendor-ca-collection`).
 
 use countersign_attestation::anchor::{Assurance, TpmAnchor};
 use countersign_attestation::digest::Sha256Digest;
-use countersign_attestation::endorsement::tpm::{TpmAttributes, certificate_of_nv, verify_certificate};
+use countersign_attestation::endorsement::tpm::{
+    TpmAttributes, certificate_of_nv, verify_ak_certificate_alone, verify_certificate,
+};
 use countersign_attestation::evidence::tpm::TpmReason;
 use countersign_attestation::x509::{Certificate, SubjectKey};
 use countersign_attestation::{Rejection, UnixMillis};
@@ -34,6 +36,27 @@ pub fn judge_certificate(files: CaseFiles<'_>, now: UnixMillis) -> Result<Judgem
             "identity": verified.identity(),
             "valid_until": verified.valid_until(),
             "details": describe(&certificate),
+        })),
+        Err(rejection) => Judgement::Rejected(rejection),
+    })
+}
+
+/// Judges the certificate of a cloud's AK under the root its case trusts, as simulated hardware.
+///
+/// # Errors
+/// [`CaseError`] when a file of the case cannot be read.
+pub fn judge_ak_certificate(files: CaseFiles<'_>, now: UnixMillis) -> Result<Judgement, CaseError> {
+    let (Some(certificate), Some(root)) = (files.read("ak_cert")?, files.read("trust_root")?) else {
+        return Ok(missing());
+    };
+    let intermediate = files.read("intermediate")?;
+    let intermediates: Vec<_> = intermediate.iter().map(Vec::as_slice).collect();
+    Ok(match verify_ak_certificate_alone(&certificate, &intermediates, &[case_anchor(root)], now) {
+        Ok(verified) => Judgement::Accepted(json!({
+            "assurance": verified.assurance(),
+            "identity": verified.identity(),
+            "valid_until": verified.valid_until(),
+            "details": { "not_before": describe(&certificate).remove("not_before") },
         })),
         Err(rejection) => Judgement::Rejected(rejection),
     })

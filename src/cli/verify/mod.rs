@@ -351,6 +351,7 @@ fn judge_kind(case: &Case, files: CaseFiles<'_>) -> Result<Judgement, CaseError>
         "snp-chain" => snp::judge_chain(files, now),
         "tpm-ek-cert" => ek::judge_certificate(files, now),
         "tpm-ek-cert-nv-raw" => ek::judge_nv(files),
+        "vtpm-ak-chain" => ek::judge_ak_certificate(files, now),
         "tpm-vendor-roots" => ek::judge_roots(files),
         "tpm-vendor-ca-collection" => ek::judge_collection(files),
         "tpm-quote" => tpm::judge_quote(files, case.nonce()),

@@ -5,6 +5,7 @@
 //! * [`key`]: which keys may attest: an [`AttestationKey`](key) is one whose public area was checked
 //! * [`quote`]: quotes, of a bundle and recorded ones
 //! * [`certify`]: the certification of the credential key
+//! * [`possession`]: at enrolment, that a certified AK is in the host's TPM
 //! * [`credential`]: TPM2_MakeCredential, which proves that an AK lives beside an EK
 
 use alloc::collections::BTreeMap;
@@ -25,6 +26,7 @@ pub mod attest;
 pub mod certify;
 pub mod credential;
 pub mod key;
+pub mod possession;
 pub mod public;
 pub mod quote;
 
@@ -78,6 +80,14 @@ reasons! {
         EkCertificate = "tpm.ek.certificate",
             "the certificate is not that of an endorsement key",
             "send the manufacturer's EK certificate, not an AK certificate or a CA";
+        /// The certificate speaks for another key.
+        AkKey = "tpm.ak.key",
+            "the attestation key certificate is about another key",
+            "send the public area of the key that the certificate was issued for";
+        /// TCG TPM 2.0 Keys for Device Identity and Attestation 1.0, 8.
+        AkCertificate = "tpm.ak.certificate",
+            "the certificate is not that of an attestation key",
+            "send the manufacturer's IAK certificate or the cloud's AK certificate, not that of an EK or a CA";
         /// An operator's word against a genuine certificate: the key leaked.
         EkDenied = "tpm.ek.denied",
             "the endorsement key is on the operator's deny list",
