@@ -131,6 +131,12 @@ impl Attester {
         });
         let (logs, new, snp) = collected.await.map_err(|_| AgentError::Tpm(crate::device::TpmError::Stopped))??;
         self.logs = logs;
+        tracing::debug!(
+            event_log_bytes = new.event_log.as_ref().map(Vec::len),
+            ima_from = new.ima.as_ref().map(|ima| ima.from),
+            ima_bytes = new.ima.as_ref().map(|ima| ima.list.len()),
+            "evidence is collected"
+        );
         let tpm_pcrs = evidence.pcrs.to_tpm2bs();
         let bundle = Bundle {
             tpm_quote: evidence.quote,

@@ -10,6 +10,8 @@ use serde::{Serialize, Serializer};
 use crate::anchor::{AmdProduct, Assurance};
 use crate::digest::Sha256Digest;
 pub use crate::endorsement::tpm::{TpmIdentity, TpmKind};
+pub use crate::evidence::eventlog::BootClaims;
+use crate::evidence::ima::ImaState;
 use crate::evidence::tpm::TpmReason;
 use crate::rejection::Rejection;
 use crate::time::UnixMillis;
@@ -56,6 +58,10 @@ pub struct Claims {
     pub tpm: TpmClaims,
     /// SHA-256 of the credential key's `SubjectPublicKeyInfo`, certified by the TPM's AK.
     pub credential_key: Sha256Digest,
+    /// What the firmware measured, by an event log that replays to the quoted PCRs.
+    pub boot: Presented<BootClaims>,
+    /// What the kernel measured since, by a list that replays to the quoted PCR.
+    pub ima: Presented<ImaClaims>,
     /// The confidential VM the host runs in, if it is one.
     pub snp: Presented<SnpClaims>,
 }
@@ -73,6 +79,14 @@ impl Claims {
         }
         claims
     }
+}
+
+/// The kernel's measurement list (IMA), as far as the quote covers it. What its entries are worth is for rules to say.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ImaClaims {
+    /// How many entries, and the PCR values they come to.
+    #[serde(flatten)]
+    pub state: ImaState,
 }
 
 /// One PCR bank: the values of the quoted PCRs by index.

@@ -9,11 +9,14 @@ use cedar_policy::{Context, Entities, Entity, EntityId, EntityTypeName, EntityUi
 use countersign_attestation::UnixMillis;
 use countersign_attestation::anchor::{AmdProduct, Assurance};
 use countersign_attestation::claims::{
-    Claims, HexBytes, Presented, Revocation, SnpClaims, SnpSigningKey, SnpTcb, TpmClaims, TpmKind,
+    BootClaims, Claims, HexBytes, ImaClaims, Presented, Revocation, SnpClaims, SnpSigningKey, SnpTcb, TpmClaims,
+    TpmKind,
 };
 
 use crate::decision::HostFacts;
 use crate::finding::{Finding, PolicyReason};
+use crate::ima::ImaTally;
+use crate::matching::ImaTallies;
 use crate::reference::ReferenceManifest;
 
 type Pairs = Vec<(String, RestrictedExpression)>;
@@ -43,6 +46,8 @@ pub(crate) struct Vocabulary {
     root_genoa: EntityUid,
     root_turin: EntityUid,
     compared_tpm: EntityUid,
+    compared_boot: EntityUid,
+    compared_ima: EntityUid,
     compared_snp: EntityUid,
     compared_host_data: EntityUid,
     compared_id_key_digest: EntityUid,
@@ -78,6 +83,8 @@ impl Vocabulary {
             root_genoa: member("Root", "amd_genoa")?,
             root_turin: member("Root", "amd_turin")?,
             compared_tpm: member("Compared", "tpm")?,
+            compared_boot: member("Compared", "boot")?,
+            compared_ima: member("Compared", "ima")?,
             compared_snp: member("Compared", "snp")?,
             compared_host_data: member("Compared", "snp_host_data")?,
             compared_id_key_digest: member("Compared", "snp_id_key_digest")?,
@@ -94,6 +101,7 @@ impl Vocabulary {
     pub(crate) fn request(
         &self,
         claims: &Claims,
+        tallies: &ImaTallies,
         host: &HostFacts<'_>,
         matched: Option<&ReferenceManifest>,
         now: UnixMillis,
@@ -103,8 +111,8 @@ impl Vocabulary {
         let labels = host.labels.iter().map(|(name, value)| (name.clone(), text(value)));
         let entity = Entity::new_with_tags(principal.clone(), [], [], labels).map_err(unbuildable)?;
         let entities = Entities::from_entities([entity], None).map_err(unbuildable)?;
-        let context =
-            Context::from_pairs(self.context(claims, host, matched, now).map_err(unbuildable)?).map_err(unbuildable)?;
+        let context = Context::from_pairs(self.context(claims, tallies, host, matched, now).map_err(unbuildable)?)
+            .map_err(unbuildable)?;
         let request = Request::new(principal, self.action.clone(), resource, context, None).map_err(unbuildable)?;
         Ok((request, entities))
     }
@@ -112,6 +120,7 @@ impl Vocabulary {
     fn context(
         &self,
         claims: &Claims,
+        tallies: &ImaTallies,
         host: &HostFacts<'_>,
         matched: Option<&ReferenceManifest>,
         now: UnixMillis,
@@ -124,6 +133,17 @@ impl Vocabulary {
             ("reference", self.reference(matched)?),
             ("tpm", self.tpm(&claims.tpm)?),
         ]);
+        match &claims.boot {
+            Presented::NotPresented => {}
+            Presented::Verified(boot) => context.push(("boot".to_owned(), self.boot(boot)?)),
+        }
+        match &claims.ima {
+            Presented::NotPresented => {}
+            Presented::Verified(ima) => {
+                let tally = matched.and_then(|manifest| manifest.ima_tally(tallies));
+                context.push(("ima".to_owned(), ima_record(ima, tally)?));
+            }
+        }
         match &claims.snp {
             Presented::NotPresented => {}
             Presented::Verified(snp) => context.push(("snp".to_owned(), self.snp(snp)?)),
@@ -162,6 +182,8 @@ impl Vocabulary {
             let snp = manifest.snp.as_ref();
             let named = [
                 (&self.compared_tpm, manifest.tpm.is_some()),
+                (&self.compared_boot, manifest.boot.is_some()),
+                (&self.compared_ima, manifest.ima.is_some()),
                 (&self.compared_snp, snp.is_some()),
                 (&self.compared_host_data, snp.is_some_and(|snp| snp.host_data.is_some())),
                 (&self.compared_id_key_digest, snp.is_some_and(|snp| snp.id_key_digest.is_some())),
@@ -198,6 +220,11 @@ impl Vocabulary {
             ("safe", RestrictedExpression::new_bool(tpm.clock.safe)),
             ("pcr_banks", RestrictedExpression::new_set(tpm.pcrs.keys().map(|bank| text(bank.name())))),
         ]))
+    }
+
+    fn boot(&self, boot: &BootClaims) -> Built {
+        let _ = boot;
+        RestrictedExpression::new_record(pairs([]))
     }
 
     fn snp(&self, snp: &SnpClaims) -> Built {
@@ -287,6 +314,19 @@ fn tcb(tcb: SnpTcb) -> Built {
     RestrictedExpression::new_record(record)
 }
 
+/// How much was measured, and what the matching manifest's rules say of it.
+fn ima_record(ima: &ImaClaims, tally: Option<&ImaTally>) -> Built {
+    let mut record = pairs([("entries", number(ima.state.entries))]);
+    if let Some(tally) = tally {
+        record.push(("judged".to_owned(), judged_record(tally)?));
+    }
+    RestrictedExpression::new_record(record)
+}
+
+fn judged_record(tally: &ImaTally) -> Built {
+    RestrictedExpression::new_record(pairs([("entries", number(tally.entries))]))
+}
+
 fn bits(bits: &BTreeMap<&'static str, bool>) -> Built {
     RestrictedExpression::new_record(
         bits.iter().map(|(name, set)| ((*name).to_owned(), RestrictedExpression::new_bool(*set))),
@@ -306,6 +346,7 @@ mod tests {
     use super::Vocabulary;
     use crate::claims;
     use crate::decision::HostFacts;
+    use crate::matching::ImaTallies;
     use crate::policy::schema;
     use crate::reference::ReferenceManifest;
 
@@ -336,12 +377,13 @@ mod tests {
         unquoted.tpm.pcrs.clear();
         let schema = schema().unwrap();
         let vocabulary = Vocabulary::new().unwrap();
+        let tallies = ImaTallies::new();
         let id = HostId::parse("gpu-17").unwrap();
         let labels = BTreeMap::from([("pool".to_string(), "a".to_string())]);
         let host = HostFacts { id: &id, trust_domain: "fleet.example", labels: &labels, generation: u64::MAX };
         for claims in [claims::both_claims(), claims::tpm_claims(), sparse, unquoted] {
             for matched in [None, Some(&tpm), Some(&both)] {
-                let (request, entities) = vocabulary.request(&claims, &host, matched, claims::NOW).unwrap();
+                let (request, entities) = vocabulary.request(&claims, &tallies, &host, matched, claims::NOW).unwrap();
                 let part = |uid: Option<&cedar_policy::EntityUid>| uid.unwrap().clone();
                 let validated = Request::new(
                     part(request.principal()),

@@ -16,12 +16,14 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+mod boot;
 #[cfg(test)]
 #[path = "../tests/judge/claims.rs"]
 mod claims;
 mod context;
 pub mod decision;
 pub mod finding;
+pub mod ima;
 mod json;
 pub mod matching;
 mod nesting;

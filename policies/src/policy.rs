@@ -19,8 +19,9 @@ use countersign_attestation::protocol::HostId;
 use crate::context::Vocabulary;
 use crate::decision::HostFacts;
 use crate::finding::{Finding, PolicyReason};
+use crate::matching::ImaTallies;
 use crate::nesting::nesting;
-use crate::reference::{NAME_RULE, ReferenceManifest, is_name};
+use crate::reference::{NAME_RULE, RESETTABLE, ReferenceManifest, is_name};
 
 /// The schema every policy is validated against.
 pub const SCHEMA: &str = include_str!("../schema/countersign.cedarschema");
@@ -122,11 +123,12 @@ impl PolicySet {
     pub(crate) fn authorize(
         &self,
         claims: &Claims,
+        tallies: &ImaTallies,
         host: &HostFacts<'_>,
         matched: Option<&ReferenceManifest>,
         now: UnixMillis,
     ) -> Verdict {
-        let (request, entities) = match self.vocabulary.request(claims, host, matched, now) {
+        let (request, entities) = match self.vocabulary.request(claims, tallies, host, matched, now) {
             Ok(request) => request,
             Err(finding) => return Verdict::Refused(finding, Vec::new()),
         };
@@ -262,7 +264,47 @@ fn check_policy(policy: &cedar_policy::Policy) -> Result<(), Finding> {
         let found = format_args!("`like` in {id}");
         return Err(PolicyReason::PolicyWildcard.because("comparison with ==, contains or in", found));
     }
+    if let Some(index) = names_resettable(&json) {
+        let found = format_args!("PCR {index} in {id}");
+        return Err(PolicyReason::PolicyPcrResettable.because("PCRs that only a restart resets", found));
+    }
     Ok(())
+}
+
+/// A PCR that any software resets, where a policy compares a set of PCRs with numbers.
+fn names_resettable(json: &serde_json::Value) -> Option<u8> {
+    let number = |json: &serde_json::Value| {
+        RESETTABLE.into_iter().find(|index| contains(json, &|json: &serde_json::Value| *json == *index))
+    };
+    match json {
+        serde_json::Value::Object(members) => members.iter().find_map(|(name, value)| {
+            let of_pcrs = |attribute: &serde_json::Value| PCR_SETS.iter().any(|set| attribute == set);
+            let compares = SET_OPERATORS.contains(&name.as_str()) && contains(value, &of_pcrs);
+            compares.then(|| number(value)).flatten().or_else(|| names_resettable(value))
+        }),
+        serde_json::Value::Array(values) => values.iter().find_map(names_resettable),
+        serde_json::Value::Null
+        | serde_json::Value::Bool(_)
+        | serde_json::Value::Number(_)
+        | serde_json::Value::String(_) => None,
+    }
+}
+
+/// Attributes that are sets of PCR indexes.
+const PCR_SETS: [&str; 2] = ["replayed", "unexplained"];
+const SET_OPERATORS: [&str; 4] = ["contains", "containsAll", "containsAny", "=="];
+
+/// Whether `is` holds somewhere in a policy's JSON form.
+fn contains(json: &serde_json::Value, is: &dyn Fn(&serde_json::Value) -> bool) -> bool {
+    is(json)
+        || match json {
+            serde_json::Value::Object(members) => members.iter().any(|(_, value)| contains(value, is)),
+            serde_json::Value::Array(values) => values.iter().any(|value| contains(value, is)),
+            serde_json::Value::Null
+            | serde_json::Value::Bool(_)
+            | serde_json::Value::Number(_)
+            | serde_json::Value::String(_) => false,
+        }
 }
 
 /// Asks a permit about a host that proved nothing: no manifest matches, every anchor is simulated, nothing is
@@ -290,7 +332,7 @@ fn check_permit(policy: &cedar_policy::Policy, vocabulary: &Vocabulary) -> Resul
     };
     let labels = BTreeMap::new();
     let facts = HostFacts { id: &host, trust_domain: &domain, labels: &labels, generation: 0 };
-    let (request, entities) = vocabulary.request(&nothing_proven(), &facts, None, UnixMillis(0))?;
+    let (request, entities) = vocabulary.request(&nothing_proven(), &ImaTallies::new(), &facts, None, UnixMillis(0))?;
     let alone = cedar_policy::PolicySet::from_policies([policy.clone()])
         .map_err(|error| PolicyReason::PolicyName.because("each policy id once", error))?;
     match Authorizer::new().is_authorized(&request, &alone, &entities).decision() {
@@ -316,6 +358,8 @@ fn nothing_proven() -> Claims {
             clock: ClockInfo { clock: 0, reset_count: 0, restart_count: 0, safe: false },
         },
         credential_key: nothing,
+        boot: Presented::NotPresented,
+        ima: Presented::NotPresented,
         snp: Presented::NotPresented,
     }
 }

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 
 use crate::problem::{Problem, Refusal};
 
-/// The largest request but one: a reference manifest of dozens of values.
+/// Enough for every request but an attestation with its logs and a manifest with an allow-list, twice over.
 pub const BODY_BYTES_MAX: usize = 64 * 1024;
 /// The largest request is an attestation with both logs at their limits, in base64url, and 4 KiB for each other record.
 pub const ATTESTATION_BYTES_MAX: usize = (EVENT_LOG_BYTES_MAX + IMA_ENTRIES_BYTES_MAX).div_ceil(3) * 4 + BODY_BYTES_MAX;

@@ -84,7 +84,41 @@ struct EnrolledRow {
 
 #[derive(Debug, Deserialize)]
 struct LatestRow {
+    claims: Option<ClaimsRow>,
     findings: Vec<FindingRow>,
+}
+
+#[derive(Debug, Deserialize)]
+struct ClaimsRow {
+    boot: Presented<BootRow>,
+    ima: Presented<ImaRow>,
+}
+
+/// Evidence that is there or not, as the broker writes it.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "evidence", content = "claims")]
+enum Presented<T> {
+    NotPresented,
+    Verified(T),
+}
+
+impl<T> Presented<T> {
+    fn said(&self, say: impl Fn(&T) -> String) -> String {
+        match self {
+            Self::NotPresented => "not presented".to_owned(),
+            Self::Verified(claims) => say(claims),
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct BootRow {
+    secure_boot: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct ImaRow {
+    entries: u64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -144,6 +178,10 @@ pub async fn run(args: &HostsArgs) -> anyhow::Result<()> {
                     "  expected {}\n  found    {}\n  remedy   {}",
                     finding.expected, finding.found, finding.remedy
                 );
+            }
+            if let Some(claims) = host.latest.as_ref().and_then(|latest| latest.claims.as_ref()) {
+                println!("boot: {}", claims.boot.said(|boot| format!("secure boot {}", boot.secure_boot)));
+                println!("ima:  {}", claims.ima.said(|ima| format!("{} entries", ima.entries)));
             }
             println!("{}", table(&[host]));
         }

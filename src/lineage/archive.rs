@@ -5,13 +5,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use countersign_attestation::digest::Sha256Digest;
+use countersign_attestation::evidence::bundle::IMA_ENTRIES_BYTES_MAX;
 
 use crate::config::create_private_dir;
 use crate::lineage::LineageError;
 use crate::lineage::publish::write_renamed;
 
-/// Evidence with its collateral stays below.
-pub const BLOB_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// The largest is a piece of an IMA list.
+pub const BLOB_BYTES_MAX: u64 = IMA_ENTRIES_BYTES_MAX as u64;
 
 /// The archive in one directory.
 #[derive(Clone, Debug)]

@@ -13,7 +13,7 @@ use crate::kernel::{Extend, Kernel};
 use crate::swtpm::Swtpm;
 
 /// The kernel that machines boot.
-const KERNEL: &str = "/boot/vmlinuz-6.12";
+pub(crate) const KERNEL: &str = "/boot/vmlinuz-6.12";
 /// What firmware and boot loader measure, with a log, and what the system measures later, without one.
 pub(crate) const PCRS: &str = "0,4,7,11";
 
@@ -32,6 +32,14 @@ pub(crate) struct AgentEvent {
     pub(crate) event: String,
     pub(crate) code: Option<String>,
     pub(crate) pid: Option<u32>,
+}
+
+/// Of the logs, what was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sent {
+    pub(crate) event_log_bytes: Option<u64>,
+    pub(crate) ima_from: Option<u64>,
+    pub(crate) ima_bytes: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -103,7 +111,7 @@ impl Machine {
 
     pub(crate) fn agent(&self, args: &[&str]) -> Command {
         let mut command = Command::new(sibling("countersign-agent"));
-        command.args(args).env("COUNTERSIGN_TCTI", self.tpm.tcti()).env("RUST_LOG", self.log);
+        command.args(args).env("COUNTERSIGN_TCTI", self.tpm.tcti()).env("RUST_LOG", self.log).env("NO_COLOR", "1");
         command.env("COUNTERSIGN_STATE_DIR", self.state()).stdin(Stdio::null());
         command.env("COUNTERSIGN_EVENT_LOG", self.event_log());
         command.env("COUNTERSIGN_IMA_LIST", self.folder.join("binary_runtime_measurements"));
@@ -116,10 +124,15 @@ impl Machine {
 
     /// Registered by the operator, enrolled by the agent.
     pub(crate) fn enroll(&self, fleet: &Fleet, id: &str) -> String {
-        let identity = succeed(self.agent(&["identity", "--output", "json"]).env("RUST_LOG", "error"));
+        self.enroll_by(fleet, id, "rsa2048")
+    }
+
+    /// Likewise, with this kind of EK.
+    pub(crate) fn enroll_by(&self, fleet: &Fleet, id: &str, ek: &str) -> String {
+        let identity = succeed(self.agent(&["identity", "--output", "json", "--ek", ek]).env("RUST_LOG", "error"));
         let identity: Identity = serde_json::from_str(&identity).unwrap();
         fleet.operator_ok(&["hosts", "add", id, "--ek-sha256", &identity.ek_fingerprint, "--label", "rack=4"]);
-        let mut enroll = self.agent(&["enroll", "--host", id, "--broker", &fleet.url(), "--broker-ca"]);
+        let mut enroll = self.agent(&["enroll", "--host", id, "--ek", ek, "--broker", &fleet.url(), "--broker-ca"]);
         let output = enroll.arg(fleet.broker_ca()).output().unwrap();
         let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert!(output.status.success(), "{said}");
@@ -131,6 +144,18 @@ impl Machine {
     pub(crate) fn attest_once(&self) -> (Option<i32>, String) {
         let output = self.agent(&["run", "--once"]).output().unwrap();
         (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+
+    /// What the last attestation sent of the logs.
+    pub(crate) fn sent(said: &str) -> Sent {
+        let line = said.lines().rfind(|line| line.contains("evidence is collected"));
+        let line = line.unwrap_or_else(|| panic!("what was sent: {said}"));
+        let number = |name: &str| -> Option<u64> {
+            let (_, rest) = line.split_once(&format!("{name}="))?;
+            rest.split_whitespace().next()?.parse().ok()
+        };
+        let [event_log_bytes, ima_from, ima_bytes] = ["event_log_bytes", "ima_from", "ima_bytes"].map(number);
+        Sent { event_log_bytes, ima_from, ima_bytes }
     }
 
     /// The golden state that the newest evidence showed becomes a reference.

@@ -15,6 +15,7 @@ mod ima;
 #[path = "../sim/kernel.rs"]
 mod kernel;
 mod lapse;
+mod logs;
 mod machine;
 mod revocation;
 mod routes;

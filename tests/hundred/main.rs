@@ -185,7 +185,7 @@ async fn enroll_all(fleet: &Fleet, folder: &Path, machines: &[Swtpm]) -> Vec<Att
             tcti: machine.tcti(),
             ek: EK,
             ak: AkKind::EccP256,
-            ek_intermediates: Vec::new(),
+            ek_intermediates: None,
         };
         enrolling.spawn(async move {
             enroll(&order).await.unwrap_or_else(|error| panic!("{}: {error}", order.host));

@@ -131,6 +131,32 @@ impl ImaEntries {
     }
 }
 
+/// The logs of a bundle. They are large, most of what they say was said before, and they are kept by their digests.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Logs {
+    /// See [`TPM_EVENT_LOG`].
+    pub event_log: Option<Vec<u8>>,
+    /// See [`IMA_ENTRIES`].
+    pub ima: Option<ImaEntries>,
+}
+
+impl Collection {
+    /// Takes the logs out and decodes them.
+    ///
+    /// # Errors
+    /// A [`BundleReason`]; the collection is then without its logs.
+    pub fn take_logs(&mut self) -> Result<Logs, Rejection> {
+        let mut take = |name: &str| {
+            let record = self.records.remove(name)?;
+            let known = RECORDS.iter().find(|(known, _, _)| *known == name)?;
+            Some(decode_record(known, &record))
+        };
+        let event_log = take(TPM_EVENT_LOG).transpose()?;
+        let ima = take(IMA_ENTRIES).transpose()?.map(ImaEntries::decode).transpose()?;
+        Ok(Logs { event_log, ima })
+    }
+}
+
 /// A decoded bundle: the hardware's bytes, not yet verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bundle {
@@ -158,14 +184,11 @@ impl Bundle {
             return Err(BundleReason::Collection.because(COLLECTION_TYPE, &collection.collection_type));
         }
         let mut decoded = BTreeMap::new();
-        for (name, (media_type, value)) in &collection.records {
-            let Some((known, expected_type, size_max)) = RECORDS.iter().find(|(known, _, _)| known == name) else {
+        for (name, record) in &collection.records {
+            let Some(known) = RECORDS.iter().find(|(known, _, _)| known == name) else {
                 return Err(BundleReason::Unknown.because("tpm2.*, ima.entries, snp.report or snp.vek", name));
             };
-            if media_type != expected_type {
-                return Err(BundleReason::MediaType.because(expected_type, media_type));
-            }
-            decoded.insert(*known, decode_record(known, value, *size_max)?);
+            decoded.insert(known.0, decode_record(known, record)?);
         }
         let mut take = |name: &str| decoded.remove(name);
         let report = take(SNP_REPORT);
@@ -205,7 +228,11 @@ impl Bundle {
     }
 }
 
-fn decode_record(name: &str, value: &str, size_max: usize) -> Result<Vec<u8>, Rejection> {
+fn decode_record(known: &(&str, &str, usize), record: &(String, String)) -> Result<Vec<u8>, Rejection> {
+    let ((name, expected_type, size_max), (media_type, value)) = (*known, record);
+    if media_type != expected_type {
+        return Err(BundleReason::MediaType.because(expected_type, media_type));
+    }
     // Four characters carry three bytes: refuse before decoding.
     if size_max.div_ceil(3).saturating_mul(4) < value.len() {
         return Err(BundleReason::TooLarge.because(size_max, value.len()));
@@ -223,7 +250,7 @@ mod tests {
     use alloc::string::ToString;
     use alloc::vec;
 
-    use super::{Bundle, IMA_ENTRIES, ImaEntries, SnpEvidence, TPM_QUOTE};
+    use super::{Bundle, IMA_ENTRIES, ImaEntries, Logs, SnpEvidence, TPM_EVENT_LOG, TPM_QUOTE};
 
     fn bundle() -> Bundle {
         let snp = Some(SnpEvidence { report: vec![4; 1184], vek: vec![5; 3] });
@@ -238,6 +265,24 @@ mod tests {
         assert_eq!(Bundle::decode(&small.encode()), Ok(small));
         let nothing_new = Bundle { ima: Some(ImaEntries { from: 3, list: vec![] }), ..bundle() };
         assert_eq!(Bundle::decode(&nothing_new.encode()), Ok(nothing_new));
+    }
+
+    #[test]
+    fn logs_are_taken_out_and_nothing_else() {
+        let mut collection = bundle().encode();
+        let logs = collection.take_logs().unwrap();
+        assert_eq!((logs.event_log, logs.ima), (bundle().event_log, bundle().ima));
+        assert_eq!(Bundle::decode(&collection), Ok(Bundle { event_log: None, ima: None, ..bundle() }));
+        assert_eq!(collection.take_logs(), Ok(Logs::default()));
+        for (name, value, code) in [
+            (IMA_ENTRIES, "AAAA", "bundle.ima.index"),
+            (IMA_ENTRIES, "AB==", "bundle.record.encoding"),
+            (TPM_EVENT_LOG, "AB", "bundle.record.encoding"),
+        ] {
+            let mut collection = bundle().encode();
+            collection.records.get_mut(name).unwrap().1 = value.to_string();
+            assert_eq!(collection.take_logs().map_err(|rejection| rejection.code()), Err(code));
+        }
     }
 
     #[test]

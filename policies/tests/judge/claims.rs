@@ -33,6 +33,8 @@ pub(crate) fn tpm_claims() -> Claims {
             clock: ClockInfo { clock: u64::MAX, reset_count: 3, restart_count: 1, safe: true },
         },
         credential_key: Sha256Digest([0xc0; 32]),
+        boot: Presented::NotPresented,
+        ima: Presented::NotPresented,
         snp: Presented::NotPresented,
     }
 }

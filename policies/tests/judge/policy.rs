@@ -11,6 +11,7 @@ use countersign_attestation::anchor::{AmdProduct, Assurance};
 use countersign_attestation::binder::BindingReason;
 use countersign_attestation::claims::{Claims, HexBytes, PcrHash, Presented, Revocation};
 use countersign_policies::decision::{Decision, HostFacts, Outcome, Terms, appraise, claims_digest};
+use countersign_policies::matching::ImaTallies;
 use countersign_policies::policy::{PolicySet, SHIPPED};
 use countersign_policies::reference::ReferenceSet;
 use proptest::prelude::*;
@@ -207,7 +208,8 @@ fn a_lease_never_outlives_the_credential() {
     let labels = BTreeMap::new();
     let host = HostFacts { id: &id, trust_domain: "d", labels: &labels, generation: 0 };
     let terms = Terms { credential_ttl_ms: 1000, lease_ms: 5000 };
-    let decision = appraise(&both_claims(), &host, &golden_both(), &policies(&["baseline"], &[]), terms, NOW);
+    let decision =
+        appraise(&both_claims(), &ImaTallies::new(), &host, &golden_both(), &policies(&["baseline"], &[]), terms, NOW);
     let until = NOW.plus(1000);
     assert_eq!(decision.outcome(), Outcome::Granted { not_after: until, lease_until: until });
 }
@@ -402,8 +404,16 @@ fn identical_inputs_give_identical_bytes_and_every_input_counts() {
         judge(&with_snp(|snp| snp.guest_svn = 9), &golden_both(), &policy),
         judge(&both_claims(), &golden_tpm_only(), &policy),
         judge(&both_claims(), &golden_both(), &policies(&["baseline", "simulated"], &[])),
-        appraise(&both_claims(), &host, &golden_both(), &policy, TERMS, NOW),
-        appraise(&both_claims(), &host, &golden_both(), &policy, Terms { lease_ms: 1, ..TERMS }, NOW),
+        appraise(&both_claims(), &ImaTallies::new(), &host, &golden_both(), &policy, TERMS, NOW),
+        appraise(
+            &both_claims(),
+            &ImaTallies::new(),
+            &host,
+            &golden_both(),
+            &policy,
+            Terms { lease_ms: 1, ..TERMS },
+            NOW,
+        ),
     ];
     let mut forms: Vec<_> = others.iter().map(Decision::canonical_bytes).collect();
     forms.push(base);
@@ -494,7 +504,7 @@ proptest! {
         let labels = BTreeMap::new();
         let host = HostFacts { id: &id, trust_domain: "d", labels: &labels, generation };
         let now = UnixMillis(seconds * 1000);
-        let decision = appraise(&tpm_claims(), &host, &golden_tpm_only(), &policy, TERMS, now);
+        let decision = appraise(&tpm_claims(), &ImaTallies::new(), &host, &golden_tpm_only(), &policy, TERMS, now);
         prop_assert_eq!(decision.outcome(), Outcome::Denied);
         prop_assert!(!decision.findings().is_empty());
     }

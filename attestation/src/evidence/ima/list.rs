@@ -82,6 +82,12 @@ impl<'a> ImaList<'a> {
         Self { bytes, hash }
     }
 
+    /// Its bytes.
+    #[must_use]
+    pub const fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
     /// The hash of its template hashes.
     #[must_use]
     pub const fn hash(&self) -> TpmHash {
