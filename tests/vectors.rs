@@ -58,6 +58,8 @@ fn tpm_cases_are_judged_as_expected() {
             ("tpm-ek-cert-nv-raw", 1),
             ("tpm-vendor-roots", 2),
             ("tpm-vendor-ca-collection", 1),
+            ("eventlog-replay", 22),
+            ("eventlog-parse", 30),
         ],
     );
 }

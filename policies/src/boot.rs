@@ -6,15 +6,18 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
 
-use countersign_attestation::claims::{BootClaims, HexBytes};
+use countersign_attestation::claims::{BootClaims, HexBytes, PcrHash};
+use countersign_attestation::digest::Sha256Digest;
+use countersign_attestation::evidence::eventlog::claims::{Labelled, Measured, SecureBoot, SignatureDatabase};
 use serde::{Deserialize, Serialize};
 
 use crate::finding::{Finding, PolicyReason};
+use crate::json::Members;
 use crate::matching::one_of;
 use crate::reference::{VALUES_MAX, Values, not_null, read_values};
 
 /// Longest accepted command line: COMMAND_LINE_SIZE of x86 Linux.
-const CMDLINE_BYTES_MAX: usize = 2048;
+const COMMAND_LINE_BYTES_MAX: usize = 2048;
 /// Differences of one kind that an explanation lists.
 const DIFFERENCES_MAX: usize = 4;
 
@@ -24,9 +27,11 @@ pub(crate) struct BootReference {
     #[serde(skip_serializing_if = "Option::is_none")]
     secure_boot: Option<SecureBootState>,
     #[serde(flatten)]
-    measured: BTreeMap<Measured, Values>,
+    digests: BTreeMap<Kind, Values>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    cmdline: Option<BTreeSet<String>>,
+    uki: Option<BTreeMap<String, Values>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    command_lines: Option<BTreeSet<String>>,
 }
 
 /// States of Secure Boot that a manifest can demand.
@@ -40,15 +45,16 @@ pub(crate) enum SecureBootState {
 /// What a boot measures by its digest. Of one kind there may be several; each must be registered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Measured {
+pub(crate) enum Kind {
     Pk,
     Kek,
     Db,
     Dbx,
+    Authorities,
     Mok,
     Images,
-    Kernel,
-    Initrd,
+    Files,
+    Initrds,
 }
 
 impl SecureBootState {
@@ -58,39 +64,74 @@ impl SecureBootState {
             Self::Off => "off",
         }
     }
+
+    const fn is(self, found: SecureBoot) -> bool {
+        match (self, found) {
+            (Self::On, SecureBoot::On) | (Self::Off, SecureBoot::Off) => true,
+            (Self::On | Self::Off, SecureBoot::On | SecureBoot::Off | SecureBoot::Unmeasured | SecureBoot::Unknown) => {
+                false
+            }
+        }
+    }
 }
 
-impl Measured {
-    /// The member of a manifest.
+impl Kind {
+    /// The member of a manifest, which is also that of the claims.
     const fn name(self) -> &'static str {
         match self {
             Self::Pk => "pk",
             Self::Kek => "kek",
             Self::Db => "db",
             Self::Dbx => "dbx",
+            Self::Authorities => "authorities",
             Self::Mok => "mok",
             Self::Images => "images",
-            Self::Kernel => "kernel",
-            Self::Initrd => "initrd",
+            Self::Files => "files",
+            Self::Initrds => "initrds",
         }
     }
 
-    /// PCRs that it can be measured into: variables into 7, the shim's list into 14, images into 4 and, when a device
-    /// brings them, 2 (PC Client Platform Firmware Profile 1.06, 3.3.4); what GRUB loads into 9, what systemd-stub
-    /// carries into 11, initrds that the kernel loads itself into 9, those added beside a UKI into 12.
+    /// PCRs that it is measured into: variables into 7, shim's keys into 14, images into 4 and those of devices into 2
+    /// (PC Client Platform Firmware Profile 1.06, 3.3.4), what GRUB and the kernel's EFI stub read into 9.
     const fn pcrs(self) -> &'static [u8] {
         match self {
-            Self::Pk | Self::Kek | Self::Db | Self::Dbx => &[7],
+            Self::Pk | Self::Kek | Self::Db | Self::Dbx | Self::Authorities => &[7],
             Self::Mok => &[14],
             Self::Images => &[2, 4],
-            Self::Kernel => &[4, 9, 11],
-            Self::Initrd => &[9, 11, 12],
+            Self::Files | Self::Initrds => &[9],
+        }
+    }
+
+    /// What the boot shows of it.
+    fn found(self, boot: &BootClaims) -> Measured<Vec<Digests>> {
+        let database = |database: &Measured<SignatureDatabase>| {
+            measured(database, |database| Vec::from([Digests::of_value(database.digest)]))
+        };
+        let labelled = |list: &Measured<Vec<Labelled>>| {
+            measured(list, |list| list.iter().map(|item| Digests::by_bank(&item.digest)).collect())
+        };
+        match self {
+            Self::Pk => database(&boot.pk),
+            Self::Kek => database(&boot.kek),
+            Self::Db => database(&boot.db),
+            Self::Dbx => database(&boot.dbx),
+            Self::Authorities => measured(&boot.authorities, |list| {
+                list.iter().map(|authority| Digests::of_value(authority.digest)).collect()
+            }),
+            Self::Mok => labelled(&boot.mok),
+            Self::Images => {
+                measured(&boot.images, |list| list.iter().map(|image| Digests::by_bank(&image.digest)).collect())
+            }
+            Self::Files => labelled(&boot.files),
+            Self::Initrds => labelled(&boot.initrds),
         }
     }
 }
 
-/// Command lines: GRUB's into 8, the kernel's EFI stub's into 9, systemd-stub's into 12, and the one in a UKI into 11.
-const CMDLINE_PCRS: [u8; 4] = [8, 9, 11, 12];
+/// Command lines: GRUB's into 8, the kernel's EFI stub's into 9, systemd-stub's into 12.
+const COMMAND_LINE_PCRS: [u8; 3] = [8, 9, 12];
+/// Sections of a unified kernel image (systemd-stub).
+const UKI_PCR: u8 = 11;
 
 /// The section as written.
 #[derive(Deserialize)]
@@ -107,80 +148,128 @@ pub(crate) struct WrittenBoot {
     #[serde(default, deserialize_with = "not_null")]
     dbx: Option<Vec<String>>,
     #[serde(default, deserialize_with = "not_null")]
+    authorities: Option<Vec<String>>,
+    #[serde(default, deserialize_with = "not_null")]
     mok: Option<Vec<String>>,
     #[serde(default, deserialize_with = "not_null")]
     images: Option<Vec<String>>,
     #[serde(default, deserialize_with = "not_null")]
-    kernel: Option<Vec<String>>,
+    files: Option<Vec<String>>,
     #[serde(default, deserialize_with = "not_null")]
-    initrd: Option<Vec<String>>,
+    initrds: Option<Vec<String>>,
     #[serde(default, deserialize_with = "not_null")]
-    cmdline: Option<Vec<String>>,
+    uki: Option<Members<Vec<String>>>,
+    #[serde(default, deserialize_with = "not_null")]
+    command_lines: Option<Vec<String>>,
 }
 
 impl BootReference {
     pub(crate) fn read(written: WrittenBoot) -> Result<Self, Finding> {
         let lists = [
-            (Measured::Pk, written.pk),
-            (Measured::Kek, written.kek),
-            (Measured::Db, written.db),
-            (Measured::Dbx, written.dbx),
-            (Measured::Mok, written.mok),
-            (Measured::Images, written.images),
-            (Measured::Kernel, written.kernel),
-            (Measured::Initrd, written.initrd),
+            (Kind::Pk, written.pk),
+            (Kind::Kek, written.kek),
+            (Kind::Db, written.db),
+            (Kind::Dbx, written.dbx),
+            (Kind::Authorities, written.authorities),
+            (Kind::Mok, written.mok),
+            (Kind::Images, written.images),
+            (Kind::Files, written.files),
+            (Kind::Initrds, written.initrds),
         ];
-        let mut measured = BTreeMap::new();
-        for (what, texts) in lists {
+        let mut digests = BTreeMap::new();
+        for (kind, texts) in lists {
             let Some(texts) = texts else { continue };
-            measured.insert(what, read_values(&format!("boot.{}", what.name()), &texts, 32, true)?);
+            digests.insert(kind, read_digests(&format!("boot.{}", kind.name()), &texts)?);
         }
-        let cmdline = written.cmdline.map(read_cmdlines).transpose()?;
-        if written.secure_boot.is_none() && measured.is_empty() && cmdline.is_none() {
+        let uki = written.uki.map(read_uki).transpose()?;
+        let command_lines = written.command_lines.map(read_command_lines).transpose()?;
+        if written.secure_boot.is_none() && digests.is_empty() && uki.is_none() && command_lines.is_none() {
             return Err(PolicyReason::ManifestEmpty.because("at least one value in `boot`", "none"));
         }
-        Ok(Self { secure_boot: written.secure_boot, measured, cmdline })
+        Ok(Self { secure_boot: written.secure_boot, digests, uki, command_lines })
     }
 
     /// What must be quoted for these values to be claims.
     pub(crate) fn pcrs(&self) -> impl Iterator<Item = u8> {
         let secure_boot = self.secure_boot.iter().map(|_| 7);
-        let measured = self.measured.keys().flat_map(|what| what.pcrs()).copied();
-        let cmdline = self.cmdline.iter().flat_map(|_| CMDLINE_PCRS);
+        let digests = self.digests.keys().flat_map(|kind| kind.pcrs()).copied();
+        let uki = self.uki.iter().map(|_| UKI_PCR);
+        let command_lines = self.command_lines.iter().flat_map(|_| COMMAND_LINE_PCRS);
         // 0 with them: a bank that the firmware does not extend shows in it.
-        core::iter::once(0).chain(secure_boot).chain(measured).chain(cmdline)
+        core::iter::once(0).chain(secure_boot).chain(digests).chain(uki).chain(command_lines)
     }
 
     /// Compares a verified boot thing by thing; tells how many are the same, and what differs.
     pub(crate) fn compare(&self, boot: &BootClaims) -> (usize, Vec<BootDifference<'_>>) {
         let mut compared: Vec<Vec<BootDifference<'_>>> = Vec::new();
         if let Some(accepted) = self.secure_boot {
-            let found = secure_boot_of(boot);
-            let differs = found != accepted.name();
+            let found = boot.secure_boot;
+            let differs = !accepted.is(found);
             compared.push(differs.then_some(BootDifference::SecureBoot { accepted, found }).into_iter().collect());
         }
-        for (what, accepted) in &self.measured {
-            let found = digests_of(boot, *what);
-            compared.push(differing(found, Accepted::Digests(what.name(), accepted), |found| accepted.contains(found)));
+        for (kind, accepted) in &self.digests {
+            let accepts = |found: &Digests| found.0.iter().any(|digest| accepted.contains(digest));
+            compared.push(differing(&kind.found(boot), Accepted::Digests(kind.name(), accepted), accepts));
         }
-        if let Some(accepted) = &self.cmdline {
-            compared
-                .push(differing(cmdlines_of(boot), Accepted::Cmdlines(accepted), |found| accepted.contains(*found)));
+        for (section, accepted) in self.uki.iter().flatten() {
+            let found = measured(&boot.uki, |sections| {
+                let named = sections.iter().filter(|found| found.name == *section);
+                named.map(|found| Digests::by_bank(&found.digest)).collect()
+            });
+            let accepts = |found: &Digests| found.0.iter().any(|digest| accepted.contains(digest));
+            compared.push(differing(&found, Accepted::Digests(section, accepted), accepts));
+        }
+        if let Some(accepted) = &self.command_lines {
+            let accepts = |found: &String| accepted.contains(found);
+            compared.push(differing(&boot.command_lines, Accepted::CommandLines(accepted), accepts));
         }
         let same = compared.iter().filter(|differences| differences.is_empty()).count();
         (same, compared.into_iter().flatten().collect())
     }
 }
 
+/// One measured thing: the same bytes, hashed for each bank.
+#[derive(Clone)]
+struct Digests(Vec<HexBytes>);
+
+impl Digests {
+    fn of_value(digest: Sha256Digest) -> Self {
+        Self(Vec::from([HexBytes(digest.0.to_vec())]))
+    }
+
+    fn by_bank(digests: &BTreeMap<PcrHash, HexBytes>) -> Self {
+        Self(digests.values().cloned().collect())
+    }
+}
+
+impl fmt::Display for Digests {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let digests: Vec<String> = self.0.iter().map(ToString::to_string).collect();
+        f.write_str(&digests.join("/"))
+    }
+}
+
+fn measured<T, U>(found: &Measured<T>, read: impl FnOnce(&T) -> U) -> Measured<U> {
+    match found {
+        Measured::Measured(value) => Measured::Measured(read(value)),
+        Measured::Unmeasured => Measured::Unmeasured,
+        Measured::Unknown => Measured::Unknown,
+    }
+}
+
 /// Every one that was measured must be accepted, and one at least was measured.
 fn differing<'a, T: fmt::Display>(
-    found: Vec<T>,
+    found: &Measured<Vec<T>>,
     accepted: Accepted<'a>,
     accepts: impl Fn(&T) -> bool,
 ) -> Vec<BootDifference<'a>> {
-    if found.is_empty() {
-        return Vec::from([BootDifference::NotMeasured { accepted }]);
-    }
+    let found = match found {
+        Measured::Measured(found) if !found.is_empty() => found,
+        Measured::Measured(_) | Measured::Unmeasured => {
+            return Vec::from([BootDifference::NotMeasured { accepted, found: "not measured" }]);
+        }
+        Measured::Unknown => return Vec::from([BootDifference::NotMeasured { accepted, found: "unknown" }]),
+    };
     let differing = found.iter().filter(|found| !accepts(found)).take(DIFFERENCES_MAX);
     differing.map(|found| BootDifference::Other { accepted, found: found.to_string() }).collect()
 }
@@ -188,35 +277,35 @@ fn differing<'a, T: fmt::Display>(
 /// What a manifest lists.
 #[derive(Clone, Copy)]
 pub(crate) enum Accepted<'a> {
-    Digests(&'static str, &'a Values),
-    Cmdlines(&'a BTreeSet<String>),
+    Digests(&'a str, &'a Values),
+    CommandLines(&'a BTreeSet<String>),
 }
 
 impl fmt::Display for Accepted<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Digests(name, values) => write!(f, "{name} {}", one_of(values)),
-            Self::Cmdlines(lines) => {
+            Self::CommandLines(lines) => {
                 let lines: Vec<String> = lines.iter().map(|line| format!("`{line}`")).collect();
-                write!(f, "cmdline {}", lines.join(" or "))
+                write!(f, "command_lines {}", lines.join(" or "))
             }
         }
     }
 }
 
-impl Accepted<'_> {
-    const fn name(&self) -> &'static str {
+impl<'a> Accepted<'a> {
+    const fn name(&self) -> &'a str {
         match self {
             Self::Digests(name, _) => name,
-            Self::Cmdlines(_) => "cmdline",
+            Self::CommandLines(_) => "command_lines",
         }
     }
 }
 
 /// One thing of a boot that differs from a manifest.
 pub(crate) enum BootDifference<'a> {
-    SecureBoot { accepted: SecureBootState, found: &'static str },
-    NotMeasured { accepted: Accepted<'a> },
+    SecureBoot { accepted: SecureBootState, found: SecureBoot },
+    NotMeasured { accepted: Accepted<'a>, found: &'static str },
     Other { accepted: Accepted<'a>, found: String },
 }
 
@@ -224,12 +313,18 @@ impl BootDifference<'_> {
     pub(crate) fn explain(&self, manifest: &str) -> Finding {
         match self {
             Self::SecureBoot { accepted, found } => {
+                let found = match found {
+                    SecureBoot::On => "on",
+                    SecureBoot::Off => "off",
+                    SecureBoot::Unmeasured => "not measured",
+                    SecureBoot::Unknown => "unknown",
+                };
                 let expected = format_args!("secure boot {} (manifest {manifest})", accepted.name());
                 PolicyReason::SecureBoot.because(expected, format_args!("secure boot {found}"))
             }
-            Self::NotMeasured { accepted } => {
+            Self::NotMeasured { accepted, found } => {
                 let expected = format_args!("{accepted} (manifest {manifest})");
-                PolicyReason::BootNotMeasured.because(expected, format_args!("no {} measured", accepted.name()))
+                PolicyReason::BootNotMeasured.because(expected, format_args!("{} {found}", accepted.name()))
             }
             Self::Other { accepted, found } => {
                 let expected = format_args!("{accepted} (manifest {manifest})");
@@ -239,30 +334,40 @@ impl BootDifference<'_> {
     }
 }
 
-fn read_cmdlines(texts: Vec<String>) -> Result<BTreeSet<String>, Finding> {
+/// Of one size each: that of the bank they were measured into, where a list holds values of several.
+fn read_digests(at: &str, texts: &[String]) -> Result<Values, Finding> {
+    let size = match texts.first().map(String::len) {
+        Some(96) => 48,
+        Some(128) => 64,
+        Some(_) | None => 32,
+    };
+    read_values(at, texts, size, true)
+}
+
+fn read_uki(written: Members<Vec<String>>) -> Result<BTreeMap<String, Values>, Finding> {
+    if written.0.is_empty() {
+        return Err(PolicyReason::ManifestEmpty.because("at least one section in `boot.uki`", "none"));
+    }
+    let read = |(name, texts): (String, Vec<String>)| {
+        let values = read_digests(&format!("boot.uki.{name}"), &texts)?;
+        Ok((name, values))
+    };
+    written.0.into_iter().map(read).collect()
+}
+
+fn read_command_lines(texts: Vec<String>) -> Result<BTreeSet<String>, Finding> {
     if texts.is_empty() {
-        return Err(PolicyReason::ValueListEmpty.because("at least one value in `boot.cmdline`", "none"));
+        return Err(PolicyReason::ValueListEmpty.because("at least one value in `boot.command_lines`", "none"));
     }
     if VALUES_MAX < texts.len() {
-        let expected = format_args!("at most {VALUES_MAX} values in `boot.cmdline`");
+        let expected = format_args!("at most {VALUES_MAX} values in `boot.command_lines`");
         return Err(PolicyReason::ValueListSize.because(expected, format_args!("{} values", texts.len())));
     }
     for text in &texts {
-        if text.is_empty() || CMDLINE_BYTES_MAX < text.len() || text.chars().any(char::is_control) {
-            let expected = format_args!("1 to {CMDLINE_BYTES_MAX} bytes without control characters in `boot.cmdline`");
-            return Err(PolicyReason::BootCmdline.because(expected, format_args!("`{text}`")));
+        if text.is_empty() || COMMAND_LINE_BYTES_MAX < text.len() || text.chars().any(char::is_control) {
+            let expected = format_args!("1 to {COMMAND_LINE_BYTES_MAX} bytes without control characters in `boot.command_lines`");
+            return Err(PolicyReason::BootCommandLine.because(expected, format_args!("`{text}`")));
         }
     }
     Ok(texts.into_iter().collect())
-}
-
-// TEMPORARY
-fn secure_boot_of(boot: &BootClaims) -> &'static str {
-    if boot.secure_boot == 1 { "on" } else { "unmeasured" }
-}
-fn digests_of(_boot: &BootClaims, _what: Measured) -> Vec<HexBytes> {
-    Vec::new()
-}
-fn cmdlines_of(_boot: &BootClaims) -> Vec<&String> {
-    Vec::new()
 }

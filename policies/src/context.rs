@@ -9,9 +9,10 @@ use cedar_policy::{Context, Entities, Entity, EntityId, EntityTypeName, EntityUi
 use countersign_attestation::UnixMillis;
 use countersign_attestation::anchor::{AmdProduct, Assurance};
 use countersign_attestation::claims::{
-    BootClaims, Claims, HexBytes, ImaClaims, Presented, Revocation, SnpClaims, SnpSigningKey, SnpTcb, TpmClaims,
+    BootClaims, Claims, HexBytes, ImaClaims, PcrHash, Presented, Revocation, SnpClaims, SnpSigningKey, SnpTcb, TpmClaims,
     TpmKind,
 };
+use countersign_attestation::evidence::eventlog::claims::{Authority, Labelled, Measured, SecureBoot, Separator};
 
 use crate::decision::HostFacts;
 use crate::finding::{Finding, PolicyReason};
@@ -41,6 +42,10 @@ pub(crate) struct Vocabulary {
     virtual_: EntityUid,
     simulated_tpm: EntityUid,
     unknown: EntityUid,
+    secure_boot_on: EntityUid,
+    secure_boot_off: EntityUid,
+    secure_boot_unmeasured: EntityUid,
+    secure_boot_unknown: EntityUid,
     root_tpm: EntityUid,
     root_milan: EntityUid,
     root_genoa: EntityUid,
@@ -78,6 +83,10 @@ impl Vocabulary {
             virtual_: member("TpmKind", "virtual")?,
             simulated_tpm: member("TpmKind", "simulated")?,
             unknown: member("TpmKind", "unknown")?,
+            secure_boot_on: member("SecureBoot", "on")?,
+            secure_boot_off: member("SecureBoot", "off")?,
+            secure_boot_unmeasured: member("SecureBoot", "unmeasured")?,
+            secure_boot_unknown: member("SecureBoot", "unknown")?,
             root_tpm: member("Root", "tpm")?,
             root_milan: member("Root", "amd_milan")?,
             root_genoa: member("Root", "amd_genoa")?,
@@ -223,8 +232,46 @@ impl Vocabulary {
     }
 
     fn boot(&self, boot: &BootClaims) -> Built {
-        let _ = boot;
-        RestrictedExpression::new_record(pairs([]))
+        let secure_boot = match boot.secure_boot {
+            SecureBoot::On => &self.secure_boot_on,
+            SecureBoot::Off => &self.secure_boot_off,
+            SecureBoot::Unmeasured => &self.secure_boot_unmeasured,
+            SecureBoot::Unknown => &self.secure_boot_unknown,
+        };
+        let unseparated = boot.separators.iter().filter(|(_, separator)| **separator != Separator::Present);
+        let mut record = pairs([
+            ("secure_boot", entity(secure_boot)),
+            ("replayed", indexes(&boot.replayed)),
+            ("unexplained", indexes(&boot.unexplained)),
+            ("unseparated", indexes(unseparated.map(|(index, _)| index))),
+            ("extended_after_separator", indexes(&boot.extended_after_separator)),
+        ]);
+        for (name, database) in [("pk", &boot.pk), ("kek", &boot.kek), ("db", &boot.db), ("dbx", &boot.dbx)] {
+            if let Some(database) = database.measured() {
+                record.push((name.to_owned(), RestrictedExpression::new_string(database.digest.to_hex())));
+            }
+        }
+        let mut set = |name: &str, values: Option<Vec<RestrictedExpression>>| {
+            record.extend(values.map(|values| (name.to_owned(), RestrictedExpression::new_set(values))));
+        };
+        let digests = |by_bank: &BTreeMap<PcrHash, HexBytes>| by_bank.values().map(hexadecimal).collect::<Vec<_>>();
+        let labelled = |list: &Measured<Vec<Labelled>>| {
+            list.measured().map(|list| list.iter().flat_map(|item| digests(&item.digest)).collect())
+        };
+        let authority = |authority: &Authority| RestrictedExpression::new_string(authority.digest.to_hex());
+        set("authorities", boot.authorities.measured().map(|list| list.iter().map(authority).collect()));
+        set("mok", labelled(&boot.mok));
+        let images = boot.images.measured();
+        set("images", images.map(|list| list.iter().flat_map(|image| digests(&image.digest)).collect()));
+        set("files", labelled(&boot.files));
+        set("initrds", labelled(&boot.initrds));
+        let uki = boot.uki.measured();
+        set("uki", uki.map(|list| list.iter().flat_map(|section| digests(&section.digest)).collect()));
+        set("command_lines", boot.command_lines.measured().map(|lines| lines.iter().map(|line| text(line)).collect()));
+        if let Some(level) = boot.sbat_level.measured() {
+            record.push(("sbat_level".to_owned(), text(level)));
+        }
+        RestrictedExpression::new_record(record)
     }
 
     fn snp(&self, snp: &SnpClaims) -> Built {
@@ -301,6 +348,10 @@ fn number(value: u64) -> RestrictedExpression {
     RestrictedExpression::new_long(i64::try_from(value).unwrap_or(i64::MAX))
 }
 
+fn indexes<'a>(pcrs: impl IntoIterator<Item = &'a u8>) -> RestrictedExpression {
+    RestrictedExpression::new_set(pcrs.into_iter().map(|index| number(u64::from(*index))))
+}
+
 fn tcb(tcb: SnpTcb) -> Built {
     let mut record = pairs([
         ("bootloader", number(u64::from(tcb.bootloader))),
@@ -316,7 +367,11 @@ fn tcb(tcb: SnpTcb) -> Built {
 
 /// How much was measured, and what the matching manifest's rules say of it.
 fn ima_record(ima: &ImaClaims, tally: Option<&ImaTally>) -> Built {
-    let mut record = pairs([("entries", number(ima.state.entries))]);
+    let padded_sha1 = ima.state.extensions.values().any(|extension| extension.is_sha1());
+    let mut record = pairs([
+        ("entries", number(ima.state.entries)),
+        ("padded_sha1", RestrictedExpression::new_bool(padded_sha1)),
+    ]);
     if let Some(tally) = tally {
         record.push(("judged".to_owned(), judged_record(tally)?));
     }
@@ -324,7 +379,16 @@ fn ima_record(ima: &ImaClaims, tally: Option<&ImaTally>) -> Built {
 }
 
 fn judged_record(tally: &ImaTally) -> Built {
-    RestrictedExpression::new_record(pairs([("entries", number(tally.entries))]))
+    RestrictedExpression::new_record(pairs([
+        ("entries", number(tally.entries)),
+        ("listed", number(tally.listed)),
+        ("listed_sha1", number(tally.listed_sha1)),
+        ("signed", number(tally.signed)),
+        ("buffers", number(tally.buffers)),
+        ("excluded", number(tally.excluded)),
+        ("unlisted", number(tally.unlisted)),
+        ("violations", number(tally.violations)),
+    ]))
 }
 
 fn bits(bits: &BTreeMap<&'static str, bool>) -> Built {

@@ -88,7 +88,7 @@ reasons! {
         ImaUnanchored(Operator) = "reference.ima.unanchored", "IMA rules stand alone: nothing vouches for the kernel",
             "name the boot beside them, by `tpm` PCRs or `boot` values";
         /// Load.
-        BootCmdline(Operator) = "reference.boot.cmdline", "a kernel command line is not acceptable",
+        BootCommandLine(Operator) = "reference.boot.command_line", "a kernel command line is not acceptable",
             "write the whole command line as it was measured, without control characters";
 
         /// Decision.

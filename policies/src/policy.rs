@@ -30,7 +30,9 @@ pub const SCHEMA: &str = include_str!("../schema/countersign.cedarschema");
 pub const SHIPPED: &[(&str, &str)] = &[
     ("baseline", include_str!("../shipped/baseline.cedar")),
     ("confidential-vm", include_str!("../shipped/confidential-vm.cedar")),
+    ("measured-boot", include_str!("../shipped/measured-boot.cedar")),
     ("milan-co-root", include_str!("../shipped/milan-co-root.cedar")),
+    ("runtime-integrity", include_str!("../shipped/runtime-integrity.cedar")),
     ("simulated", include_str!("../shipped/simulated.cedar")),
 ];
 

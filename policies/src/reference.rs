@@ -26,7 +26,6 @@ use alloc::vec::Vec;
 use countersign_attestation::anchor::AmdProduct;
 use countersign_attestation::claims::{HexBytes, PcrHash, SnpTcb};
 use countersign_attestation::digest::Sha256Digest;
-use countersign_attestation::evidence::logs::IMA_PCR;
 use countersign_attestation::protocol::PcrSelection;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
@@ -36,8 +35,8 @@ use crate::finding::{Finding, PolicyReason};
 use crate::ima::ImaRules;
 use crate::json::Members;
 
-/// An allow-list of every file of a server image, some 30,000, fits. Without one, a manifest is a few kilobytes.
-pub const MANIFEST_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// An allow-list of the files of a server image fits: some 60,000. Without one, a manifest is a few kilobytes.
+pub const MANIFEST_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Values accepted for one measurement: more than any fleet keeps images in use.
 pub(crate) const VALUES_MAX: usize = 256;
 /// Longest id of a manifest, a policy file or a policy: it is part of file names, log lines and credentials.
@@ -244,22 +243,40 @@ impl TpmReference {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct ImaReference {
     /// As they were written: a second reading must not see other rules.
-    #[serde(rename = "rules", serialize_with = "as_written")]
-    text: String,
+    #[serde(flatten)]
+    written: ImaText,
     #[serde(skip)]
     pub(crate) rules: Arc<ImaRules>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum ImaText {
+    Rules(#[serde(serialize_with = "as_written")] String),
+    Keylime(#[serde(serialize_with = "as_written")] String),
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct WrittenIma {
-    rules: Box<RawValue>,
+    #[serde(default, deserialize_with = "not_null")]
+    rules: Option<Box<RawValue>>,
+    #[serde(default, deserialize_with = "not_null")]
+    keylime: Option<Box<RawValue>>,
 }
 
 impl ImaReference {
     fn read(written: WrittenIma) -> Result<Self, Finding> {
-        let text = written.rules.get();
-        Ok(Self { text: text.to_owned(), rules: Arc::new(ImaRules::parse(text.as_bytes())?) })
+        let (written, rules) = match (written.rules, written.keylime) {
+            (Some(text), None) => (ImaText::Rules(text.get().to_owned()), ImaRules::parse(text.get().as_bytes())?),
+            (None, Some(text)) => {
+                (ImaText::Keylime(text.get().to_owned()), ImaRules::parse_keylime(Some(text.get().as_bytes()), &[])?)
+            }
+            (None, None) | (Some(_), Some(_)) => {
+                return Err(PolicyReason::ManifestSyntax.because("`rules` or `keylime` in `ima`", "neither or both"));
+            }
+        };
+        Ok(Self { written, rules: Arc::new(rules) })
     }
 }
 
@@ -421,7 +438,7 @@ fn pcr_selection<'a>(manifests: impl Iterator<Item = &'a ReferenceManifest>) -> 
         // One bank is enough for a log: one that the manifest names values of, or else the one that every TPM has.
         let bank = manifest.tpm.as_ref().and_then(|tpm| tpm.pcrs.keys().next().copied()).unwrap_or(PcrHash::Sha256);
         let boot = manifest.boot.iter().flat_map(BootReference::pcrs);
-        let ima = manifest.ima.iter().map(|_| IMA_PCR);
+        let ima = manifest.ima.iter().flat_map(|ima| ima.rules.pcrs().iter().copied());
         let mut of_logs = boot.chain(ima).peekable();
         if of_logs.peek().is_some() {
             union.entry(bank).or_default().extend(of_logs);

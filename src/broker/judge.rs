@@ -296,11 +296,11 @@ impl Case<'_> {
         for rules in self.governance.references.ima_rules(claims) {
             let tally = match prior.remove(&rules.digest()) {
                 Some(prior) => rules.tally(&verified, &prior),
-                None if state.entries == 0 => rules.tally(&verified, &ImaTally::default()),
+                None if state.entries == 0 => rules.tally(&verified, &ImaTally::start()),
                 None => {
                     let whole = self.whole(&pieces, verified.bytes())?;
                     let (verified, _) = logs::verify_ima(0, &whole, &ImaState::start(), &claims.tpm)?;
-                    rules.tally(&verified, &ImaTally::default())
+                    rules.tally(&verified, &ImaTally::start())
                 }
             };
             tallies.insert(rules.digest(), tally);

@@ -23,7 +23,7 @@ fn code(manifest: &Value) -> &'static str {
 
 /// Rules that any list of the test passes.
 fn ima_rules() -> Value {
-    json!({})
+    json!({ "files": { "/usr/bin/tool": [format!("sha256:{HEX}")] } })
 }
 
 fn matches(references: &ReferenceSet, claims: &Claims) -> bool {
@@ -125,7 +125,7 @@ fn malformed_manifests_are_refused_with_their_reason() {
         (json!({ "id": "m", "tpm": golden_tpm(), "allow_all": true }).to_string(), "reference.manifest.syntax"),
         (format!(r#"{{"id":"m","tpm":{}}} x"#, golden_tpm()), "reference.manifest.syntax"),
         (tpm_manifest(&json!({ "sha256": { "0": vec![HEX; 257] } })), "reference.values.size"),
-        (format!("{}{}", " ".repeat(4 * 1024 * 1024), tpm_manifest(&json!({}))), "reference.manifest.size"),
+        (format!("{}{}", " ".repeat(8 * 1024 * 1024), tpm_manifest(&json!({}))), "reference.manifest.size"),
     ] {
         assert_eq!(refused(&text), code, "{}", text.chars().take(200).collect::<String>());
     }
@@ -214,9 +214,9 @@ fn the_selection_has_what_boot_values_and_ima_rules_need_and_no_more() {
     assert_eq!(boot(json!({ "dbx": [HEX] })), [("sha256", vec![0, 7])]);
     assert_eq!(boot(json!({ "mok": [HEX] })), [("sha256", vec![0, 14])]);
     assert_eq!(boot(json!({ "images": [HEX] })), [("sha256", vec![0, 2, 4])]);
-    assert_eq!(boot(json!({ "kernel": [HEX] })), [("sha256", vec![0, 4, 9, 11])]);
-    assert_eq!(boot(json!({ "initrd": [HEX] })), [("sha256", vec![0, 9, 11, 12])]);
-    assert_eq!(boot(json!({ "cmdline": ["ro quiet"] })), [("sha256", vec![0, 8, 9, 11, 12])]);
+    assert_eq!(boot(json!({ "files": [HEX] })), [("sha256", vec![0, 9])]);
+    assert_eq!(boot(json!({ "uki": { ".linux": [HEX] } })), [("sha256", vec![0, 11])]);
+    assert_eq!(boot(json!({ "command_lines": ["ro quiet"] })), [("sha256", vec![0, 8, 9, 12])]);
     // In a bank that the manifest names already.
     let tpm = json!({ "pcrs": { "sha384": { "4": ["11".repeat(48)] } } });
     assert_eq!(pcrs(&json!({ "id": "a", "tpm": tpm, "boot": { "secure_boot": "on" } })), [("sha384", vec![0, 4, 7])]);
@@ -227,19 +227,21 @@ fn the_selection_has_what_boot_values_and_ima_rules_need_and_no_more() {
 fn a22_empty_boot_values_and_ima_rules_that_stand_alone_do_not_load() {
     let boot = |boot: Value| code(&json!({ "id": "a", "boot": boot }));
     assert_eq!(boot(json!({})), "reference.manifest.empty");
-    for member in ["pk", "kek", "db", "dbx", "mok", "images", "kernel", "initrd"] {
+    for member in ["pk", "kek", "db", "dbx", "authorities", "mok", "images", "files", "initrds"] {
         assert_eq!(boot(json!({ member: [] })), "reference.values.empty", "{member}");
         assert_eq!(boot(json!({ member: ["11".repeat(31)] })), "reference.value.malformed", "{member}");
         assert_eq!(boot(json!({ member: ["00".repeat(32)] })), "reference.value.zero", "{member}");
         assert_eq!(boot(json!({ member: null })), "reference.manifest.syntax", "{member}");
     }
+    assert_eq!(boot(json!({ "uki": {} })), "reference.manifest.empty");
+    assert_eq!(boot(json!({ "uki": { ".linux": [] } })), "reference.values.empty");
     assert_eq!(boot(json!({ "secure_boot": "unknown" })), "reference.manifest.syntax");
     assert_eq!(boot(json!({ "secure_boot": true })), "reference.manifest.syntax");
     assert_eq!(boot(json!({ "secureboot": "on" })), "reference.manifest.syntax");
-    assert_eq!(boot(json!({ "cmdline": [] })), "reference.values.empty");
-    assert_eq!(boot(json!({ "cmdline": vec!["x"; 257] })), "reference.values.size");
+    assert_eq!(boot(json!({ "command_lines": [] })), "reference.values.empty");
+    assert_eq!(boot(json!({ "command_lines": vec!["x"; 257] })), "reference.values.size");
     for line in ["", "ro\nquiet", &"x".repeat(2049)] {
-        assert_eq!(boot(json!({ "cmdline": [line] })), "reference.boot.cmdline", "{line:?}");
+        assert_eq!(boot(json!({ "command_lines": [line] })), "reference.boot.command_line", "{line:?}");
     }
     assert_eq!(code(&json!({ "id": "a", "ima": { "rules": ima_rules() } })), "reference.ima.unanchored");
     assert_eq!(

@@ -15,6 +15,7 @@ use countersign_attestation::{Rejection, UnixMillis};
 use serde::{Deserialize, Serialize};
 
 pub mod ek;
+pub mod eventlog;
 pub mod snp;
 pub mod tpm;
 
@@ -354,6 +355,8 @@ fn judge_kind(case: &Case, files: CaseFiles<'_>) -> Result<Judgement, CaseError>
         "vtpm-ak-chain" => ek::judge_ak_certificate(files, now),
         "tpm-vendor-roots" => ek::judge_roots(files),
         "tpm-vendor-ca-collection" => ek::judge_collection(files),
+        "eventlog-parse" => eventlog::judge_parse(files),
+        "eventlog-replay" => eventlog::judge_replay(files),
         "tpm-quote" => tpm::judge_quote(files, case.nonce()),
         _ => Ok(Judgement::Unsupported),
     }
