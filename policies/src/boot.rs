@@ -365,7 +365,8 @@ fn read_command_lines(texts: Vec<String>) -> Result<BTreeSet<String>, Finding> {
     }
     for text in &texts {
         if text.is_empty() || COMMAND_LINE_BYTES_MAX < text.len() || text.chars().any(char::is_control) {
-            let expected = format_args!("1 to {COMMAND_LINE_BYTES_MAX} bytes without control characters in `boot.command_lines`");
+            let expected =
+                format_args!("1 to {COMMAND_LINE_BYTES_MAX} bytes without control characters in `boot.command_lines`");
             return Err(PolicyReason::BootCommandLine.because(expected, format_args!("`{text}`")));
         }
     }

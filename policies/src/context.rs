@@ -9,8 +9,8 @@ use cedar_policy::{Context, Entities, Entity, EntityId, EntityTypeName, EntityUi
 use countersign_attestation::UnixMillis;
 use countersign_attestation::anchor::{AmdProduct, Assurance};
 use countersign_attestation::claims::{
-    BootClaims, Claims, HexBytes, ImaClaims, PcrHash, Presented, Revocation, SnpClaims, SnpSigningKey, SnpTcb, TpmClaims,
-    TpmKind,
+    BootClaims, Claims, HexBytes, ImaClaims, PcrHash, Presented, Revocation, SnpClaims, SnpSigningKey, SnpTcb,
+    TpmClaims, TpmKind,
 };
 use countersign_attestation::evidence::eventlog::claims::{Authority, Labelled, Measured, SecureBoot, Separator};
 
@@ -368,10 +368,8 @@ fn tcb(tcb: SnpTcb) -> Built {
 /// How much was measured, and what the matching manifest's rules say of it.
 fn ima_record(ima: &ImaClaims, tally: Option<&ImaTally>) -> Built {
     let padded_sha1 = ima.state.extensions.values().any(|extension| extension.is_sha1());
-    let mut record = pairs([
-        ("entries", number(ima.state.entries)),
-        ("padded_sha1", RestrictedExpression::new_bool(padded_sha1)),
-    ]);
+    let mut record =
+        pairs([("entries", number(ima.state.entries)), ("padded_sha1", RestrictedExpression::new_bool(padded_sha1))]);
     if let Some(tally) = tally {
         record.push(("judged".to_owned(), judged_record(tally)?));
     }
@@ -405,11 +403,13 @@ mod tests {
 
     use cedar_policy::Request;
     use countersign_attestation::claims::{Claims, Presented, Revocation, SnpSigningKey};
+    use countersign_attestation::evidence::eventlog::claims::{Measured, SecureBoot, Separator};
     use countersign_attestation::protocol::HostId;
 
     use super::Vocabulary;
     use crate::claims;
     use crate::decision::HostFacts;
+    use crate::ima::{ImaRules, ImaTally};
     use crate::matching::ImaTallies;
     use crate::policy::schema;
     use crate::reference::ReferenceManifest;
@@ -428,6 +428,9 @@ mod tests {
             "11".repeat(48),
             "11".repeat(32)
         );
+        let rules = format!(r#"{{"files":{{"/usr/bin/tool":["sha256:{}"]}}}}"#, "11".repeat(32));
+        let listed = manifest(&format!(r#","ima":{{"rules":{rules}}}"#));
+        let rules = ImaRules::parse(rules.as_bytes()).unwrap().digest();
         let (tpm, both) = (manifest(""), manifest(&full));
         let sparse = claims::with_snp(|snp| {
             snp.chip_id = Presented::NotPresented;
@@ -441,12 +444,19 @@ mod tests {
         unquoted.tpm.pcrs.clear();
         let schema = schema().unwrap();
         let vocabulary = Vocabulary::new().unwrap();
-        let tallies = ImaTallies::new();
+        let tallies = ImaTallies::from([(rules, ImaTally::start())]);
         let id = HostId::parse("gpu-17").unwrap();
         let labels = BTreeMap::from([("pool".to_string(), "a".to_string())]);
         let host = HostFacts { id: &id, trust_domain: "fleet.example", labels: &labels, generation: u64::MAX };
-        for claims in [claims::both_claims(), claims::tpm_claims(), sparse, unquoted] {
-            for matched in [None, Some(&tpm), Some(&both)] {
+        let unmeasured = claims::with_boot(|boot| {
+            boot.secure_boot = SecureBoot::Unknown;
+            (boot.pk, boot.authorities, boot.files) = (Measured::Unknown, Measured::Unmeasured, Measured::Unknown);
+            boot.separators.insert(3, Separator::Missing);
+            (boot.uki, boot.command_lines) = (Measured::Unmeasured, Measured::Unknown);
+        });
+        let measured = claims::measured_claims();
+        for claims in [claims::both_claims(), claims::tpm_claims(), sparse, unquoted, measured, unmeasured] {
+            for matched in [None, Some(&tpm), Some(&both), Some(&listed)] {
                 let (request, entities) = vocabulary.request(&claims, &tallies, &host, matched, claims::NOW).unwrap();
                 let part = |uid: Option<&cedar_policy::EntityUid>| uid.unwrap().clone();
                 let validated = Request::new(

@@ -438,7 +438,8 @@ fn pcr_selection<'a>(manifests: impl Iterator<Item = &'a ReferenceManifest>) -> 
         // One bank is enough for a log: one that the manifest names values of, or else the one that every TPM has.
         let bank = manifest.tpm.as_ref().and_then(|tpm| tpm.pcrs.keys().next().copied()).unwrap_or(PcrHash::Sha256);
         let boot = manifest.boot.iter().flat_map(BootReference::pcrs);
-        let ima = manifest.ima.iter().flat_map(|ima| ima.rules.pcrs().iter().copied());
+        // The list begins with the aggregate of PCR 0 to 9: quoted with it, it is bound to this boot.
+        let ima = manifest.ima.iter().flat_map(|ima| (0..=9).chain(ima.rules.pcrs().iter().copied()));
         let mut of_logs = boot.chain(ima).peekable();
         if of_logs.peek().is_some() {
             union.entry(bank).or_default().extend(of_logs);

@@ -13,8 +13,10 @@ const OTHER: (&str, &[u8]) = ("/tmp/other", b"whatever");
 
 /// An allow-list of these files.
 fn rules(files: &[(&str, &[u8])]) -> Value {
-    let allowed: serde_json::Map<_, _> =
-        files.iter().map(|(path, content)| ((*path).to_owned(), json!([format!("sha256:{}", sha256(content))]))).collect();
+    let allowed: serde_json::Map<_, _> = files
+        .iter()
+        .map(|(path, content)| ((*path).to_owned(), json!([format!("sha256:{}", sha256(content))])))
+        .collect();
     json!({ "files": allowed })
 }
 

@@ -23,7 +23,12 @@ pub(crate) struct Boot(Vec<(u8, u32, Vec<u8>)>);
 impl Boot {
     /// A firmware with Secure Boot on or off.
     pub(crate) fn secure(on: bool) -> Self {
-        let mut events = vec![(0, EV_S_CRTM_VERSION, utf16("firmware 1"))];
+        Self::of("firmware 1", on)
+    }
+
+    /// Another firmware.
+    pub(crate) fn of(firmware: &str, on: bool) -> Self {
+        let mut events = vec![(0, EV_S_CRTM_VERSION, utf16(firmware))];
         events.push((7, EV_EFI_VARIABLE_DRIVER_CONFIG, variable("SecureBoot", &[u8::from(on)])));
         for name in ["PK", "KEK", "db", "dbx"] {
             events.push((7, EV_EFI_VARIABLE_DRIVER_CONFIG, variable(name, &[])));

@@ -137,7 +137,8 @@ fn check_begins_with_boot(list: &VerifiedIma<'_>) -> Result<(), Rejection> {
         // Not quoted: nothing to compare with, and nothing is claimed of it.
         BootAggregate::OfThisBoot | BootAggregate::NotQuoted => Ok(()),
         BootAggregate::Differs => {
-            let found = first.data().digest.map_or_else(|| "no digest".to_string(), |digest| hex::encode(digest.digest));
+            let found =
+                first.data().digest.map_or_else(|| "no digest".to_string(), |digest| hex::encode(digest.digest));
             Err(LogReason::ImaBootAggregate.because("the aggregate of the quoted PCRs", found))
         }
     }
