@@ -1,5 +1,5 @@
-//! The daemon: three tasks and their story. The attester attests, the watch looks at PCRs and IMA list, and this file, which
-//! never waits for TPM or network, draws the consequences.
+//! The daemon: three tasks and their story. The attester attests, the watch looks at PCRs and IMA list, and this file,
+//! which never waits for TPM or network, draws the consequences.
 
 use core::time::Duration;
 use std::env::current_exe;

@@ -1,5 +1,5 @@
-//! The watch on what is measured: a PCR that changed after the last quote means drift, a longer IMA list means news; both
-//! mean to attest at once. inotify sees no change of the kernel's files, so they are looked at again and again.
+//! The watch on what is measured: a PCR that changed after the last quote means drift, a longer IMA list means news;
+//! both mean to attest at once. inotify sees no change of the kernel's files, so they are looked at again and again.
 
 use core::time::Duration;
 

@@ -1,6 +1,6 @@
 //! A hundred machines at once: each its own TPM process, driven by the agent's own code from one process, against one
-//! broker. A program of its own: a process that starts while a TPM is open inherits the connection (the TPM library does
-//! not close it on exec) and keeps everyone else from that TPM; so here none does.
+//! broker. A program of its own: a process that starts while a TPM is open inherits the connection (the TPM library
+//! does not close it on exec) and keeps everyone else from that TPM; so here none does.
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test that cannot go on fails")]
 
 #[expect(dead_code, reason = "shared with other tests, each uses a part")]

@@ -14,8 +14,8 @@ use crate::files::{At as _, FileError};
 const TEMPLATE_IMA: &[u8] = b"ima";
 /// SHA-1 of the file in an entry of the template `ima`.
 const SHA1_BYTES: u64 = 20;
-/// Longest name of a template: the kernel's own have at most 6 characters, and a format on its command line may stand in
-/// for a name.
+/// Longest name of a template: the kernel's own have some ten characters, and a format on its command line may stand
+/// in for a name.
 const TEMPLATE_NAME_BYTES_MAX: u32 = 1024;
 /// The kernel's count of entries, beside the list.
 const COUNT_FILE: &str = "runtime_measurements_count";

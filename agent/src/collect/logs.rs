@@ -1,6 +1,6 @@
-//! The logs behind the PCRs: what the firmware measured, and what the kernel measured since. They are evidence only with
-//! the quote that they replay to, and they are read after it: the kernel writes an entry before it extends the PCR, so a
-//! list that is read later is never behind what was quoted.
+//! The logs behind the PCRs: what the firmware measured, and what the kernel measured since. They are evidence only
+//! with the quote that they replay to, and they are read after it: the kernel writes an entry before it extends the
+//! PCR, so a list that is read later is never behind what was quoted.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read as _};
@@ -17,9 +17,9 @@ pub const EVENT_LOG: &str = "/sys/kernel/security/tpm0/binary_bios_measurements"
 /// Where Linux exports its measurement list.
 pub const IMA_LIST: &str = "/sys/kernel/security/ima/binary_runtime_measurements";
 
-/// Which boot a quote is of, in the quote's own numbers, which are the ones that the broker knows. TPM2_ReadClock may say
-/// others: it answers at another moment, and in what a key outside the endorsement and platform hierarchies signs, both
-/// counts are offset by a secret of the TPM and that key (TPM 2.0 Part 1, 36.7).
+/// Which boot a quote is of, in the quote's own numbers, which are the ones that the broker knows. TPM2_ReadClock may
+/// say others: it answers at another moment, and in what a key outside the endorsement and platform hierarchies signs,
+/// both counts are offset by a secret of the TPM and that key (TPM 2.0 Part 1, 36.7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Boot {
     /// TPMS_CLOCK_INFO.resetCount.
