@@ -356,7 +356,7 @@ fn padding_to_the_end_is_no_event_and_anything_else_is() {
 #[test]
 fn headers_and_digests_must_fit() {
     let bytes = LogBuilder::new(&[LogBank::Sha1, LogBank::Sha256]).bytes();
-    // Offsets in the header's event: version at 52, count at 56, then algorithm and size of each bank, vendor info size.
+    // Offsets: version at 52, count at 56, then algorithm and size of each bank, and the vendor's size.
     let cases: [(usize, &[u8]); 8] =
         [(53, &[1]), (56, &[0]), (56, &[1]), (56, &[17]), (59, &[0xff]), (62, &[21]), (64, &[4, 0, 20]), (68, &[1])];
     for (at, change) in cases {
