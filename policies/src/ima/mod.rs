@@ -15,11 +15,14 @@
 //!
 //! * `files`: by path, the digests a file may have. A path that ends with `/` is a directory: any file below it may have
 //!   any of its digests.
-//! * `excludes`: directories (ending with `/`, two names deep or one of those an operating system empties) and single
-//!   files of which nothing is judged. Everything excluded can run anything.
+//! * `excludes`: directories (ending with `/`) and single files of which nothing is judged. Everything excluded can run
+//!   anything, so one that takes in all of `/`, `/usr/bin/` or another place of programs does not load. The kernel
+//!   writes a path as its process sees it: `/tmp/` is every container's `/tmp/` too.
 //! * `signature_keys`: a file with a valid `security.ima` signature of one of these needs no digest.
 //! * `buffers`: what the kernel measured from memory (`ima-buf`), by name, for instance keys by their keyring.
-//! * The last four say whether what is weaker is `admitted`; left out, it is refused.
+//! * `violations`, `padded_sha1` (kernels before 5.8) and `sha1_digests` say whether what is weaker is `admitted`; left
+//!   out, it is refused.
+//! * `pcrs`: every PCR that must be quoted with measurements.
 //!
 //! [`ImaRules::parse_keylime`] reads a Keylime runtime policy.
 
