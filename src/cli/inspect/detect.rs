@@ -7,12 +7,13 @@
 //! 3. `certificate`: PEM `CERTIFICATE`, or one DER certificate, with padding as a TPM's NV index has it
 //! 4. `attest`: TPM_GENERATED_VALUE (`ff 54 43 47`), first or after a TPM2B size
 //! 5. `snp-report`: 1184 bytes of a known version with ECDSA P-384 as signature algorithm
-//! 6. `public`: a TPMT_PUBLIC or TPM2B_PUBLIC to the last byte
-//! 7. `signature`: a TPMT_SIGNATURE to the last byte
+//! 6. `event-log`: TCG_PCR_EVENTs from the first byte to the last, or to padding
+//! 7. `public`: a TPMT_PUBLIC or TPM2B_PUBLIC to the last byte
+//! 8. `signature`: a TPMT_SIGNATURE to the last byte
 
 use clap::ValueEnum;
 
-use super::{InspectError, bundle, certificate, quote, snp, token};
+use super::{InspectError, bundle, certificate, eventlog, quote, snp, token};
 
 /// A kind of evidence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -25,6 +26,8 @@ pub enum Kind {
     Certificate,
     /// What a TPM attests: TPMS_ATTEST or TPM2B_ATTEST, with TPMT_SIGNATURE or without.
     Attest,
+    /// Event log of measured boot, binary (`/sys/kernel/security/tpm0/binary_bios_measurements`).
+    EventLog,
     /// AMD SEV-SNP attestation report.
     SnpReport,
     /// Public area of a TPM key: TPMT_PUBLIC or TPM2B_PUBLIC.
@@ -35,8 +38,16 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in the order of the recognisers.
-    pub const ALL: [Self; 7] =
-        [Self::Bundle, Self::Token, Self::Certificate, Self::Attest, Self::SnpReport, Self::Public, Self::Signature];
+    pub const ALL: [Self; 8] = [
+        Self::Bundle,
+        Self::Token,
+        Self::Certificate,
+        Self::Attest,
+        Self::SnpReport,
+        Self::EventLog,
+        Self::Public,
+        Self::Signature,
+    ];
 
     /// As `--kind` and the JSON name it.
     #[must_use]
@@ -47,6 +58,7 @@ impl Kind {
             Self::Certificate => "certificate",
             Self::Attest => "attest",
             Self::SnpReport => "snp-report",
+            Self::EventLog => "event-log",
             Self::Public => "public",
             Self::Signature => "signature",
         }
@@ -61,6 +73,7 @@ impl Kind {
             Self::Certificate => "X.509 certificate",
             Self::Attest => "TPM attestation (TPMS_ATTEST)",
             Self::SnpReport => "AMD SEV-SNP attestation report",
+            Self::EventLog => "event log of measured boot (TCG)",
             Self::Public => "TPM public area (TPMT_PUBLIC)",
             Self::Signature => "TPM signature (TPMT_SIGNATURE)",
         }
@@ -89,6 +102,10 @@ impl Kind {
                 "the signature: the VCEK or VLEK certificate decides, and AMD's root above it",
                 "freshness: REPORT_DATA means something only to whoever chose it",
             ],
+            Self::EventLog => &[
+                "that the events happened: replay them to PCR values of a verified quote",
+                "that events of PCRs which no quote covers are not invented",
+            ],
             Self::Public => &["that a TPM holds the private key, and which"],
             Self::Signature => &["over what, and by which key"],
         }
@@ -101,6 +118,7 @@ impl Kind {
             Self::Certificate => certificate::recognise(bytes),
             Self::Attest => quote::recognise_attest(bytes),
             Self::SnpReport => snp::recognise(bytes),
+            Self::EventLog => eventlog::recognise(bytes),
             Self::Public => quote::recognise_public(bytes),
             Self::Signature => quote::recognise_signature(bytes),
         }

@@ -18,9 +18,12 @@ pub mod bundle;
 pub mod certificate;
 pub mod detect;
 pub mod document;
+pub mod eventlog;
+mod narrative;
 pub mod quote;
 pub mod snp;
 pub mod token;
+mod uefi;
 
 use detect::Kind;
 use document::{FORMAT, Inspection, Part};
@@ -144,6 +147,7 @@ fn parts(kind: Kind, bytes: &[u8]) -> Result<Vec<Part>, Unreadable> {
         Kind::SnpReport => snp::report(bytes),
         Kind::Bundle => bundle::bundle(bytes),
         Kind::Token => token::token(bytes),
+        Kind::EventLog => eventlog::event_log(bytes),
     }
 }
 

@@ -1,0 +1,299 @@
+//! An event log as a story: what started what, in the words of a system administrator.
+//!
+//! A sentence says where it is from (the event's number) and whether the event's text is what was measured. Text that
+//! was not measured, such as the path of a loaded image, is called claimed.
+
+use super::document::Text;
+use super::eventlog::{Bound, LoggedEvent, kind};
+use super::uefi::{Signatures, Variable, image_path, subject, utf16};
+
+/// Names listed in one sentence.
+const NAMES_MAX: usize = 12;
+
+/// Event numbers listed in one sentence.
+const NUMBERS_MAX: usize = 20;
+
+/// The story of a log's events.
+pub(super) fn tell(events: &[LoggedEvent<'_>]) -> Vec<Text> {
+    let mut story = Story::default();
+    for event in events {
+        story.event(event);
+    }
+    story.end(events);
+    story.sentences.iter().map(|sentence| Text::new(sentence)).collect()
+}
+
+#[derive(Default)]
+struct Story {
+    sentences: Vec<String>,
+    secure_boot: bool,
+    handed_over: bool,
+    grub_commands: Vec<usize>,
+    separators: Vec<String>,
+    uki_sections: Vec<String>,
+}
+
+impl Story {
+    fn say(&mut self, sentence: String) {
+        self.sentences.push(sentence);
+    }
+
+    fn event(&mut self, event: &LoggedEvent<'_>) {
+        match event.event_type {
+            kind::NO_ACTION => self.no_action(event),
+            kind::S_CRTM_VERSION => {
+                let version = super::uefi::text(event.data).map_or_else(|| hex::encode(event.data), |t| quoted(&t));
+                self.say(format!("firmware started; its version is {version} ({})", proof(event)));
+            }
+            kind::SEPARATOR => self.separator(event),
+            kind::VARIABLE_DRIVER_CONFIG => self.variable(event),
+            kind::VARIABLE_AUTHORITY => self.authority(event),
+            kind::BOOT_SERVICES_APPLICATION | kind::BOOT_SERVICES_DRIVER | kind::RUNTIME_SERVICES_DRIVER => {
+                self.image(event);
+            }
+            kind::ACTION => self.action(event),
+            kind::IPL => self.loader(event),
+            kind::EVENT_TAG => self.tagged(event),
+            _ => {}
+        }
+    }
+
+    /// StartupLocality (PFP 10.4.5.3): its last byte is where PCR 0 starts.
+    fn no_action(&mut self, event: &LoggedEvent<'_>) {
+        if let Some([locality]) = event.data.strip_prefix(b"StartupLocality\0") {
+            let number = event.number;
+            self.say(format!(
+                "the TPM was started at locality {locality} (event {number}, claimed; PCR 0 starts there)"
+            ));
+        }
+    }
+
+    fn separator(&mut self, event: &LoggedEvent<'_>) {
+        match event.data {
+            // PFP 10.4.1, EV_SEPARATOR: 1 says that an error is measured.
+            [1, 0, 0, 0] => {
+                self.say(format!("PCR {}: the firmware reported an ERROR ({})", event.pcr_index, proof(event)))
+            }
+            _ => self.separators.push(event.pcr_index.to_string()),
+        }
+    }
+
+    fn variable(&mut self, event: &LoggedEvent<'_>) {
+        let Some(variable) = Variable::read(event.data) else { return };
+        let proof = proof(event);
+        match variable.name.as_str() {
+            "SecureBoot" => {
+                self.secure_boot = true;
+                let state = match variable.value {
+                    [1] => "ON",
+                    [0] => "OFF",
+                    [] => "OFF (the variable is empty)",
+                    _ => "UNCLEAR (the variable is neither 0 nor 1)",
+                };
+                self.say(format!("Secure Boot was {state} (variable SecureBoot in {proof})"));
+            }
+            name @ ("PK" | "KEK" | "db" | "dbx" | "dbt" | "dbr") => {
+                let holds = Signatures::read(variable.value);
+                let mut sentence = format!("{name} has {}", count(holds.subjects.len(), "certificate"));
+                if !holds.subjects.is_empty() {
+                    sentence.push_str(&format!(" ({})", names(&holds.subjects)));
+                }
+                if 0 < holds.others {
+                    sentence.push_str(&format!(" and {}", count(holds.others, "image hash")));
+                }
+                if !holds.whole {
+                    sentence.push_str(", and is cut short");
+                }
+                self.say(format!("{sentence} ({proof})"));
+            }
+            _ => {}
+        }
+    }
+
+    /// Which entry of db (or of shim's lists) allowed an image.
+    fn authority(&mut self, event: &LoggedEvent<'_>) {
+        let Some(variable) = Variable::read(event.data) else { return };
+        let name = variable.name.as_str();
+        let proof = proof(event);
+        match name {
+            "SbatLevel" => {
+                let level = Text::of_bytes(variable.value.split(|byte| *byte == b'\n').next().unwrap_or_default());
+                self.say(format!("shim revokes by SBAT level {} ({proof})", quoted(&level)));
+            }
+            "db" | "Shim" | "MokList" | "vendor_db" => {
+                // EFI_SIGNATURE_DATA: the owner's GUID, then the certificate; shim writes its certificate alone.
+                let whole = subject(variable.value);
+                let owned = variable.value.get(16..).map(subject);
+                let readable = |text: &Text| text.as_str() != "(unreadable certificate)";
+                let who = [Some(whole), owned].into_iter().flatten().find(readable);
+                let who =
+                    who.map_or_else(|| "an image hash".to_owned(), |who| format!("the certificate {}", who.as_str()));
+                self.say(format!("an image was allowed by {name}: {who} ({proof})"));
+            }
+            _ => {}
+        }
+    }
+
+    fn image(&mut self, event: &LoggedEvent<'_>) {
+        let digest =
+            event.best_digest().map_or_else(|| "no digest".to_owned(), |(hash, digest)| format!("{hash} {digest}"));
+        let path = image_path(event.data).filter(|path| !path.as_str().is_empty());
+        let path = path.map_or_else(|| "an unnamed place".to_owned(), |path| path.as_str().to_owned());
+        let what = if event.event_type == kind::BOOT_SERVICES_APPLICATION { "program" } else { "driver" };
+        let loader = known_loader(&path).map(|name| format!(", by its name {name},")).unwrap_or_default();
+        let number = event.number;
+        self.say(format!(
+            "a {what}{loader} was loaded: Authenticode {digest} (event {number}); claimed to come from {path}"
+        ));
+    }
+
+    fn action(&mut self, event: &LoggedEvent<'_>) {
+        let text = Text::of_bytes(event.data.split(|byte| *byte == 0).next().unwrap_or_default());
+        let proof = proof(event);
+        match text.as_str() {
+            "Calling EFI Application from Boot Option" => {
+                self.say(format!("the firmware tried a boot option ({proof})"));
+            }
+            "Returning from EFI Application from Boot Option" => {
+                self.say(format!("the boot option came back without starting a system ({proof})"));
+            }
+            "Exit Boot Services Invocation" => {
+                self.say(format!("the operating system took over: ExitBootServices was called ({proof})"));
+            }
+            "Exit Boot Services Returned with Success" => {
+                self.handed_over = true;
+                self.say(format!("ExitBootServices succeeded; the firmware's part of the boot ends here ({proof})"));
+            }
+            "Exit Boot Services Returned with Failure" => self.say(format!("ExitBootServices FAILED ({proof})")),
+            "UEFI Debug Mode" => self.say(format!("the firmware was in DEBUG mode ({proof})")),
+            "DMA Protection Disabled" => self.say(format!("protection against DMA was OFF ({proof})")),
+            _ => {}
+        }
+    }
+
+    /// EV_IPL: GRUB in PCR 8 and 9, systemd-boot and systemd-stub in 11 to 13, shim in 14.
+    fn loader(&mut self, event: &LoggedEvent<'_>) {
+        let number = event.number;
+        let line = || Text::of_bytes(event.data.split(|byte| *byte == 0).next().unwrap_or_default());
+        match event.pcr_index {
+            8 => {
+                let line = line();
+                if let Some(command) = line.as_str().strip_prefix("kernel_cmdline: ") {
+                    self.say(format!("GRUB started the kernel with: `{command}` ({})", proof(event)));
+                } else if line.as_str().starts_with("grub_cmd: ") {
+                    self.grub_commands.push(number);
+                }
+            }
+            9 => {
+                let (line, digest) = (line(), event.best_digest());
+                let digest = digest.map(|(hash, digest)| format!("{hash} {digest}")).unwrap_or_default();
+                if line.as_str().contains("vmlinuz") || line.as_str().contains("initr") {
+                    self.say(format!("GRUB read a file: {digest} (event {number}); claimed to be {}", line.as_str()));
+                }
+            }
+            11 if event.data.starts_with(b".") || utf16(event.data).as_str().starts_with('.') => {
+                let name = if event.data.get(1) == Some(&0) { utf16(event.data) } else { line() };
+                // The name is measured first, then the section's content under the same name.
+                match event.bound {
+                    Bound::Yes => self.uki_sections.push(name.as_str().to_owned()),
+                    Bound::No | Bound::Nothing => {}
+                }
+            }
+            12 => {
+                let text = utf16(event.data);
+                self.say(format!("the boot stub was given the command line `{}` ({})", text.as_str(), proof(event)));
+            }
+            14 => {
+                let digest = event.best_digest().map(|(hash, digest)| format!("{hash} {digest}")).unwrap_or_default();
+                self.say(format!("shim measured {}: {digest} (event {number})", quoted(&line())));
+            }
+            _ => {}
+        }
+    }
+
+    /// EV_EVENT_TAG of the Linux EFI stub: id, size, and a name; the digest is of what it names.
+    fn tagged(&mut self, event: &LoggedEvent<'_>) {
+        let Some((id, rest)) = event.data.split_first_chunk::<4>() else { return };
+        let what = match u32::from_le_bytes(*id) {
+            0x8f3b_22ec => "the initrd",
+            0x8f3b_22ed => "the load options",
+            _ => return,
+        };
+        let digest = event.best_digest().map(|(hash, digest)| format!("{hash} {digest}")).unwrap_or_default();
+        let _size_and_name = rest;
+        self.say(format!("the kernel's own loader measured {what}: {digest} (event {})", event.number));
+    }
+
+    fn end(&mut self, events: &[LoggedEvent<'_>]) {
+        if !self.uki_sections.is_empty() {
+            let sections = self.uki_sections.join(" ");
+            self.say(format!("a unified kernel image measured its sections {sections} into PCR 11"));
+        }
+        if let (Some(first), Some(last)) = (self.grub_commands.first(), self.grub_commands.last()) {
+            let ran = count(self.grub_commands.len(), "command");
+            self.sentences.push(format!("GRUB ran {ran} (events {first} to {last})"));
+        }
+        if !self.separators.is_empty() {
+            let pcrs = self.separators.join(", ");
+            self.say(format!("the firmware closed its own measurements with separators in PCR {pcrs}"));
+        }
+        if !self.secure_boot {
+            self.say("the log does not say whether Secure Boot was on".to_owned());
+        }
+        if !self.handed_over {
+            self.say("the log does not show that an operating system took over (no ExitBootServices)".to_owned());
+        }
+        let lying = |event: &&LoggedEvent<'_>| event.data_is_measured() && event.bound == Bound::No;
+        let numbers: Vec<String> = events.iter().filter(lying).map(|event| event.number.to_string()).collect();
+        if !numbers.is_empty() {
+            let more = numbers.len().saturating_sub(NUMBERS_MAX);
+            let listed = numbers.iter().take(NUMBERS_MAX).cloned().collect::<Vec<_>>().join(", ");
+            let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+            self.say(format!("DO NOT BELIEVE the text of events {listed}{more}: it is not what was measured"));
+        }
+    }
+}
+
+/// Where a sentence is from, and whether its text was measured.
+fn proof(event: &LoggedEvent<'_>) -> String {
+    let bound = match event.bound {
+        Bound::Yes => "hash matches",
+        Bound::No => "HASH DIFFERS: merely claimed",
+        Bound::Nothing => "merely claimed",
+    };
+    format!("event {}, {bound}", event.number)
+}
+
+fn known_loader(path: &str) -> Option<&'static str> {
+    let name = path.rsplit(['\\', '/']).next().unwrap_or_default().to_ascii_lowercase();
+    let known = [
+        ("shim", "shim"),
+        ("grub", "GRUB"),
+        ("bootmgfw", "Windows Boot Manager"),
+        ("winload", "Windows loader"),
+        ("systemd-boot", "systemd-boot"),
+        ("fwupd", "fwupd"),
+        ("vmlinuz", "a Linux kernel"),
+        ("linux", "a Linux kernel"),
+    ];
+    known.iter().find(|(part, _)| name.contains(part)).map(|(_, loader)| *loader)
+}
+
+fn quoted(text: &Text) -> String {
+    format!("\"{}\"", text.as_str())
+}
+
+fn count(number: usize, what: &str) -> String {
+    match (number, what.strip_suffix("sh")) {
+        (1, _) => format!("1 {what}"),
+        (_, Some(_)) => format!("{number} {what}es"),
+        (_, None) => format!("{number} {what}s"),
+    }
+}
+
+fn names(subjects: &[Text]) -> String {
+    let listed: Vec<&str> = subjects.iter().take(NAMES_MAX).map(Text::as_str).collect();
+    let more = subjects.len().saturating_sub(NAMES_MAX);
+    let more = if more == 0 { String::new() } else { format!("; and {more} more") };
+    format!("{}{more}", listed.join("; "))
+}
