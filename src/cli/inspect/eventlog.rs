@@ -1,5 +1,6 @@
 //! Event logs of measured boot (PC Client PFP 1.06, 10): the story, the events, and the PCR values they replay to.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use countersign_attestation::evidence::tpm::algorithm::TpmHash;
@@ -135,7 +136,7 @@ pub(super) fn recognise(bytes: &[u8]) -> bool {
 /// The log's header, story, events and replayed PCRs.
 pub(super) fn event_log(bytes: &[u8]) -> Result<Vec<Part>, Unreadable> {
     let log = read(bytes)?;
-    let because = "no signature covers the log; it counts where it replays to PCR values that a TPM quoted";
+    let because = "it counts where it replays to PCR values that a TPM quoted";
     let mut part = Part::new("TCG event log", Standing::Claimed, because)
         .with("format", log.format)
         .with("specID", log.spec_id.clone())
@@ -292,7 +293,7 @@ impl<'a> LoggedEvent<'a> {
         known.sort_by_key(|(hash, _)| hash.size());
         let bound = match known.last() {
             Some((hash, value)) if event_type != kind::NO_ACTION => {
-                if measured_forms(event_type, data).any(|form| quote::digest(*hash, form) == *value) {
+                if measured_forms(event_type, data).iter().any(|form| quote::digest(*hash, form) == *value) {
                     Bound::Yes
                 } else {
                     Bound::No
@@ -304,19 +305,33 @@ impl<'a> LoggedEvent<'a> {
     }
 }
 
-/// What may have been measured where the data is: all of it; the variable's value alone, as older firmware does it; the
-/// text behind GRUB's own prefix.
-fn measured_forms(event_type: u32, data: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let value = match event_type {
+/// Before what GRUB measures, in the event that tells of it: upstream's, then Red Hat's.
+pub(super) const GRUB_COMMAND: [&str; 2] = ["grub_cmd: ", "grub_cmd "];
+/// Likewise for what it gives to kernels and their modules.
+pub(super) const GRUB_CMDLINE: [&str; 3] = ["kernel_cmdline: ", "grub_kernel_cmdline ", "module_cmdline: "];
+
+/// What may have been measured where the data tells of it: all of it; the variable's value alone, as older firmware
+/// does; the text behind GRUB's prefix; the name of a section, which systemd-stub measures as ASCII and logs as UTF-16;
+/// the command line, whose last NUL older systemd-boot logs by half.
+fn measured_forms(event_type: u32, data: &[u8]) -> Vec<Cow<'_, [u8]>> {
+    let mut forms = vec![Cow::Borrowed(data)];
+    match event_type {
         kind::VARIABLE_DRIVER_CONFIG | kind::VARIABLE_BOOT | kind::VARIABLE_AUTHORITY => {
-            uefi::Variable::read(data).map(|variable| variable.value)
+            forms.extend(uefi::Variable::read(data).map(|variable| Cow::Borrowed(variable.value)));
         }
-        _ => None,
-    };
-    let line = data.strip_suffix(&[0]).unwrap_or(data);
-    let prefixes: [&[u8]; 3] = [b"grub_cmd: ", b"kernel_cmdline: ", b"module_cmdline: "];
-    let command = prefixes.into_iter().find_map(|prefix| line.strip_prefix(prefix)).filter(|_| event_type == kind::IPL);
-    [Some(data), value, command].into_iter().flatten()
+        kind::IPL => {
+            let prefixes = GRUB_COMMAND.iter().chain(&GRUB_CMDLINE);
+            if let Some(command) = prefixes.into_iter().find_map(|prefix| data.strip_prefix(prefix.as_bytes())) {
+                forms.push(Cow::Borrowed(command));
+                forms.extend(command.strip_suffix(&[0]).map(Cow::Borrowed));
+            } else if data.get(1) == Some(&0) {
+                forms.push(Cow::Owned(data.iter().step_by(2).copied().collect()));
+                forms.push(Cow::Owned([data, &[0]].concat()));
+            }
+        }
+        _ => {}
+    }
+    forms
 }
 
 /// TCG_EfiSpecIDEvent (PFP 10.4.5.1).

@@ -4,7 +4,7 @@
 //! was not measured, such as the path of a loaded image, is called claimed.
 
 use super::document::Text;
-use super::eventlog::{Bound, LoggedEvent, kind};
+use super::eventlog::{Bound, GRUB_CMDLINE, GRUB_COMMAND, LoggedEvent, kind};
 use super::uefi::{Signatures, Variable, image_path, subject, utf16};
 
 /// Names listed in one sentence.
@@ -31,6 +31,7 @@ struct Story {
     grub_commands: Vec<usize>,
     separators: Vec<String>,
     uki_sections: Vec<String>,
+    windows: Vec<usize>,
 }
 
 impl Story {
@@ -135,16 +136,12 @@ impl Story {
     }
 
     fn image(&mut self, event: &LoggedEvent<'_>) {
-        let digest =
-            event.best_digest().map_or_else(|| "no digest".to_owned(), |(hash, digest)| format!("{hash} {digest}"));
         let path = image_path(event.data).filter(|path| !path.as_str().is_empty());
         let path = path.map_or_else(|| "an unnamed place".to_owned(), |path| path.as_str().to_owned());
         let what = if event.event_type == kind::BOOT_SERVICES_APPLICATION { "program" } else { "driver" };
         let loader = known_loader(&path).map(|name| format!(", by its name {name},")).unwrap_or_default();
-        let number = event.number;
-        self.say(format!(
-            "a {what}{loader} was loaded: Authenticode {digest} (event {number}); claimed to come from {path}"
-        ));
+        let measured = measured(event);
+        self.say(format!("a {what}{loader} was loaded: Authenticode {measured}; claimed to come from {path}"));
     }
 
     fn action(&mut self, event: &LoggedEvent<'_>) {
@@ -171,67 +168,68 @@ impl Story {
         }
     }
 
-    /// EV_IPL: GRUB in PCR 8 and 9, systemd-boot and systemd-stub in 11 to 13, shim in 14.
+    /// EV_IPL: GRUB in PCR 8 and 9, systemd-boot and systemd-stub in 11 to 13, shim in 14. Confidential VMs without a
+    /// TPM have other registers: what GRUB says is told by its text.
     fn loader(&mut self, event: &LoggedEvent<'_>) {
-        let number = event.number;
-        let line = || Text::of_bytes(event.data.split(|byte| *byte == 0).next().unwrap_or_default());
-        match event.pcr_index {
-            8 => {
-                let line = line();
-                if let Some(command) = line.as_str().strip_prefix("kernel_cmdline: ") {
-                    self.say(format!("GRUB started the kernel with: `{command}` ({})", proof(event)));
-                } else if line.as_str().starts_with("grub_cmd: ") {
-                    self.grub_commands.push(number);
-                }
-            }
-            9 => {
-                let (line, digest) = (line(), event.best_digest());
-                let digest = digest.map(|(hash, digest)| format!("{hash} {digest}")).unwrap_or_default();
-                if line.as_str().contains("vmlinuz") || line.as_str().contains("initr") {
-                    self.say(format!("GRUB read a file: {digest} (event {number}); claimed to be {}", line.as_str()));
-                }
-            }
-            11 if event.data.starts_with(b".") || utf16(event.data).as_str().starts_with('.') => {
-                let name = if event.data.get(1) == Some(&0) { utf16(event.data) } else { line() };
-                // The name is measured first, then the section's content under the same name.
-                match event.bound {
-                    Bound::Yes => self.uki_sections.push(name.as_str().to_owned()),
-                    Bound::No | Bound::Nothing => {}
-                }
-            }
-            12 => {
-                let text = utf16(event.data);
-                self.say(format!("the boot stub was given the command line `{}` ({})", text.as_str(), proof(event)));
-            }
-            14 => {
-                let digest = event.best_digest().map(|(hash, digest)| format!("{hash} {digest}")).unwrap_or_default();
-                self.say(format!("shim measured {}: {digest} (event {number})", quoted(&line())));
-            }
-            _ => {}
+        let line = Text::of_bytes(event.data.split(|byte| *byte == 0).next().unwrap_or_default());
+        let line = line.as_str();
+        if GRUB_COMMAND.iter().any(|prefix| line.starts_with(prefix)) {
+            self.grub_commands.push(event.number);
+        } else if let Some(command) = GRUB_CMDLINE.iter().find_map(|prefix| line.strip_prefix(prefix)) {
+            self.say(format!("GRUB started the kernel with: `{command}` ({})", proof(event)));
+        } else if line.starts_with("MokList") {
+            self.say(format!("shim measured {line}: {}", measured(event)));
+        } else if event.data.get(1) == Some(&0) {
+            self.stub(event);
+        } else if ["vmlinuz", "initr", "grub_linux"].iter().any(|part| line.contains(part)) {
+            self.say(format!("GRUB read a file: {}; claimed to be {line}", measured(event)));
         }
     }
 
-    /// EV_EVENT_TAG of the Linux EFI stub: id, size, and a name; the digest is of what it names.
+    /// UTF-16: a section of a unified kernel image, or a command line.
+    fn stub(&mut self, event: &LoggedEvent<'_>) {
+        let text = utf16(event.data);
+        match (text.as_str().strip_prefix('.'), event.bound) {
+            // The section's name is measured first, then its content under the same name.
+            (Some(_), Bound::Yes) => {}
+            (Some(_), Bound::No | Bound::Nothing) => {
+                let digest =
+                    event.best_digest().map(|(hash, digest)| format!(" ({hash} {digest})")).unwrap_or_default();
+                self.uki_sections.push(format!("{}{digest}", text.as_str()));
+            }
+            (None, _) => {
+                let proof = proof(event);
+                self.say(format!("the boot loader gave the kernel the command line `{}` ({proof})", text.as_str()));
+            }
+        }
+    }
+
+    /// EV_EVENT_TAG: of the Linux EFI stub, whose digest is of what it names, or of Windows.
     fn tagged(&mut self, event: &LoggedEvent<'_>) {
-        let Some((id, rest)) = event.data.split_first_chunk::<4>() else { return };
-        let what = match u32::from_le_bytes(*id) {
-            0x8f3b_22ec => "the initrd",
-            0x8f3b_22ed => "the load options",
-            _ => return,
-        };
-        let digest = event.best_digest().map(|(hash, digest)| format!("{hash} {digest}")).unwrap_or_default();
-        let _size_and_name = rest;
-        self.say(format!("the kernel's own loader measured {what}: {digest} (event {})", event.number));
+        let id = event.data.first_chunk().copied().map(u32::from_le_bytes);
+        match id {
+            Some(0x8f3b_22ec) => self.say(format!("the kernel's EFI stub measured the initrd: {}", measured(event))),
+            Some(0x8f3b_22ed) => {
+                self.say(format!("the kernel's EFI stub measured its load options: {}", measured(event)));
+            }
+            // SIPAEVENT_TRUSTBOUNDARY
+            Some(0x4001_0001) => self.windows.push(event.number),
+            Some(_) | None => {}
+        }
     }
 
     fn end(&mut self, events: &[LoggedEvent<'_>]) {
         if !self.uki_sections.is_empty() {
-            let sections = self.uki_sections.join(" ");
-            self.say(format!("a unified kernel image measured its sections {sections} into PCR 11"));
+            let sections = self.uki_sections.join(", ");
+            self.say(format!("a unified kernel image measured its sections: {sections}"));
         }
         if let (Some(first), Some(last)) = (self.grub_commands.first(), self.grub_commands.last()) {
             let ran = count(self.grub_commands.len(), "command");
             self.sentences.push(format!("GRUB ran {ran} (events {first} to {last})"));
+        }
+        if let (Some(first), Some(last)) = (self.windows.first(), self.windows.last()) {
+            let groups = count(self.windows.len(), "group");
+            self.say(format!("Windows measured {groups} of its boot settings and modules (events {first} to {last})"));
         }
         if !self.separators.is_empty() {
             let pcrs = self.separators.join(", ");
@@ -262,6 +260,13 @@ fn proof(event: &LoggedEvent<'_>) -> String {
         Bound::Nothing => "merely claimed",
     };
     format!("event {}, {bound}", event.number)
+}
+
+/// A digest of something that is not in the log.
+fn measured(event: &LoggedEvent<'_>) -> String {
+    let digest =
+        event.best_digest().map_or_else(|| "no digest".to_owned(), |(hash, digest)| format!("{hash} {digest}"));
+    format!("{digest} (event {})", event.number)
 }
 
 fn known_loader(path: &str) -> Option<&'static str> {

@@ -111,6 +111,8 @@ fn device_path(bytes: &[u8]) -> Text {
             (1, 1) => shown.extend(node(body, |body| body.array::<2>()).map(|[f, d]| format!("Pci({d:#x},{f:#x})"))),
             (1, 3) => shown.push("MemoryMapped".to_owned()),
             (2, 1) => shown.push("Acpi".to_owned()),
+            (1, 4) | (3, 0x0a) | (4, 3) => shown.push(format!("Vendor({})", guid(body))),
+            (3, 2) => shown.push("Scsi".to_owned()),
             (3, 0x0b) => shown.push("Network".to_owned()),
             (3, 0x18) => shown.push(format!("Uri({})", Text::of_bytes(body).as_str())),
             (3, 0x17) => shown.push("NVMe".to_owned()),
@@ -155,10 +157,14 @@ pub(super) fn utf16(bytes: &[u8]) -> Text {
 
 /// Text that may be UTF-16 or ASCII, up to a NUL; `None` for what is no text.
 pub(super) fn text(bytes: &[u8]) -> Option<Text> {
-    let wide =
-        bytes.len().is_multiple_of(2) && 2 <= bytes.len() && bytes.iter().skip(1).step_by(2).take(8).all(|high| *high == 0);
+    let wide = bytes.len().is_multiple_of(2)
+        && 2 <= bytes.len()
+        && bytes.iter().skip(1).step_by(2).take(8).all(|high| *high == 0);
     let shown =
         if wide { utf16(bytes) } else { Text::of_bytes(bytes.split(|byte| *byte == 0).next().unwrap_or_default()) };
-    let plain = !shown.as_str().is_empty() && !shown.as_str().contains("\\x") && !shown.as_str().contains("\\u{");
+    // Lines and tabs are text; other control characters say that it is none.
+    let lines =
+        [r"\u{a}", r"\u{d}", r"\u{9}"].iter().fold(shown.as_str().to_owned(), |text, one| text.replace(one, ""));
+    let plain = !lines.is_empty() && !lines.contains(r"\x") && !lines.contains(r"\u{");
     plain.then_some(shown)
 }
