@@ -23,6 +23,13 @@ impl Serialize for HexBytes {
     }
 }
 
+impl<'de> serde::Deserialize<'de> for HexBytes {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        hex::decode(&text).map(Self).map_err(|_| serde::de::Error::custom("expected hex digits"))
+    }
+}
+
 impl core::fmt::Display for HexBytes {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.write_str(&hex::encode(&self.0))

@@ -83,6 +83,7 @@ rooms! {
     X509(crate::x509::X509Reason),
     Tpm(crate::evidence::tpm::TpmReason),
     Snp(crate::evidence::snp::SnpReason),
+    Ima(crate::evidence::ima::ImaReason),
     Result(crate::result::ResultReason),
     Pulse(crate::pulse::PulseReason),
     StatusList(crate::status_list::StatusListReason),

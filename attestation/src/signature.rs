@@ -5,6 +5,8 @@ use alloc::vec::Vec;
 
 use aws_lc_rs::signature as engine;
 
+pub mod prehashed;
+
 /// Bytes under a signature that was checked. The field is private and [`PublicKey::verify`] is the only constructor.
 #[derive(Clone, Copy, Debug)]
 pub struct SignedBytes<'a> {

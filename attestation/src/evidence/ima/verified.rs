@@ -1,0 +1,391 @@
+//! A list against the PCR values that a quote signed.
+
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use serde::{Deserialize, Serialize};
+
+use super::ImaReason;
+use super::list::{Digest, ImaEntry, ImaList, ListEntries};
+use super::replay::{Extension, Lane};
+use crate::claims::{HexBytes, PcrBank, PcrHash};
+use crate::evidence::tpm::algorithm::TpmHash;
+use crate::evidence::tpm::quote::RecordedValues;
+use crate::rejection::Rejection;
+
+/// The PCR that IMA extends unless a rule of its policy says otherwise (`CONFIG_IMA_MEASURE_PCR_IDX`).
+const IMA_PCR: u8 = 10;
+
+/// How far a host's list was verified: the running PCR values after so many entries. Whoever keeps it binds it to the
+/// boot it was made in; within one boot the list only grows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImaState {
+    /// Entries so far.
+    pub entries: u64,
+    /// Values by PCR and bank, of every PCR that an entry went to.
+    pub pcrs: BTreeMap<u8, BTreeMap<PcrHash, HexBytes>>,
+    /// What the host's kernel extends, by bank. Empty before the first entry: the first quote decides.
+    pub extensions: BTreeMap<PcrHash, Extension>,
+}
+
+impl ImaState {
+    /// Before the first entry of a boot.
+    #[must_use]
+    pub const fn start() -> Self {
+        Self { entries: 0, pcrs: BTreeMap::new(), extensions: BTreeMap::new() }
+    }
+}
+
+/// Whether a `boot_aggregate` is that of the quoted PCRs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BootAggregate {
+    /// It is the hash of the quoted PCRs 0 to 9, or 0 to 7 as Linux 5.8 took them.
+    OfThisBoot,
+    /// It is another value.
+    Differs,
+    /// The quote lacks the PCRs or the bank to tell (SHA-1 is never quoted).
+    NotQuoted,
+}
+
+/// Entries that a quote covers. [`verify`] is the only constructor:
+///
+/// ```compile_fail
+/// fn forge(state: countersign_attestation::evidence::ima::ImaState) {
+///     let _ = countersign_attestation::evidence::ima::VerifiedIma { state };
+/// }
+/// ```
+#[derive(Clone, Debug)]
+pub struct VerifiedIma<'a> {
+    /// The covered part.
+    list: ImaList<'a>,
+    first: u64,
+    state: ImaState,
+    violations: u64,
+    unattested: u64,
+    /// PCRs that are quoted and that entries of this boot went to.
+    attested_pcrs: u32,
+    extends_sha1: bool,
+    boot_aggregates: BTreeMap<TpmHash, Aggregates>,
+}
+
+impl<'a> VerifiedIma<'a> {
+    /// The covered entries, with the index of each since boot. Entries of PCRs that were not quoted are left out:
+    /// nothing covers them.
+    #[must_use]
+    pub const fn entries(&self) -> Entries<'a> {
+        Entries { entries: self.list.entries(), next: self.first, attested_pcrs: self.attested_pcrs }
+    }
+
+    /// How far the list is verified now.
+    #[must_use]
+    pub const fn state(&self) -> &ImaState {
+        &self.state
+    }
+
+    /// Index of the first of these entries.
+    #[must_use]
+    pub const fn first(&self) -> u64 {
+        self.first
+    }
+
+    /// How many of the covered entries are violations.
+    #[must_use]
+    pub const fn violations(&self) -> u64 {
+        self.violations
+    }
+
+    /// How many entries the list has beyond the quote. They were measured after it and are not attested yet.
+    #[must_use]
+    pub const fn unattested(&self) -> u64 {
+        self.unattested
+    }
+
+    /// Whether a quoted PCR was extended with entries of this boot.
+    #[must_use]
+    pub fn attests_pcr(&self, pcr: u8) -> bool {
+        bit(pcr) & self.attested_pcrs != 0
+    }
+
+    /// Whether any bank holds SHA-1 digests ([`Extension::PaddedSha1`]): the list is then as weak as SHA-1.
+    #[must_use]
+    pub const fn extends_sha1(&self) -> bool {
+        self.extends_sha1
+    }
+
+    /// Compares the digest of a `boot_aggregate` entry with the quoted PCRs (`ima_calc_boot_aggregate`).
+    #[must_use]
+    pub fn boot_aggregate(&self, entry: &ImaEntry<'_>) -> BootAggregate {
+        let Some(digest) = entry.data().digest.filter(|_| !entry.is_violation()) else {
+            return BootAggregate::Differs;
+        };
+        let Some(hash) = digest.algorithm.bank() else { return BootAggregate::NotQuoted };
+        let Some(Aggregates { known }) = self.boot_aggregates.get(&hash) else { return BootAggregate::NotQuoted };
+        if known.iter().flatten().any(|known| known.as_slice() == digest.digest) {
+            BootAggregate::OfThisBoot
+        } else if known.iter().all(Option::is_some) {
+            BootAggregate::Differs
+        } else {
+            BootAggregate::NotQuoted
+        }
+    }
+}
+
+/// Iterates over covered entries, each with its index since boot.
+#[derive(Clone, Debug)]
+pub struct Entries<'a> {
+    entries: ListEntries<'a>,
+    next: u64,
+    attested_pcrs: u32,
+}
+
+impl<'a> Iterator for Entries<'a> {
+    type Item = (u64, ImaEntry<'a>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            // Every entry was read before, so that none fails here.
+            let entry = self.entries.next()?.ok()?;
+            let index = self.next;
+            self.next = index.saturating_add(1);
+            if bit(entry.pcr()) & self.attested_pcrs != 0 {
+                return Some((index, entry));
+            }
+        }
+    }
+}
+
+/// Replays `list`, the bytes of `binary_runtime_measurements` from entry `from.entries` on, until every quoted value of
+/// every PCR it extends is reached.
+///
+/// The list may go on beyond the quote: that part is not attested and not looked at, but for its form. It may not end
+/// before: then entries are withheld.
+///
+/// # Errors
+/// An [`ImaReason`].
+pub fn verify<'a>(
+    list: &'a [u8],
+    from: &ImaState,
+    pcrs: &BTreeMap<PcrHash, PcrBank>,
+) -> Result<VerifiedIma<'a>, Rejection> {
+    let quoted = pcrs.iter().map(|(bank, values)| {
+        let values = values.iter().map(|(pcr, value)| (*pcr, value.0.clone())).collect();
+        (TpmHash::from(*bank), values)
+    });
+    attest(ImaList::new(list), from, &quoted.collect())
+}
+
+/// [`verify`] for recorded PCR values, from the first entry of a boot on. SHA-1 banks count here: they are read, and
+/// nothing live is judged with them.
+///
+/// # Errors
+/// An [`ImaReason`].
+pub fn verify_recorded<'a>(list: ImaList<'a>, recorded: &RecordedValues) -> Result<VerifiedIma<'a>, Rejection> {
+    attest(list, &ImaState::start(), recorded)
+}
+
+fn attest<'a>(list: ImaList<'a>, from: &ImaState, quoted: &RecordedValues) -> Result<VerifiedIma<'a>, Rejection> {
+    let (named, count) = list.outline()?;
+    let before = from.pcrs.keys().fold(0, |pcrs, pcr| pcrs | bit(*pcr));
+    let targets = Targets::new(quoted, named | before | bit(IMA_PCR))?;
+    let mut extensions = targets.first_extensions(from)?;
+    let (pass, end) = loop {
+        let pass = Pass::run(list, &targets, targets.lanes(from, &extensions)?)?;
+        if let Some(end) = pass.end {
+            break (pass, end);
+        }
+        // A bank whose values were never reached may be one that the kernel extends otherwise. Within a boot it does
+        // not change its way.
+        if from.entries != 0 || !pass.next_extensions(&mut extensions) {
+            return Err(ImaReason::PcrMismatch.because(targets.show(), pass.show(count)));
+        }
+    };
+    let mut state = ImaState { entries: from.entries.saturating_add(end.entries), ..ImaState::start() };
+    for lane in &pass.lanes {
+        let Some(bank) = lane.bank.bank() else { continue };
+        state.extensions.insert(bank, lane.extension);
+        for (pcr, value) in lane.values() {
+            state.pcrs.entry(pcr).or_default().insert(bank, value);
+        }
+    }
+    let extends_sha1 = pass.lanes.iter().any(|lane| lane.bank == TpmHash::Sha1 || lane.extension.is_sha1());
+    Ok(VerifiedIma {
+        list: list.until(end.bytes),
+        first: from.entries,
+        state,
+        violations: pass.violations,
+        unattested: count.saturating_sub(end.entries),
+        attested_pcrs: targets.pcrs,
+        extends_sha1,
+        boot_aggregates: boot_aggregates(quoted),
+    })
+}
+
+fn bit(pcr: u8) -> u32 {
+    1_u32.checked_shl(u32::from(pcr)).unwrap_or_default()
+}
+
+/// PCRs with the values they must reach.
+type Wanted<'q> = Vec<(u8, &'q [u8])>;
+
+/// What must be reached: by bank, the quoted values of the PCRs that the list extends.
+struct Targets<'q> {
+    banks: Vec<(TpmHash, Wanted<'q>)>,
+    pcrs: u32,
+}
+
+impl<'q> Targets<'q> {
+    fn new(quoted: &'q RecordedValues, extended: u32) -> Result<Self, Rejection> {
+        let mut targets = Self { banks: Vec::new(), pcrs: 0 };
+        let mut has_ima_pcr = false;
+        for (bank, values) in quoted {
+            let mut wanted = Vec::new();
+            for (pcr, value) in values.iter().filter(|(pcr, _)| bit(**pcr) & extended != 0) {
+                if *pcr == IMA_PCR && value.iter().all(|byte| *byte == 0) {
+                    return Err(ImaReason::PcrUnextended
+                        .because("measurements in PCR 10", format_args!("zero in the {} bank", bank.name())));
+                }
+                has_ima_pcr |= *pcr == IMA_PCR;
+                targets.pcrs |= bit(*pcr);
+                wanted.push((*pcr, value.as_slice()));
+            }
+            if !wanted.is_empty() {
+                targets.banks.push((*bank, wanted));
+            }
+        }
+        // Without it, whoever extends another PCR could present that PCR's history and withhold IMA's.
+        if has_ima_pcr { Ok(targets) } else { Err(ImaReason::PcrNotQuoted.because("PCR 10", "not quoted")) }
+    }
+
+    fn first_extensions(&self, from: &ImaState) -> Result<Vec<Extension>, Rejection> {
+        let extension = |bank: &TpmHash| match bank.bank().and_then(|bank| from.extensions.get(&bank)) {
+            Some(extension) => Ok(*extension),
+            None if from.entries == 0 => Ok(Extension::TemplateHash),
+            None => Err(incomplete(*bank)),
+        };
+        self.banks.iter().map(|(bank, _)| extension(bank)).collect()
+    }
+
+    fn lanes(&self, from: &ImaState, extensions: &[Extension]) -> Result<Vec<Lane>, Rejection> {
+        let mut lanes = Vec::with_capacity(extensions.len());
+        for ((bank, _), extension) in self.banks.iter().zip(extensions) {
+            let mut lane = Lane::new(*bank, *extension);
+            for (pcr, values) in &from.pcrs {
+                let value = bank.bank().and_then(|bank| values.get(&bank)).ok_or_else(|| incomplete(*bank))?;
+                if value.0.len() != bank.size() {
+                    return Err(incomplete(*bank));
+                }
+                lane.set(*pcr, &value.0);
+            }
+            lanes.push(lane);
+        }
+        Ok(lanes)
+    }
+
+    fn reached(&self, lanes: &[Lane], ever: &mut [bool]) -> bool {
+        let mut all = true;
+        for (((_, wanted), lane), ever) in self.banks.iter().zip(lanes).zip(ever) {
+            let now = wanted.iter().all(|(pcr, value)| lane.holds(*pcr, value));
+            *ever |= now;
+            all &= now;
+        }
+        all
+    }
+
+    fn show(&self) -> String {
+        let mut text = String::new();
+        for (bank, wanted) in &self.banks {
+            for (pcr, value) in wanted {
+                let separator = if text.is_empty() { "" } else { ", " };
+                text.push_str(&format!("{separator}{}:{pcr} {}", bank.name(), hex::encode(value)));
+            }
+        }
+        text
+    }
+}
+
+fn incomplete(bank: TpmHash) -> Rejection {
+    ImaReason::State.because(format_args!("values of the {} bank", bank.name()), "none")
+}
+
+/// Where the quoted values were reached.
+#[derive(Clone, Copy)]
+struct End {
+    entries: u64,
+    bytes: usize,
+}
+
+/// One way through the list.
+struct Pass {
+    lanes: Vec<Lane>,
+    end: Option<End>,
+    /// By lane: whether it held its quoted values at some entry.
+    reached: Vec<bool>,
+    violations: u64,
+}
+
+impl Pass {
+    fn run(list: ImaList<'_>, targets: &Targets<'_>, lanes: Vec<Lane>) -> Result<Self, Rejection> {
+        let mut pass = Self { reached: alloc::vec![false; lanes.len()], lanes, end: None, violations: 0 };
+        let mut entries = list.entries();
+        let mut count = 0_u64;
+        loop {
+            if targets.reached(&pass.lanes, &mut pass.reached) {
+                pass.end = Some(End { entries: count, bytes: entries.offset() });
+                return Ok(pass);
+            }
+            let Some(entry) = entries.next() else { return Ok(pass) };
+            let entry = entry?;
+            entry.check_template_hash(list.hash())?;
+            for lane in &mut pass.lanes {
+                lane.extend(&entry, list.hash());
+            }
+            if entry.is_violation() && bit(entry.pcr()) & targets.pcrs != 0 {
+                pass.violations = pass.violations.saturating_add(1);
+            }
+            count = count.saturating_add(1);
+        }
+    }
+
+    /// Moves banks that never held their values on; whether there was one.
+    fn next_extensions(&self, extensions: &mut [Extension]) -> bool {
+        let mut moved = false;
+        for (extension, _) in extensions.iter_mut().zip(&self.reached).filter(|(_, reached)| !**reached) {
+            if let Some(next) = extension.next() {
+                *extension = next;
+                moved = true;
+            }
+        }
+        moved
+    }
+
+    fn show(&self, count: u64) -> String {
+        let name = |(lane, reached): (&Lane, &bool)| (!reached).then_some(lane.bank.name());
+        let missed: Vec<&str> = self.lanes.iter().zip(&self.reached).filter_map(name).collect();
+        if missed.is_empty() {
+            return format!("the banks agree after none of {count} entries");
+        }
+        format!("{} not reached after any of {count} entries", missed.join(", "))
+    }
+}
+
+/// `ima_calc_boot_aggregate`: PCR 0 to 9, and 0 to 7 in Linux 5.8.
+#[derive(Clone, Copy, Debug)]
+struct Aggregates {
+    known: [Option<Digest>; 2],
+}
+
+fn boot_aggregates(quoted: &RecordedValues) -> BTreeMap<TpmHash, Aggregates> {
+    let of = |bank: TpmHash, values: &BTreeMap<u8, Vec<u8>>, end: u8| {
+        let mut all = Vec::new();
+        for pcr in 0..end {
+            all.extend_from_slice(values.get(&pcr)?);
+        }
+        Some(Digest::of(bank, &all))
+    };
+    let known = |(bank, values)| Aggregates { known: [of(bank, values, 10), of(bank, values, 8)] };
+    quoted.iter().map(|(bank, values)| (*bank, known((*bank, values)))).collect()
+}
