@@ -8,12 +8,13 @@
 //! 4. `attest`: TPM_GENERATED_VALUE (`ff 54 43 47`), first or after a TPM2B size
 //! 5. `snp-report`: 1184 bytes of a known version with ECDSA P-384 as signature algorithm
 //! 6. `event-log`: TCG_PCR_EVENTs from the first byte to the last, or to padding
-//! 7. `public`: a TPMT_PUBLIC or TPM2B_PUBLIC to the last byte
-//! 8. `signature`: a TPMT_SIGNATURE to the last byte
+//! 7. `ima-list`: an entry of the kernel's ASCII list on the first line, or of its binary list at the start
+//! 8. `public`: a TPMT_PUBLIC or TPM2B_PUBLIC to the last byte
+//! 9. `signature`: a TPMT_SIGNATURE to the last byte
 
 use clap::ValueEnum;
 
-use super::{InspectError, bundle, certificate, eventlog, quote, snp, token};
+use super::{InspectError, bundle, certificate, eventlog, ima, quote, snp, token};
 
 /// A kind of evidence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -28,6 +29,8 @@ pub enum Kind {
     Attest,
     /// Event log of measured boot, binary (`/sys/kernel/security/tpm0/binary_bios_measurements`).
     EventLog,
+    /// IMA measurement list (`/sys/kernel/security/ima/*_runtime_measurements`), binary or ASCII.
+    ImaList,
     /// AMD SEV-SNP attestation report.
     SnpReport,
     /// Public area of a TPM key: TPMT_PUBLIC or TPM2B_PUBLIC.
@@ -38,13 +41,14 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in the order of the recognisers.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Bundle,
         Self::Token,
         Self::Certificate,
         Self::Attest,
         Self::SnpReport,
         Self::EventLog,
+        Self::ImaList,
         Self::Public,
         Self::Signature,
     ];
@@ -59,6 +63,7 @@ impl Kind {
             Self::Attest => "attest",
             Self::SnpReport => "snp-report",
             Self::EventLog => "event-log",
+            Self::ImaList => "ima-list",
             Self::Public => "public",
             Self::Signature => "signature",
         }
@@ -74,6 +79,7 @@ impl Kind {
             Self::Attest => "TPM attestation (TPMS_ATTEST)",
             Self::SnpReport => "AMD SEV-SNP attestation report",
             Self::EventLog => "event log of measured boot (TCG)",
+            Self::ImaList => "IMA measurement list",
             Self::Public => "TPM public area (TPMT_PUBLIC)",
             Self::Signature => "TPM signature (TPMT_SIGNATURE)",
         }
@@ -106,6 +112,11 @@ impl Kind {
                 "that the events happened: replay them to PCR values of a verified quote",
                 "that events of PCRs which no quote covers are not invented",
             ],
+            Self::ImaList => &[
+                "that the kernel measured this: replay it to PCR values of a verified quote",
+                "whether the files are the right ones: a policy decides",
+                "file signatures: registered keys decide",
+            ],
             Self::Public => &["that a TPM holds the private key, and which"],
             Self::Signature => &["over what, and by which key"],
         }
@@ -119,6 +130,7 @@ impl Kind {
             Self::Attest => quote::recognise_attest(bytes),
             Self::SnpReport => snp::recognise(bytes),
             Self::EventLog => eventlog::recognise(bytes),
+            Self::ImaList => ima::recognise(bytes),
             Self::Public => quote::recognise_public(bytes),
             Self::Signature => quote::recognise_signature(bytes),
         }

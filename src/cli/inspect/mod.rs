@@ -19,6 +19,7 @@ pub mod certificate;
 pub mod detect;
 pub mod document;
 pub mod eventlog;
+pub mod ima;
 mod narrative;
 pub mod quote;
 pub mod snp;
@@ -148,6 +149,7 @@ fn parts(kind: Kind, bytes: &[u8]) -> Result<Vec<Part>, Unreadable> {
         Kind::Bundle => bundle::bundle(bytes),
         Kind::Token => token::token(bytes),
         Kind::EventLog => eventlog::event_log(bytes),
+        Kind::ImaList => ima::list(bytes),
     }
 }
 
