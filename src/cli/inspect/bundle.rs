@@ -9,7 +9,12 @@ use countersign_attestation::evidence::tpm::algorithm::TpmHash;
 use countersign_attestation::reader::Reader;
 
 use super::document::{Fields, Part, Standing, Table, Value};
-use super::{Unreadable, algorithm, certificate, quote, snp};
+use super::{Unreadable, algorithm, certificate, eventlog, ima, quote, snp};
+
+/// The event log of measured boot.
+const TPM_EVENT_LOG: &str = "tpm2.event_log";
+/// Index of the first entry (64 bits, big-endian), then entries of the kernel's binary measurement list.
+const IMA_ENTRIES: &str = "ima.entries";
 
 /// A JSON object that says what type of collection it is.
 pub(super) fn recognise(bytes: &[u8]) -> bool {
@@ -49,6 +54,8 @@ fn record(name: &str, bytes: &[u8], quote_record: Option<&[u8]>) -> Result<Vec<P
     match name {
         TPM_QUOTE | TPM_CERTIFY => quote::attest(bytes),
         TPM_PCRS => pcr_values(bytes, quote_record).map(|part| vec![part]),
+        TPM_EVENT_LOG => eventlog::event_log(bytes),
+        IMA_ENTRIES => ima_entries(bytes),
         SNP_REPORT => snp::report(bytes),
         SNP_VEK => certificate::certificates(bytes),
         _ => Ok(vec![
@@ -56,6 +63,13 @@ fn record(name: &str, bytes: &[u8], quote_record: Option<&[u8]>) -> Result<Vec<P
                 .with("bytes", bytes.len()),
         ]),
     }
+}
+
+fn ima_entries(bytes: &[u8]) -> Result<Vec<Part>, Unreadable> {
+    let mut reader = Reader::new(bytes);
+    let from = reader.u64_be().map_err(|error| format!("index of the first entry: {error}"))?;
+    let list = bytes.get(reader.offset()..).unwrap_or_default();
+    ima::binary_list(list, TpmHash::Sha1, "binary", from)
 }
 
 /// TPM2B_DIGESTs in the order of the quote's own selection.

@@ -53,7 +53,7 @@ pub struct InspectArgs {
 #[derive(Debug, thiserror::Error)]
 pub enum InspectError {
     /// The file cannot be read.
-    #[error("cannot read {}: {source}", path.display())]
+    #[error("cannot read {}", path.display())]
     Read {
         /// Which file.
         path: PathBuf,
@@ -87,10 +87,10 @@ pub enum InspectError {
         why: String,
     },
     /// The result cannot be printed.
-    #[error("cannot print: {0}")]
-    Print(#[from] std::io::Error),
+    #[error("cannot print")]
+    Print(std::io::Error),
     /// The result cannot be written as JSON.
-    #[error("cannot write as JSON: {0}")]
+    #[error("cannot write as JSON")]
     Encode(#[from] serde_json::Error),
 }
 
@@ -104,11 +104,15 @@ pub(super) type Unreadable = String;
 pub fn run(args: &InspectArgs, out: &mut dyn Write) -> Result<(), InspectError> {
     let bytes = read(&args.file)?;
     let inspection = inspect(&bytes, args.kind)?;
-    match args.output {
-        Output::Table => inspection.print(out)?,
-        Output::Json => writeln!(out, "{}", serde_json::to_string(&inspection)?)?,
+    let printed = match args.output {
+        Output::Table => inspection.print(out),
+        Output::Json => writeln!(out, "{}", serde_json::to_string(&inspection)?),
+    };
+    match printed {
+        // Who reads on the other side has seen enough.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.map_err(InspectError::Print),
     }
-    Ok(())
 }
 
 /// Makes a file readable: as `kind`, or as the kind its content is of.
