@@ -1,6 +1,7 @@
 //! What the hardware signed: one module per technology, and [`bundle`], in which a host sends them together.
 
 pub mod bundle;
+pub mod eventlog;
 pub mod ima;
 pub mod snp;
 pub mod tpm;

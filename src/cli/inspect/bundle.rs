@@ -8,7 +8,7 @@ use countersign_attestation::evidence::bundle::{
 use countersign_attestation::evidence::tpm::algorithm::TpmHash;
 use countersign_attestation::reader::Reader;
 
-use super::document::{Fields, Part, Standing, Table, Value};
+use super::document::{Fields, Part, Standing, Table, Text, Value};
 use super::{Unreadable, algorithm, certificate, eventlog, ima, quote, snp};
 
 /// The event log of measured boot.
@@ -44,7 +44,8 @@ pub(super) fn bundle(bytes: &[u8]) -> Result<Vec<Part>, Unreadable> {
         });
         for part in read {
             let fields = Fields::default().with("media type", media_type.as_str()).with("structure", part.fields);
-            parts.push(Part { name: format!("{name}: {}", part.name), fields, ..part });
+            let name = Text::new(&format!("{name}: {}", part.name.as_str()));
+            parts.push(Part { name, fields, ..part });
         }
     }
     Ok(parts)

@@ -66,7 +66,7 @@ impl Standing {
 #[derive(Clone, Debug, Serialize)]
 pub struct Part {
     /// Name of the structure in its specification.
-    pub name: String,
+    pub name: Text,
     /// What its bytes are worth.
     pub standing: Standing,
     /// Why.
@@ -83,9 +83,10 @@ pub struct Part {
 
 impl Part {
     /// A part without fields.
-    pub(super) fn new(name: impl Into<String>, standing: Standing, because: &'static str) -> Self {
+    pub(super) fn new(name: &str, standing: Standing, because: &'static str) -> Self {
+        let name = Text::new(name);
         let (fields, story, tables) = (Fields::default(), Vec::new(), Vec::new());
-        Self { name: name.into(), standing, because, fields, story, tables }
+        Self { name, standing, because, fields, story, tables }
     }
 
     /// The part with one more field.
@@ -405,7 +406,7 @@ impl Inspection {
             writeln!(out, "  not checked here: {unchecked}")?;
         }
         for part in &self.parts {
-            writeln!(out, "\n{}  [{}: {}]", Text::new(&part.name).0, part.standing.words(), part.because)?;
+            writeln!(out, "\n{}  [{}: {}]", part.name.0, part.standing.words(), part.because)?;
             part.fields.print(1, out)?;
             for sentence in &part.story {
                 writeln!(out, "  * {}", sentence.0)?;

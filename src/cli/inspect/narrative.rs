@@ -1,10 +1,12 @@
 //! An event log as a story: what started what, in the words of a system administrator.
 //!
-//! A sentence says where it is from (the event's number) and whether the event's text is what was measured. Text that
-//! was not measured, such as the path of a loaded image, is called claimed.
+//! A sentence says where it is from (the event's number). Text that was not measured is called not proven, or claimed where
+//! no firmware measures it: the path of a loaded image, for instance.
+
+use countersign_attestation::evidence::eventlog::{EventType, must_hash_to_digest};
 
 use super::document::Text;
-use super::eventlog::{Bound, GRUB_CMDLINE, GRUB_COMMAND, LoggedEvent, kind};
+use super::eventlog::{Bound, GRUB_CMDLINE, GRUB_COMMAND, LoggedEvent};
 use super::uefi::{Signatures, Variable, image_path, subject, utf16};
 
 /// Names listed in one sentence.
@@ -39,22 +41,34 @@ impl Story {
         self.sentences.push(sentence);
     }
 
+    /// Says what an event's text says, and whether that was measured.
+    fn say_of(&mut self, event: &LoggedEvent<'_>, sentence: &str) {
+        let number = event.number;
+        self.say(match event.bound {
+            Bound::Yes => format!("{sentence} (event {number}, hash matches)"),
+            Bound::No => format!("NOT PROVEN, the hash in event {number} is of something else: {sentence}"),
+            Bound::Nothing => format!("NOT PROVEN, event {number} was not measured: {sentence}"),
+        });
+    }
+
     fn event(&mut self, event: &LoggedEvent<'_>) {
         match event.event_type {
-            kind::NO_ACTION => self.no_action(event),
-            kind::S_CRTM_VERSION => {
+            EventType::EV_NO_ACTION => self.no_action(event),
+            EventType::EV_S_CRTM_VERSION => {
                 let version = super::uefi::text(event.data).map_or_else(|| hex::encode(event.data), |t| quoted(&t));
-                self.say(format!("firmware started; its version is {version} ({})", proof(event)));
+                self.say_of(event, &format!("firmware started; its version is {version}"));
             }
-            kind::SEPARATOR => self.separator(event),
-            kind::VARIABLE_DRIVER_CONFIG => self.variable(event),
-            kind::VARIABLE_AUTHORITY => self.authority(event),
-            kind::BOOT_SERVICES_APPLICATION | kind::BOOT_SERVICES_DRIVER | kind::RUNTIME_SERVICES_DRIVER => {
+            EventType::EV_SEPARATOR => self.separator(event),
+            EventType::EV_EFI_VARIABLE_DRIVER_CONFIG => self.variable(event),
+            EventType::EV_EFI_VARIABLE_AUTHORITY => self.authority(event),
+            EventType::EV_EFI_BOOT_SERVICES_APPLICATION
+            | EventType::EV_EFI_BOOT_SERVICES_DRIVER
+            | EventType::EV_EFI_RUNTIME_SERVICES_DRIVER => {
                 self.image(event);
             }
-            kind::ACTION => self.action(event),
-            kind::IPL => self.loader(event),
-            kind::EVENT_TAG => self.tagged(event),
+            EventType::EV_EFI_ACTION => self.action(event),
+            EventType::EV_IPL => self.loader(event),
+            EventType::EV_EVENT_TAG => self.tagged(event),
             _ => {}
         }
     }
@@ -62,9 +76,9 @@ impl Story {
     /// StartupLocality (PFP 10.4.5.3): its last byte is where PCR 0 starts.
     fn no_action(&mut self, event: &LoggedEvent<'_>) {
         if let Some([locality]) = event.data.strip_prefix(b"StartupLocality\0") {
-            let number = event.number;
             self.say(format!(
-                "the TPM was started at locality {locality} (event {number}, claimed; PCR 0 starts there)"
+                "the TPM was started at locality {locality}, where PCR 0 starts (event {}; PCR 0 shows whether it is so)",
+                event.number
             ));
         }
     }
@@ -72,16 +86,13 @@ impl Story {
     fn separator(&mut self, event: &LoggedEvent<'_>) {
         match event.data {
             // PFP 10.4.1, EV_SEPARATOR: 1 says that an error is measured.
-            [1, 0, 0, 0] => {
-                self.say(format!("PCR {}: the firmware reported an ERROR ({})", event.pcr_index, proof(event)))
-            }
+            [1, 0, 0, 0] => self.say_of(event, &format!("PCR {}: the firmware reported an ERROR", event.pcr_index)),
             _ => self.separators.push(event.pcr_index.to_string()),
         }
     }
 
     fn variable(&mut self, event: &LoggedEvent<'_>) {
         let Some(variable) = Variable::read(event.data) else { return };
-        let proof = proof(event);
         match variable.name.as_str() {
             "SecureBoot" => {
                 self.secure_boot = true;
@@ -91,7 +102,7 @@ impl Story {
                     [] => "OFF (the variable is empty)",
                     _ => "UNCLEAR (the variable is neither 0 nor 1)",
                 };
-                self.say(format!("Secure Boot was {state} (variable SecureBoot in {proof})"));
+                self.say_of(event, &format!("Secure Boot was {state}"));
             }
             name @ ("PK" | "KEK" | "db" | "dbx" | "dbt" | "dbr") => {
                 let holds = Signatures::read(variable.value);
@@ -105,7 +116,7 @@ impl Story {
                 if !holds.whole {
                     sentence.push_str(", and is cut short");
                 }
-                self.say(format!("{sentence} ({proof})"));
+                self.say_of(event, &sentence);
             }
             _ => {}
         }
@@ -115,11 +126,10 @@ impl Story {
     fn authority(&mut self, event: &LoggedEvent<'_>) {
         let Some(variable) = Variable::read(event.data) else { return };
         let name = variable.name.as_str();
-        let proof = proof(event);
         match name {
             "SbatLevel" => {
                 let level = Text::of_bytes(variable.value.split(|byte| *byte == b'\n').next().unwrap_or_default());
-                self.say(format!("shim revokes by SBAT level {} ({proof})", quoted(&level)));
+                self.say_of(event, &format!("shim revokes by SBAT level {}", quoted(&level)));
             }
             "db" | "Shim" | "MokList" | "vendor_db" => {
                 // EFI_SIGNATURE_DATA: the owner's GUID, then the certificate; shim writes its certificate alone.
@@ -129,7 +139,7 @@ impl Story {
                 let who = [Some(whole), owned].into_iter().flatten().find(readable);
                 let who =
                     who.map_or_else(|| "an image hash".to_owned(), |who| format!("the certificate {}", who.as_str()));
-                self.say(format!("an image was allowed by {name}: {who} ({proof})"));
+                self.say_of(event, &format!("an image was allowed by {name}: {who}"));
             }
             _ => {}
         }
@@ -138,7 +148,7 @@ impl Story {
     fn image(&mut self, event: &LoggedEvent<'_>) {
         let path = image_path(event.data).filter(|path| !path.as_str().is_empty());
         let path = path.map_or_else(|| "an unnamed place".to_owned(), |path| path.as_str().to_owned());
-        let what = if event.event_type == kind::BOOT_SERVICES_APPLICATION { "program" } else { "driver" };
+        let what = if event.event_type == EventType::EV_EFI_BOOT_SERVICES_APPLICATION { "program" } else { "driver" };
         let loader = known_loader(&path).map(|name| format!(", by its name {name},")).unwrap_or_default();
         let measured = measured(event);
         self.say(format!("a {what}{loader} was loaded: Authenticode {measured}; claimed to come from {path}"));
@@ -146,24 +156,23 @@ impl Story {
 
     fn action(&mut self, event: &LoggedEvent<'_>) {
         let text = Text::of_bytes(event.data.split(|byte| *byte == 0).next().unwrap_or_default());
-        let proof = proof(event);
         match text.as_str() {
             "Calling EFI Application from Boot Option" => {
-                self.say(format!("the firmware tried a boot option ({proof})"));
+                self.say_of(event, "the firmware tried a boot option");
             }
             "Returning from EFI Application from Boot Option" => {
-                self.say(format!("the boot option came back without starting a system ({proof})"));
+                self.say_of(event, "the boot option came back without starting a system");
             }
             "Exit Boot Services Invocation" => {
-                self.say(format!("the operating system took over: ExitBootServices was called ({proof})"));
+                self.say_of(event, "the operating system took over: ExitBootServices was called");
             }
             "Exit Boot Services Returned with Success" => {
                 self.handed_over = true;
-                self.say(format!("ExitBootServices succeeded; the firmware's part of the boot ends here ({proof})"));
+                self.say_of(event, "ExitBootServices succeeded; the firmware's part of the boot ends here");
             }
-            "Exit Boot Services Returned with Failure" => self.say(format!("ExitBootServices FAILED ({proof})")),
-            "UEFI Debug Mode" => self.say(format!("the firmware was in DEBUG mode ({proof})")),
-            "DMA Protection Disabled" => self.say(format!("protection against DMA was OFF ({proof})")),
+            "Exit Boot Services Returned with Failure" => self.say_of(event, "ExitBootServices FAILED"),
+            "UEFI Debug Mode" => self.say_of(event, "the firmware was in DEBUG mode"),
+            "DMA Protection Disabled" => self.say_of(event, "protection against DMA was OFF"),
             _ => {}
         }
     }
@@ -176,7 +185,7 @@ impl Story {
         if GRUB_COMMAND.iter().any(|prefix| line.starts_with(prefix)) {
             self.grub_commands.push(event.number);
         } else if let Some(command) = GRUB_CMDLINE.iter().find_map(|prefix| line.strip_prefix(prefix)) {
-            self.say(format!("GRUB started the kernel with: `{command}` ({})", proof(event)));
+            self.say_of(event, &format!("GRUB started the kernel with: `{command}`"));
         } else if line.starts_with("MokList") {
             self.say(format!("shim measured {line}: {}", measured(event)));
         } else if event.data.get(1) == Some(&0) {
@@ -198,8 +207,7 @@ impl Story {
                 self.uki_sections.push(format!("{}{digest}", text.as_str()));
             }
             (None, _) => {
-                let proof = proof(event);
-                self.say(format!("the boot loader gave the kernel the command line `{}` ({proof})", text.as_str()));
+                self.say_of(event, &format!("the boot loader gave the kernel the command line `{}`", text.as_str()));
             }
         }
     }
@@ -221,7 +229,7 @@ impl Story {
     fn end(&mut self, events: &[LoggedEvent<'_>]) {
         if !self.uki_sections.is_empty() {
             let sections = self.uki_sections.join(", ");
-            self.say(format!("a unified kernel image measured its sections: {sections}"));
+            self.say(format!("a unified kernel image measured its sections, their names being claimed: {sections}"));
         }
         if let (Some(first), Some(last)) = (self.grub_commands.first(), self.grub_commands.last()) {
             let ran = count(self.grub_commands.len(), "command");
@@ -241,7 +249,7 @@ impl Story {
         if !self.handed_over {
             self.say("the log does not show that an operating system took over (no ExitBootServices)".to_owned());
         }
-        let lying = |event: &&LoggedEvent<'_>| event.data_is_measured() && event.bound == Bound::No;
+        let lying = |event: &&LoggedEvent<'_>| must_hash_to_digest(event.event_type) && event.bound == Bound::No;
         let numbers: Vec<String> = events.iter().filter(lying).map(|event| event.number.to_string()).collect();
         if !numbers.is_empty() {
             let more = numbers.len().saturating_sub(NUMBERS_MAX);
@@ -250,16 +258,6 @@ impl Story {
             self.say(format!("DO NOT BELIEVE the text of events {listed}{more}: it is not what was measured"));
         }
     }
-}
-
-/// Where a sentence is from, and whether its text was measured.
-fn proof(event: &LoggedEvent<'_>) -> String {
-    let bound = match event.bound {
-        Bound::Yes => "hash matches",
-        Bound::No => "HASH DIFFERS: merely claimed",
-        Bound::Nothing => "merely claimed",
-    };
-    format!("event {}, {bound}", event.number)
 }
 
 /// A digest of something that is not in the log.

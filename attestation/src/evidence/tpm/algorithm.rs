@@ -101,7 +101,7 @@ impl TpmHash {
         }
     }
 
-    pub(super) fn digest(self) -> &'static digest::Algorithm {
+    pub(in crate::evidence) fn digest(self) -> &'static digest::Algorithm {
         match self {
             Self::Sha1 => &digest::SHA1_FOR_LEGACY_USE_ONLY,
             Self::Sha256 => &digest::SHA256,
