@@ -47,7 +47,7 @@ fn confidential_computing_cases_are_judged_as_expected() {
 #[test]
 fn tpm_cases_are_judged_as_expected() {
     let Some(cases) = judged("MANIFEST-tpm-nv.json") else { return };
-    assert_as_expected(&cases, &[("tpm-quote", 46)]);
+    assert_as_expected(&cases, &[("tpm-quote", 46), ("eventlog-replay", 22), ("eventlog-parse", 30)]);
 }
 
 #[test]

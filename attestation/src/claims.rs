@@ -26,7 +26,7 @@ impl Serialize for HexBytes {
 impl<'de> serde::Deserialize<'de> for HexBytes {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        hex::decode(&text).map(Self).map_err(|_| serde::de::Error::custom("expected hex digits"))
+        hex::decode(&text).map(Self).map_err(|_| serde::de::Error::custom("expected an even number of hex digits"))
     }
 }
 

@@ -55,6 +55,9 @@ pub(super) fn recognise(bytes: &[u8]) -> bool {
 pub(super) fn event_log(bytes: &[u8]) -> Result<Vec<Part>, Unreadable> {
     let log = EventLog::parse(bytes).map_err(|rejection| rejection.to_string())?;
     let events = events(&log);
+    if events.is_empty() {
+        return Err("no event, only padding".to_owned());
+    }
     let because = "it counts where it replays to PCR values that a TPM quoted";
     let mut part = Part::new("TCG event log", Standing::Claimed, because)
         .with("format", log.format().name())

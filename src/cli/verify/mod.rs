@@ -14,6 +14,7 @@ use clap::{Args, ValueEnum};
 use countersign_attestation::{Rejection, UnixMillis};
 use serde::{Deserialize, Serialize};
 
+pub mod eventlog;
 pub mod snp;
 pub mod tpm;
 
@@ -348,6 +349,8 @@ fn judge_kind(case: &Case, files: CaseFiles<'_>) -> Result<Judgement, CaseError>
     match case.kind.as_str() {
         "snp-report" | "snp-report-unendorsed" => snp::judge_report(files, now),
         "snp-chain" => snp::judge_chain(files, now),
+        "eventlog-parse" => eventlog::judge_parse(files),
+        "eventlog-replay" => eventlog::judge_replay(files),
         "tpm-quote" => tpm::judge_quote(files, case.nonce()),
         _ => Ok(Judgement::Unsupported),
     }

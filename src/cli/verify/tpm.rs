@@ -118,7 +118,7 @@ fn read_spki(pem: &[u8]) -> Result<Vec<u8>, Rejection> {
 }
 
 /// `{"sha256": {"0": "hex", …}, …}`.
-fn read_json_values(json: &[u8]) -> Result<RecordedValues, Rejection> {
+pub(super) fn read_json_values(json: &[u8]) -> Result<RecordedValues, Rejection> {
     let refused = |found: String| TpmReason::PcrValues.because("JSON of bank, index and hex value", found);
     let banks: BTreeMap<String, BTreeMap<String, String>> =
         serde_json::from_slice(json).map_err(|error| refused(error.to_string()))?;
