@@ -56,6 +56,7 @@ const UNTYPED: &[(&str, &str)] = &[
     ("policies/src/policy.rs", "Cedar's own JSON form of a policy"),
     ("src/cli/verify/eventlog.rs", "claims as they are printed"),
     ("src/cli/verify/mod.rs", "a manifest's expectations and the claims it prints are of many kinds"),
+    ("src/cli/verify/ima.rs", "claims as they are printed"),
     ("src/cli/verify/snp.rs", "claims as they are printed"),
     ("src/cli/verify/tpm.rs", "claims as they are printed"),
     ("benches/ratios/fleet.rs", "a bench writes requests as an operator would"),

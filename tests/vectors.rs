@@ -48,6 +48,18 @@ fn confidential_computing_cases_are_judged_as_expected() {
 fn tpm_cases_are_judged_as_expected() {
     let Some(cases) = judged("MANIFEST-tpm-nv.json") else { return };
     assert_as_expected(&cases, &[("tpm-quote", 46), ("eventlog-replay", 22), ("eventlog-parse", 30)]);
+    assert_as_expected(&cases, &[("ima-ascii", 12), ("ima-binary", 12), ("ima-ascii-binary", 1), ("ima-policy", 4)]);
+    // What an expectation names is compared only where claims name it too: so they must.
+    for (id, names) in [
+        ("ima-pcr-lags-log", &["entries", "templates", "replay", "violations_pcr10", "matches_after_entries"][..]),
+        ("ima-h12ssl-ascii-and-binary", &["ascii", "binary", "binary_is_prefix_of_ascii"]),
+        ("ima-kl-allowlist-ok", &["entries", "templates", "template_hash_mismatches", "replay"]),
+    ] {
+        let case = cases.iter().find(|case| case.id == id).expect(id);
+        for name in names {
+            assert!(case.claims["details"].get(name).is_some(), "{id}: {name}");
+        }
+    }
 }
 
 #[test]

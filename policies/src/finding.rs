@@ -141,6 +141,65 @@ reasons! {
             "correct the policy; until then it denies every host it cannot be evaluated for";
 
         /// Load.
+        ImaRulesSyntax(Operator) = "ima.rules.syntax", "the IMA rules are not well-formed",
+            "correct the rules; unknown and repeated members are refused so that a typo never loosens a check";
+        /// Load.
+        ImaRulesSize(Operator) = "ima.rules.size", "the IMA rules are larger than accepted",
+            "list directories instead of single files, or sign files";
+        /// Load: rules that list nothing could only deny, which nobody means.
+        ImaRulesEmpty(Operator) = "ima.rules.empty", "the IMA rules list no file and no signature key",
+            "list the files that may run, or register the key they are signed with";
+        /// Load.
+        ImaRulesName(Operator) = "ima.rules.name", "a name in the IMA rules can match nothing",
+            "write absolute paths as the kernel writes them; a directory ends with a slash";
+        /// Load.
+        ImaRulesDigest(Operator) = "ima.rules.digest", "a digest in the IMA rules is not acceptable",
+            "list sha256, sha384 or sha512 digests; collisions of SHA-1 are practical, so admit it by name or not at all";
+        /// Load.
+        ImaRulesKey(Operator) = "ima.rules.key", "a signature key in the IMA rules is not acceptable",
+            "register RSA keys of 2048 bits or more, or ECDSA keys, each as one PEM block";
+        /// Load.
+        ImaRulesPcr(Operator) = "ima.rules.pcr", "the IMA rules name a PCR that IMA does not measure into",
+            "name PCR 10, and those that `pcr=` of the kernel's IMA policy names";
+        /// Load.
+        ImaRulesKeylime(Operator) = "ima.rules.keylime", "the Keylime runtime policy cannot be read as IMA rules",
+            "correct the policy, or write it as IMA rules";
+        /// Load: what is excluded can run anything.
+        ImaExclude(Operator) = "ima.rules.exclude", "an exclude is not a path, or takes in where programs live",
+            "exclude single files, or directories that hold no programs of the system";
+
+        /// Decision: the kernel measures at least the boot aggregate.
+        ImaNothingMeasured(Host) = "ima.nothing_measured", "the host's kernel measured nothing",
+            "boot a kernel with an IMA policy, for instance ima_policy=tcb";
+        /// Decision.
+        ImaFileUnlisted(Host) = "ima.file.unlisted", "a measured file is not listed",
+            "list the file with its digest, sign it with a registered key, or remove it and restart";
+        /// Decision.
+        ImaFileDigest(Host) = "ima.file.digest", "a measured file has another digest than those listed",
+            "restore the listed file and restart, or list its digest if the change was intended";
+        /// Decision.
+        ImaFileSignature(Host) = "ima.file.signature", "a measured file's signature is not of a registered key",
+            "register the key, list the file's digest, or sign it with a registered key";
+        /// Decision.
+        ImaBufferUnlisted(Host) = "ima.buffer.unlisted", "what the kernel measured from memory is not listed",
+            "list the buffer's digest under its name, for instance that of a key under its keyring";
+        /// Decision: the entry has no digest or no name.
+        ImaEntryUnjudged(Host) = "ima.entry.unjudged", "an entry's template says too little to judge it",
+            "measure with a template that has a digest and a name, for instance ima-ng or ima-sig";
+        /// Decision: what was measured may not be what was used.
+        ImaViolation(Host) = "ima.violation", "a file was written while it was measured or in use",
+            "do not measure files that are written to, for instance logs, and restart";
+        /// Decision: collisions of SHA-1 are practical.
+        ImaPaddedSha1(Host) = "ima.padded_sha1", "the host's kernel extends SHA-1 digests",
+            "use a kernel of 5.8 or later, that hashes for each bank";
+        /// Decision.
+        ImaPcrUnattested(Host) = "ima.pcr_unattested", "a PCR that the IMA rules name was not quoted with measurements",
+            "quote each PCR that the rules name, and measure into it";
+        /// Decision: the counts would be of nobody's list.
+        ImaTallyGap(Operator) = "ima.tally.gap", "the count does not continue the one before it",
+            "judge the list from its first entry, with the rules of now";
+
+        /// Load.
         PolicySyntax(Operator) = "policy.load.syntax", "the policy text does not parse", "correct the policy text";
         /// Load.
         PolicySize(Operator) = "policy.load.size", "the policies are larger than accepted", "shorten the policies";

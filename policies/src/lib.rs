@@ -6,6 +6,7 @@
 //!
 //! * [`mod@reference`]: which measurements an operator registered as good; [`matching`]: claims compared with them
 //! * [`policy`]: what else must hold, in Cedar, validated against one schema
+//! * [`ima`]: which files a host's kernel may measure
 //! * [`decision`]: [`appraise`] and its result
 //! * [`finding`]: the closed set of reasons, each with what was expected, what was found and what to do
 #![no_std]
@@ -22,6 +23,7 @@ mod claims;
 mod context;
 pub mod decision;
 pub mod finding;
+pub mod ima;
 mod json;
 pub mod matching;
 mod nesting;

@@ -12,9 +12,11 @@ use std::path::{Component, Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use countersign_attestation::{Rejection, UnixMillis};
+use countersign_policies::Finding;
 use serde::{Deserialize, Serialize};
 
 pub mod eventlog;
+pub mod ima;
 pub mod snp;
 pub mod tpm;
 
@@ -170,6 +172,8 @@ pub enum Judgement {
     Accepted(serde_json::Value),
     /// Rejected.
     Rejected(Rejection),
+    /// Verified, and denied by the policy of the case.
+    Denied(Vec<Finding>),
     /// No judge for this kind.
     Unsupported,
 }
@@ -307,6 +311,11 @@ pub fn judge(case: &Case, folder: &Path) -> Judged {
             let reasons = vec![rejection.code().to_owned()];
             (Verdict::Reject, reasons, Some(rejection.to_string()), serde_json::Value::Null)
         }
+        Ok(Judgement::Denied(findings)) => {
+            let reasons = findings.iter().map(|finding| finding.code.to_owned()).collect();
+            let explanation = findings.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+            (Verdict::Reject, reasons, Some(explanation), serde_json::Value::Null)
+        }
         Ok(Judgement::Unsupported) => (Verdict::Unsupported, Vec::new(), None, serde_json::Value::Null),
         Err(error) => {
             (Verdict::Error, vec!["manifest.case".to_owned()], Some(error.to_string()), serde_json::Value::Null)
@@ -351,6 +360,10 @@ fn judge_kind(case: &Case, files: CaseFiles<'_>) -> Result<Judgement, CaseError>
         "snp-chain" => snp::judge_chain(files, now),
         "eventlog-parse" => eventlog::judge_parse(files),
         "eventlog-replay" => eventlog::judge_replay(files),
+        "ima-ascii" => ima::judge_ascii(files),
+        "ima-binary" => ima::judge_binary(files),
+        "ima-ascii-binary" => ima::judge_both(files),
+        "ima-policy" => ima::judge_policy(files),
         "tpm-quote" => tpm::judge_quote(files, case.nonce()),
         _ => Ok(Judgement::Unsupported),
     }

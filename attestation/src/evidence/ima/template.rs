@@ -172,6 +172,21 @@ pub enum HashAlgorithm {
 }
 
 impl HashAlgorithm {
+    /// Its name, as far as it has one here.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Md5 => "md5",
+            Self::Sha1 => "sha1",
+            Self::Sha224 => "sha224",
+            Self::Sha256 => "sha256",
+            Self::Sha384 => "sha384",
+            Self::Sha512 => "sha512",
+            Self::Sm3 => "sm3",
+            Self::Other => "other",
+        }
+    }
+
     /// The same hash of a TPM, where it is one that is trusted.
     #[must_use]
     pub const fn bank(self) -> Option<TpmHash> {
