@@ -195,7 +195,11 @@ pub fn boot_events(secure_boot: bool, command_line: &str) -> Vec<LogEvent> {
     for (guid, name, der) in [(&GLOBAL, "PK", b"pk "), (&GLOBAL, "KEK", b"kek"), (&SECURITY_DATABASE, "db", b"db ")] {
         events.push(LogEvent::variable(guid, name, &signature_list(&CERT_X509, &[], &[der])));
     }
-    events.push(LogEvent::variable(&SECURITY_DATABASE, "dbx", &signature_list(&CERT_SHA256, &[], &[&[9; 32], &[8; 32]])));
+    events.push(LogEvent::variable(
+        &SECURITY_DATABASE,
+        "dbx",
+        &signature_list(&CERT_SHA256, &[], &[&[9; 32], &[8; 32]]),
+    ));
     events.push(LogEvent::of(4, 0x8000_0007, b"Calling EFI Application from Boot Option"));
     events.extend((0..8).map(|pcr| LogEvent::of(pcr, 0x4, &[0; 4])));
     events.push(LogEvent::of(5, 0x8000_0006, b"EFI PART and so on"));
