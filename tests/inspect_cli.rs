@@ -1,4 +1,4 @@
-//! `countersign inspect`: every kind of file is told from its content and made readable, and nothing is called verified.
+//! `countersign inspect`: every kind of file is told from its content and made readable; nothing is called verified.
 #![expect(clippy::expect_used, reason = "test code")]
 
 use std::collections::BTreeMap;

@@ -44,7 +44,7 @@ impl LoggedEvent<'_> {
     }
 }
 
-/// The Spec ID of a crypto-agile log, or SHA-1 events from the first byte to the last, the first of which says something.
+/// The Spec ID of a crypto-agile log, or SHA-1 events from the first byte to the last; the first one says something.
 pub(super) fn recognise(bytes: &[u8]) -> bool {
     let spec_id = bytes.get(32..).is_some_and(|data| data.starts_with(b"Spec ID Event"));
     let says = |log: EventLog<'_>| log.events().next().is_some_and(|event| !event.data.is_empty());

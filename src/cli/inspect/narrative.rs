@@ -1,7 +1,7 @@
 //! An event log as a story: what started what, in the words of a system administrator.
 //!
-//! A sentence says where it is from (the event's number). Text that was not measured is called not proven, or claimed where
-//! no firmware measures it: the path of a loaded image, for instance.
+//! A sentence says where it is from (the event's number). Text that was not measured is called not proven, or claimed
+//! where no firmware measures it: the path of a loaded image, for instance.
 
 use countersign_attestation::evidence::eventlog::{EventType, must_hash_to_digest};
 
