@@ -61,7 +61,7 @@ impl Broker {
         let trust = self.trust.host(host)?.filter(|_| !self.boots.wants_everything(host));
         let references = &self.references.current().references;
         let known = trust.and_then(|trust| self.known(host, &trust).ok().flatten());
-        // A boot without a log is not known well enough where a log may be needed; without IMA entries, nothing is lost.
+        // A boot without a log is not known well enough where a log may be needed.
         let known =
             known.filter(|known| known.event_log.is_some() || (known.ima.is_some() && !references.names_boot()));
         Ok(Challenge {
