@@ -23,4 +23,4 @@ git -C "$clone" add -A
 git -C "$clone" -c user.name=deny -c user.email=deny@localhost commit -qm snapshot
 touch "$clone/.git/FETCH_HEAD"
 sed "s|^db-path = .*|db-path = \"$database\"|" deny.toml > "$database/deny.toml"
-cargo deny --offline check --config "$database/deny.toml"
+cargo deny --offline --config "$database/deny.toml" check

@@ -10,10 +10,11 @@ use countersign::api::routes::{Audience, ROUTES};
 use countersign_attestation::UnixMillis;
 use countersign_attestation::claims::PcrHash;
 use countersign_attestation::digest::Sha256Digest;
-use countersign_attestation::evidence::bundle::{Bundle, SnpEvidence};
+use countersign_attestation::evidence::bundle::{Bundle, ImaEntries, SnpEvidence};
 use countersign_attestation::protocol::{
     ActivationRequest, ActivationResponse, AttestationRequest, AttestationResponse, Base64Bytes, Challenge,
-    EnrollmentChallenge, EnrollmentRequest, HostId, IssuedCredential, PcrSelection, Problem,
+    Endorsement, EnrollmentChallenge, EnrollmentRequest, EnrollmentTask, HostId, IssuedCredential, KnownBoot,
+    PcrSelection, Problem,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -110,17 +111,60 @@ fn collect_references(value: &Value, found: &mut BTreeSet<String>) {
     }
 }
 
-#[expect(clippy::too_many_lines, reason = "one sample of each message")]
+fn endorsements() -> Vec<Endorsement> {
+    let (certificate, public, intermediates) = (Base64Bytes(vec![1]), Base64Bytes(vec![1]), Vec::new());
+    vec![
+        Endorsement::EndorsementKey {
+            certificate: certificate.clone(),
+            public: public.clone(),
+            intermediates: intermediates.clone(),
+        },
+        Endorsement::AkCertificate { certificate: certificate.clone(), intermediates: intermediates.clone() },
+        Endorsement::InitialAttestationKey { certificate, public, intermediates },
+    ]
+}
+
+fn tasks() -> Vec<EnrollmentTask> {
+    let bytes = || Base64Bytes(vec![1]);
+    vec![
+        EnrollmentTask::ActivateCredential { credential_blob: bytes(), encrypted_secret: bytes() },
+        EnrollmentTask::Quote { nonce: bytes() },
+        EnrollmentTask::CertifyAk { nonce: bytes() },
+    ]
+}
+
+#[test]
+fn each_way_to_enrol_has_exactly_the_described_members() {
+    let document = document();
+    let described = |name: &str, values: Vec<Value>| {
+        let forms = schema(&document, name)["oneOf"].as_array().unwrap();
+        assert_eq!(forms.len(), values.len(), "{name}");
+        for (form, value) in forms.iter().zip(values) {
+            assert_eq!(form["properties"]["type"]["const"], value["type"], "{name}");
+            assert_eq!(members(&form["properties"]), members(&value), "{name}");
+            assert_eq!(form["additionalProperties"], Value::Bool(false), "{name}");
+            assert_eq!(form["required"].as_array().unwrap().len(), members(&value).len(), "{name}");
+        }
+    };
+    described("Endorsement", endorsements().iter().map(|value| serde_json::to_value(value).unwrap()).collect());
+    described("EnrollmentTask", tasks().iter().map(|value| serde_json::to_value(value).unwrap()).collect());
+    let unknown = serde_json::json!({"type": "quote", "nonce": "AQ", "more": 1});
+    assert!(serde_json::from_value::<EnrollmentTask>(unknown).is_err(), "unknown members are refused");
+}
+
 fn samples() -> BTreeMap<&'static str, BTreeSet<String>> {
     let bytes = || Base64Bytes(vec![1]);
     let host = || HostId::parse("gpu-17").unwrap();
     let at = UnixMillis(1);
     let digest = Sha256Digest::of(&[b"sample"]);
     let selection = PcrSelection { bank: PcrHash::Sha256, pcrs: vec![0] };
+    let known_boot = KnownBoot { reset_count: 1, restart_count: 1, ima_entries: 1 };
     let bundle = Bundle {
         tpm_quote: vec![1],
         tpm_pcrs: vec![1],
         tpm_certify: vec![1],
+        event_log: Some(vec![1]),
+        ima: Some(ImaEntries { from: 1, list: vec![1] }),
         snp: Some(SnpEvidence { report: vec![1], vek: vec![1] }),
     };
     let evidence = bundle.encode();
@@ -144,23 +188,18 @@ fn samples() -> BTreeMap<&'static str, BTreeSet<String>> {
     };
     let enrollment = EnrollmentRequest {
         host: host(),
-        ek_certificate: bytes(),
-        ek_public: bytes(),
+        endorsement: endorsements().remove(0),
         ak_public: bytes(),
         channel_key: bytes(),
     };
-    let challenge = EnrollmentChallenge {
-        enrollment: String::new(),
-        credential_blob: bytes(),
-        encrypted_secret: bytes(),
-        expires_at: at,
-    };
+    let challenge = EnrollmentChallenge { enrollment: String::new(), task: tasks().remove(0), expires_at: at };
     BTreeMap::from([
         ("EnrollmentRequest", sample(&enrollment)),
         ("EnrollmentChallenge", sample(&challenge)),
         ("ActivationRequest", sample(&ActivationRequest { proof: bytes() })),
         ("ActivationResponse", sample(&ActivationResponse { host: host(), channel_certificate: String::new() })),
         ("PcrSelection", sample(&selection)),
+        ("KnownBoot", sample(&known_boot)),
         (
             "Challenge",
             sample(&Challenge {
@@ -168,6 +207,7 @@ fn samples() -> BTreeMap<&'static str, BTreeSet<String>> {
                 nonce: bytes(),
                 expires_at: at,
                 pcr_selection: vec![selection],
+                known_boot: Some(known_boot),
             }),
         ),
         ("Collection", sample(&evidence)),
@@ -210,7 +250,7 @@ fn the_reader_demands_what_the_description_requires() {
         list.iter().map(|member| member.as_str().unwrap().to_owned()).collect()
     };
     let text = serde_json::json!({
-        "host": "gpu-17", "ek_certificate": "AQ", "ek_public": "AQ", "ak_public": "AQ", "channel_key": "AQ"
+        "host": "gpu-17", "endorsement": endorsements().remove(0), "ak_public": "AQ", "channel_key": "AQ"
     });
     assert!(serde_json::from_value::<EnrollmentRequest>(text.clone()).is_ok());
     assert_eq!(required("EnrollmentRequest"), members(&text));

@@ -54,6 +54,7 @@ const UNTYPED: &[(&str, &str)] = &[
     ("attestation/src/lineage/mod.rs", "test vectors of others"),
     ("attestation/src/result/jws.rs", "the JSON writer escapes a key id"),
     ("policies/src/policy.rs", "Cedar's own JSON form of a policy"),
+    ("src/cli/verify/eventlog.rs", "claims as they are printed"),
     ("src/cli/verify/mod.rs", "a manifest's expectations and the claims it prints are of many kinds"),
     ("src/cli/verify/ima.rs", "claims as they are printed"),
     ("src/cli/verify/snp.rs", "claims as they are printed"),

@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use countersign::cli::verify::{Judged, Verdict, VerifyArgs, VerifyOutput, judge_manifest};
+use countersign::cli::verify::{Case, Expectation, Judged, Verdict, VerifyArgs, VerifyOutput, judge, judge_manifest};
 
 /// The folder of the vectors, where there is one.
 #[expect(clippy::disallowed_methods, reason = "a test reads its environment")]
@@ -40,14 +40,33 @@ fn assert_as_expected(cases: &[Judged], minimum: &[(&str, usize)]) {
 #[test]
 fn confidential_computing_cases_are_judged_as_expected() {
     let Some(cases) = judged("MANIFEST-cc.json") else { return };
-    assert_as_expected(&cases, &[("snp-report", 76), ("snp-chain", 4), ("snp-report-unendorsed", 5)]);
+    assert_as_expected(
+        &cases,
+        &[("snp-report", 76), ("snp-chain", 4), ("snp-report-unendorsed", 5), ("vtpm-ak-chain", 3)],
+    );
     assert!(cases.iter().any(|case| case.verdict == Verdict::Unsupported), "kinds without a judge are never passed");
 }
 
 #[test]
 fn tpm_cases_are_judged_as_expected() {
     let Some(cases) = judged("MANIFEST-tpm-nv.json") else { return };
-    assert_as_expected(&cases, &[("tpm-quote", 46)]);
+    assert_as_expected(
+        &cases,
+        &[
+            ("tpm-quote", 46),
+            ("tpm-attest-parse", 1),
+            ("tpm-certify", 4),
+            ("tpm-certify-and-quote", 1),
+            ("tpm-make-credential", 1),
+            ("tpm-kat", 4),
+            ("tpm-ek-cert", 28),
+            ("tpm-ek-cert-nv-raw", 1),
+            ("tpm-vendor-roots", 2),
+            ("tpm-vendor-ca-collection", 1),
+            ("eventlog-replay", 22),
+            ("eventlog-parse", 30),
+        ],
+    );
     assert_as_expected(&cases, &[("ima-ascii", 12), ("ima-binary", 12), ("ima-ascii-binary", 1), ("ima-policy", 4)]);
     // What an expectation names is compared only where claims name it too: so they must.
     for (id, names) in [
@@ -66,4 +85,49 @@ fn tpm_cases_are_judged_as_expected() {
 fn selection_cases_are_judged_as_expected() {
     let Some(cases) = judged("MANIFEST-selection.json") else { return };
     assert_as_expected(&cases, &[("tpm-quote", 2)]);
+}
+
+/// The middle of a file is changed: in JSON a digit of the last value, elsewhere a bit.
+fn changed(mut bytes: Vec<u8>) -> Vec<u8> {
+    let hex_digit = |byte: &u8| byte.is_ascii_digit();
+    let last_digit = bytes.iter().rposition(hex_digit).filter(|_| bytes.starts_with(b"[") || bytes.starts_with(b"{"));
+    let at = last_digit.unwrap_or(bytes.len() / 2);
+    *bytes.get_mut(at).expect("a file that is not empty") ^= 1;
+    bytes
+}
+
+#[test]
+fn every_file_of_a_recorded_certification_and_every_known_answer_counts() {
+    let Some(folder) = vectors() else { return };
+    let text = std::fs::read(folder.join("MANIFEST-tpm-nv.json")).expect("a manifest");
+    let cases: Vec<Case> = serde_json::from_slice(&text).expect("cases");
+    let counts = [
+        ("tpm-certify", &["certify_info", "signature", "pub_area", "cert_0", "client_data"][..]),
+        (
+            "tpm-certify-and-quote",
+            &["certify_info", "certify_sig", "certified_pub_area", "quote", "quote_sig", "ak_public"],
+        ),
+        ("tpm-make-credential", &["vector"]),
+        ("tpm-kat", &["vectors"]),
+    ];
+    let mut judged = 0;
+    for (kind, roles) in counts {
+        for case in cases.iter().filter(|case| case.kind == kind && case.expect == Expectation::Accept) {
+            for role in roles.iter().filter(|role| case.files.contains_key(**role)) {
+                let own = tempfile::tempdir().expect("a folder");
+                let mut copied = case.clone();
+                for (name, path) in &mut copied.files {
+                    let bytes = std::fs::read(folder.join(&*path)).expect("a file");
+                    let bytes = if name == role { changed(bytes) } else { bytes };
+                    *path = name.clone();
+                    std::fs::write(own.path().join(name), bytes).expect("a file");
+                }
+                let own = own.path().canonicalize().expect("a folder");
+                let verdict = judge(&copied, &own);
+                assert_eq!(verdict.verdict, Verdict::Reject, "{}: {role} was changed", case.id);
+                judged += 1;
+            }
+        }
+    }
+    assert!(20 <= judged, "{judged} changes");
 }

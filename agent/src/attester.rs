@@ -121,7 +121,14 @@ impl Attester {
         let snp = tokio::task::spawn_blocking(move || source.collect(&report_data)).await;
         let snp = snp.map_err(|_| AgentError::Tpm(crate::device::TpmError::Stopped))??;
         let tpm_pcrs = evidence.pcrs.to_tpm2bs();
-        let bundle = Bundle { tpm_quote: evidence.quote, tpm_pcrs, tpm_certify: evidence.certify, snp };
+        let bundle = Bundle {
+            tpm_quote: evidence.quote,
+            tpm_pcrs,
+            tpm_certify: evidence.certify,
+            event_log: None,
+            ima: None,
+            snp,
+        };
         // 4. The broker decides.
         let request = AttestationRequest {
             challenge: challenge.challenge,

@@ -83,6 +83,10 @@ pub struct EnrollArgs {
     /// Which Endorsement Key.
     #[arg(long, value_enum, default_value = "rsa2048")]
     pub ek: EkKind,
+    /// The manufacturer's certificates between the EK certificate and its root, PEM, where the broker pins the root
+    /// alone. Nothing is ever fetched from the addresses that certificates name.
+    #[arg(long, value_name = "FILE")]
+    pub ek_intermediates: Option<PathBuf>,
     /// Algorithm of the Attestation Key.
     #[arg(long, value_enum, default_value = "ecc-p256")]
     pub ak: AkKind,

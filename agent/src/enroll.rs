@@ -1,14 +1,15 @@
 //! The story of an enrolment: prove to the broker that one TPM holds the EK an operator registered and the AK.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _};
+use countersign_attestation::evidence::tpm::MadeCredential;
 use countersign_attestation::protocol::{
-    ActivationRequest, Base64Bytes, EnrollmentChallenge, EnrollmentRequest, HostId, activation_proof,
+    ActivationRequest, Base64Bytes, Endorsement, EnrollmentRequest, EnrollmentTask, HostId, activation_proof,
 };
-use rustls_pki_types::PrivatePkcs8KeyDer;
 use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use tss_esapi::attributes::SessionAttributesBuilder;
 use tss_esapi::constants::SessionType;
 use tss_esapi::handles::{AuthHandle, KeyHandle, SessionHandle};
@@ -17,7 +18,7 @@ use tss_esapi::interface_types::session_handles::{AuthSession, PolicySession};
 use tss_esapi::structures::{EncryptedSecret, IdObject, SymmetricDefinition};
 use zeroize::Zeroizing;
 
-use crate::broker_client::BrokerClient;
+use crate::broker_client::{BrokerClient, BrokerError};
 use crate::certificate::EkCertificate;
 use crate::der;
 use crate::device::{Refused as _, Session, Tpm, TpmError};
@@ -41,6 +42,8 @@ pub struct Order {
     pub tcti: String,
     /// Which EK.
     pub ek: EkKind,
+    /// Certificates between the EK certificate and its root, PEM file.
+    pub ek_intermediates: Option<PathBuf>,
     /// Algorithm of the AK.
     pub ak: AkKind,
 }
@@ -128,19 +131,20 @@ pub async fn enroll(order: &Order) -> Result<Enrolled, AgentError> {
         token_keys: None,
     };
     state.store(&enrollment)?;
+    let endorsement = by_ek(identity, order.ek_intermediates.as_deref())?;
     // 3. Name EK, AK and channel key; the broker makes a credential that only this EK with this AK activates.
     let channel_spki = channel_spki(&channel_key)?;
     let request = EnrollmentRequest {
         host: order.host.clone(),
-        ek_certificate: Base64Bytes(identity.ek_certificate),
-        ek_public: Base64Bytes(identity.ek_public),
+        endorsement,
         ak_public: Base64Bytes(ak_key.public.clone()),
         channel_key: Base64Bytes(channel_spki.clone()),
     };
     let challenge = broker.enroll(&request).await?;
     // 4. Activate it and prove so.
     let id = challenge.enrollment.clone();
-    let secret = tpm.run(move |session| activate(session, ek, &ak_key, &challenge)).await?;
+    let made = made_credential(challenge.task)?;
+    let secret = tpm.run(move |session| activate(session, ek, &ak_key, &made)).await?;
     let proof = Base64Bytes(activation_proof(&secret, &id, &channel_spki).to_vec());
     let activated = broker.activate(&id, &ActivationRequest { proof }).await?;
     // 5. The certificate completes the enrolment. A crash before this line: the broker knows the host and this state
@@ -152,8 +156,38 @@ pub async fn enroll(order: &Order) -> Result<Enrolled, AgentError> {
     Ok(Enrolled::New(enrollment))
 }
 
+/// The endorsement by an EK, with the certificates of a file between it and its root.
+fn by_ek(identity: TpmIdentity, intermediates: Option<&Path>) -> Result<Endorsement, AgentError> {
+    Ok(Endorsement::EndorsementKey {
+        certificate: Base64Bytes(identity.ek_certificate),
+        public: Base64Bytes(identity.ek_public),
+        intermediates: intermediates.map(read_intermediates).transpose()?.unwrap_or_default(),
+    })
+}
+
+/// The task that belongs to an EK.
+fn made_credential(task: EnrollmentTask) -> Result<MadeCredential, BrokerError> {
+    match task {
+        EnrollmentTask::ActivateCredential { credential_blob, encrypted_secret } => {
+            Ok(MadeCredential { credential_blob: credential_blob.0, encrypted_secret: encrypted_secret.0 })
+        }
+        EnrollmentTask::Quote { .. } | EnrollmentTask::CertifyAk { .. } => {
+            let found = "a task for another endorsement than an EK".to_owned();
+            Err(BrokerError::Answer { request: "enrolment", status: 201, found })
+        }
+    }
+}
+
+fn read_intermediates(path: &Path) -> Result<Vec<Base64Bytes>, AgentError> {
+    let text = std::fs::read(path).at("read", path)?;
+    let certificates = CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>();
+    let certificates = certificates.map_err(|error| std::io::Error::new(std::io::ErrorKind::InvalidData, error));
+    let certificates = certificates.at("read certificates from", path)?;
+    Ok(certificates.into_iter().map(|certificate| Base64Bytes(certificate.to_vec())).collect())
+}
+
 fn new_attestation_key(session: &mut Session, kind: AkKind) -> Result<WrappedKey, TpmError> {
-    let parent = keys::storage_primary(session)?;
+    let parent = keys::attestation_primary(session)?;
     let key = keys::create_attestation_key(session, parent, kind)?;
     session.flush(parent)?;
     Ok(key)
@@ -167,11 +201,11 @@ pub fn activate(
     session: &mut Session,
     kind: EkKind,
     attestation_key: &WrappedKey,
-    challenge: &EnrollmentChallenge,
+    made: &MadeCredential,
 ) -> Result<Zeroizing<Vec<u8>>, TpmError> {
-    let blob = IdObject::try_from(challenge.credential_blob.0.clone()).refused("read the credential blob")?;
-    let seed = EncryptedSecret::try_from(challenge.encrypted_secret.0.clone()).refused("read the encrypted secret")?;
-    let parent = keys::storage_primary(session)?;
+    let blob = IdObject::try_from(made.credential_blob.clone()).refused("read the credential blob")?;
+    let seed = EncryptedSecret::try_from(made.encrypted_secret.clone()).refused("read the encrypted secret")?;
+    let parent = keys::attestation_primary(session)?;
     let ak = attestation_key.load(session, parent)?;
     session.flush(parent)?;
     let ek = keys::endorsement_key(session, kind)?;

@@ -5,16 +5,16 @@
 
 use countersign_attestation::binder::Binder;
 use countersign_attestation::digest::Sha256Digest;
-use tss_esapi::abstraction::{AsymmetricAlgorithmSelection, ek};
+use tss_esapi::abstraction::{AsymmetricAlgorithmSelection, KeyCustomization, ek, nv};
 use tss_esapi::attributes::{ObjectAttributes, ObjectAttributesBuilder};
-use tss_esapi::handles::KeyHandle;
+use tss_esapi::handles::{KeyHandle, NvIndexTpmHandle};
 use tss_esapi::interface_types::algorithm::{HashingAlgorithm, PublicAlgorithm};
 use tss_esapi::interface_types::ecc::EccCurve;
 use tss_esapi::interface_types::key_bits::RsaKeyBits;
-use tss_esapi::interface_types::resource_handles::Hierarchy;
+use tss_esapi::interface_types::resource_handles::{Hierarchy, NvAuth};
 use tss_esapi::structures::{
-    EccPoint, EccScheme, HashScheme, KeyDerivationFunctionScheme, Private, Public, PublicBuilder, PublicEccParameters,
-    PublicEccParametersBuilder, PublicKeyRsa, PublicRsaParametersBuilder, RsaExponent, RsaScheme,
+    Digest, EccPoint, EccScheme, HashScheme, KeyDerivationFunctionScheme, Private, Public, PublicBuilder,
+    PublicEccParameters, PublicEccParametersBuilder, PublicKeyRsa, PublicRsaParametersBuilder, RsaExponent, RsaScheme,
     SymmetricDefinitionObject,
 };
 use tss_esapi::traits::{Marshall as _, UnMarshall as _};
@@ -32,19 +32,83 @@ pub enum EkKind {
     Rsa3072,
     /// Template L-2 (B.3.4).
     #[value(name = "ecc-p256")]
+    #[serde(rename = "ecc-p256")]
     EccP256,
     /// Template H-3 (B.4.5).
     #[value(name = "ecc-p384")]
+    #[serde(rename = "ecc-p384")]
     EccP384,
+    /// Template H-1 (B.4.3): RSA-2048 where the manufacturer certified the high range only.
+    #[value(name = "rsa2048-high")]
+    #[serde(rename = "rsa2048-high")]
+    Rsa2048High,
+    /// Template H-2 (B.4.4).
+    #[value(name = "ecc-p256-high")]
+    #[serde(rename = "ecc-p256-high")]
+    EccP256High,
+}
+
+/// PolicyB with SHA-256 (TCG EK Credential Profile 2.5, B.6.5): PolicyOR of PolicyA, the endorsement hierarchy's
+/// authorisation, and PolicyC, which an NV index may replace.
+pub const POLICY_B_SHA256: [u8; 32] = [
+    0xca, 0x3d, 0x0a, 0x99, 0xa2, 0xb9, 0x39, 0x06, 0xf7, 0xa3, 0x34, 0x24, 0x14, 0xef, 0xcf, 0xb3, 0xa3, 0x85, 0xd4,
+    0x4c, 0xd1, 0xfd, 0x45, 0x90, 0x89, 0xd1, 0x9b, 0x50, 0x71, 0xc0, 0xb7, 0xa0,
+];
+
+/// What the high-range template differs in from the low-range one of the same key (B.4.1): its user may authorise it
+/// with the empty password, its policy is PolicyB, and its `unique` is empty.
+struct HighRange(PublicAlgorithm);
+
+impl KeyCustomization for HighRange {
+    fn attributes(&self, builder: ObjectAttributesBuilder) -> ObjectAttributesBuilder {
+        builder.with_user_with_auth(true)
+    }
+
+    fn template(&self, builder: PublicBuilder) -> PublicBuilder {
+        // A digest of 32 bytes is always one; were it not, the TPM would refuse the template without a policy.
+        let builder = builder.with_auth_policy(Digest::try_from(POLICY_B_SHA256.as_slice()).unwrap_or_default());
+        if self.0 == PublicAlgorithm::Rsa {
+            builder.with_rsa_unique_identifier(PublicKeyRsa::default())
+        } else {
+            builder.with_ecc_unique_identifier(EccPoint::default())
+        }
+    }
 }
 
 impl EkKind {
-    const fn selection(self) -> AsymmetricAlgorithmSelection {
+    /// Every kind.
+    pub const ALL: [Self; 6] =
+        [Self::Rsa2048, Self::EccP256, Self::Rsa2048High, Self::EccP256High, Self::EccP384, Self::Rsa3072];
+
+    /// NV index of the certificate (TCG EK Credential Profile 2.5, 2.2.1.4 and 2.2.1.5).
+    #[must_use]
+    pub const fn nv_index(self) -> u32 {
         match self {
-            Self::Rsa2048 => AsymmetricAlgorithmSelection::Rsa(RsaKeyBits::Rsa2048),
-            Self::Rsa3072 => AsymmetricAlgorithmSelection::Rsa(RsaKeyBits::Rsa3072),
-            Self::EccP256 => AsymmetricAlgorithmSelection::Ecc(EccCurve::NistP256),
-            Self::EccP384 => AsymmetricAlgorithmSelection::Ecc(EccCurve::NistP384),
+            Self::Rsa2048 => 0x01c0_0002,
+            Self::EccP256 => 0x01c0_000a,
+            Self::Rsa2048High => 0x01c0_0012,
+            Self::EccP256High => 0x01c0_0014,
+            Self::EccP384 => 0x01c0_0016,
+            Self::Rsa3072 => 0x01c0_001c,
+        }
+    }
+
+    fn template(self) -> tss_esapi::Result<Public> {
+        let (selection, high) = match self {
+            Self::Rsa2048 => (AsymmetricAlgorithmSelection::Rsa(RsaKeyBits::Rsa2048), None),
+            Self::Rsa2048High => {
+                (AsymmetricAlgorithmSelection::Rsa(RsaKeyBits::Rsa2048), Some(HighRange(PublicAlgorithm::Rsa)))
+            }
+            Self::Rsa3072 => (AsymmetricAlgorithmSelection::Rsa(RsaKeyBits::Rsa3072), None),
+            Self::EccP256 => (AsymmetricAlgorithmSelection::Ecc(EccCurve::NistP256), None),
+            Self::EccP256High => {
+                (AsymmetricAlgorithmSelection::Ecc(EccCurve::NistP256), Some(HighRange(PublicAlgorithm::Ecc)))
+            }
+            Self::EccP384 => (AsymmetricAlgorithmSelection::Ecc(EccCurve::NistP384), None),
+        };
+        match high {
+            Some(high) => ek::create_ek_public_from_default_template_2(selection, high),
+            None => ek::create_ek_public_from_default_template_2(selection, None),
         }
     }
 
@@ -54,7 +118,7 @@ impl EkKind {
     pub const fn user_with_auth(self) -> bool {
         match self {
             Self::Rsa2048 | Self::EccP256 => false,
-            Self::Rsa3072 | Self::EccP384 => true,
+            Self::Rsa2048High | Self::EccP256High | Self::Rsa3072 | Self::EccP384 => true,
         }
     }
 }
@@ -178,7 +242,7 @@ fn tpm2b(content: &[u8]) -> Vec<u8> {
 /// # Errors
 /// The TPM's refusal.
 pub fn endorsement_key(session: &mut Session, kind: EkKind) -> Result<KeyHandle, TpmError> {
-    let public = ek::create_ek_public_from_default_template_2(kind.selection(), None).refused("EK template")?;
+    let public = kind.template().refused("EK template")?;
     let created = session.authorized("TPM2_CreatePrimary of the EK", |context| {
         context.create_primary(Hierarchy::Endorsement, public, None, None, None, None)
     })?;
@@ -190,7 +254,9 @@ pub fn endorsement_key(session: &mut Session, kind: EkKind) -> Result<KeyHandle,
 /// # Errors
 /// The TPM's refusal, as when the manufacturer left none of this kind.
 pub fn endorsement_certificate(session: &mut Session, kind: EkKind) -> Result<Vec<u8>, TpmError> {
-    let stored = ek::retrieve_ek_pubcert(session.plain(), kind.selection()).refused("read the EK certificate")?;
+    let index = NvIndexTpmHandle::new(kind.nv_index()).refused("EK certificate index")?;
+    let stored =
+        session.authorized("read the EK certificate", |context| nv::read_full(context, NvAuth::Owner, index))?;
     der::first_value(&stored).map(<[u8]>::to_vec).ok_or_else(|| TpmError::Answer {
         command: "read the EK certificate",
         found: format!("{} bytes that are no DER", stored.len()),
@@ -206,13 +272,26 @@ pub fn public_area(session: &mut Session, key: KeyHandle) -> Result<Vec<u8>, Tpm
     public.marshall().refused("write a public area")
 }
 
-/// The parent of AK and credential key: the owner primary that OpenSSL's tpm2 provider makes for a key file whose
+/// The parent of the AK, in the endorsement hierarchy: quotes of any other key carry resetCount, restartCount and
+/// firmwareVersion obfuscated by a secret of the TPM (TPM 2.0 Part 1, 36.7), which no policy could compare.
+///
+/// # Errors
+/// The TPM's refusal.
+pub fn attestation_primary(session: &mut Session) -> Result<KeyHandle, TpmError> {
+    primary(session, Hierarchy::Endorsement)
+}
+
+/// The parent of the credential key: the owner primary that OpenSSL's tpm2 provider makes for a key file whose
 /// parent is `TPM_RH_OWNER`. Seed and template give the same key every time. If one attribute differed, key files
 /// would load nowhere.
 ///
 /// # Errors
 /// The TPM's refusal.
 pub fn storage_primary(session: &mut Session) -> Result<KeyHandle, TpmError> {
+    primary(session, Hierarchy::Owner)
+}
+
+fn primary(session: &mut Session, hierarchy: Hierarchy) -> Result<KeyHandle, TpmError> {
     let template = || {
         let attributes = ObjectAttributesBuilder::new()
             .with_fixed_tpm(true)
@@ -232,7 +311,7 @@ pub fn storage_primary(session: &mut Session) -> Result<KeyHandle, TpmError> {
     };
     let public = template().refused("storage primary template")?;
     let created = session.authorized("TPM2_CreatePrimary of the storage primary", |context| {
-        context.create_primary(Hierarchy::Owner, public, None, None, None, None)
+        context.create_primary(hierarchy, public, None, None, None, None)
     })?;
     Ok(created.key_handle)
 }

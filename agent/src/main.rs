@@ -68,6 +68,7 @@ async fn execute(command: Command) -> Result<u8, AgentError> {
                 state_directory: args.state_dir,
                 tcti: args.tcti,
                 ek: args.ek,
+                ek_intermediates: args.ek_intermediates,
                 ak: args.ak,
             };
             match enroll(&order).await? {

@@ -12,6 +12,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Output};
 
 use broker::{Answer, Broker};
+use countersign_attestation::protocol::{Base64Bytes, Endorsement};
+use rustls_pki_types::pem::PemObject as _;
 use swtpm::Swtpm;
 
 /// A host: TPM, broker and state directory.
@@ -49,6 +51,7 @@ impl Host {
     fn enroll(&self, id: &str) -> Output {
         let mut agent = self.agent();
         agent.args(["enroll", "--host", id, "--broker", &self.broker.url(), "--tcti", &self.tpm.tcti()]);
+        agent.arg("--ek-intermediates").arg(&self.tpm.ca_certificates()[0]);
         agent.arg("--broker-ca").arg(self.broker.ca()).output().unwrap()
     }
 
@@ -171,6 +174,9 @@ fn a_host_enrols_once_and_says_so() {
     let requests = host.broker.enrollments();
     assert_eq!((requests.len(), &requests[0].ak_public), (2, &requests[1].ak_public));
     assert_eq!(requests[0].channel_key, requests[1].channel_key);
+    let Endorsement::EndorsementKey { intermediates, .. } = &requests[0].endorsement else { panic!("an EK") };
+    let issuer = rustls_pki_types::CertificateDer::from_pem_file(&host.tpm.ca_certificates()[0]).unwrap();
+    assert_eq!(*intermediates, [Base64Bytes(issuer.to_vec())]);
     let again = host.enroll("host-1");
     assert_eq!(again.status.code(), Some(0));
     assert!(String::from_utf8_lossy(&again.stdout).starts_with("already enrolled as host-1"));

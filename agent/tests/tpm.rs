@@ -1,6 +1,8 @@
 //! The agent's TPM work against a real software TPM, judged by others: tpm2-tools, OpenSSL and aws-lc.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests")]
 
+#[path = "../../tests/sim/tpm.rs"]
+mod sim;
 #[path = "../../tests/sim/swtpm.rs"]
 mod swtpm;
 
@@ -18,8 +20,13 @@ use countersign_agent::keys::{self, AkKind, EkKind, WrappedKey};
 use countersign_attestation::UnixMillis;
 use countersign_attestation::claims::PcrHash;
 use countersign_attestation::digest::Sha256Digest;
-use countersign_attestation::protocol::{Base64Bytes, EnrollmentChallenge, PcrSelection};
+use countersign_attestation::endorsement::tpm::verify_ek;
+use countersign_attestation::evidence::tpm::{
+    ActivationSecret, AttestationKey, EndorsementKey, MadeCredential, make_credential as make_credential_here,
+};
+use countersign_attestation::protocol::PcrSelection;
 use countersign_attestation::reader::Reader;
+use sim::SimManufacturer;
 use swtpm::Swtpm;
 
 const NONCE: [u8; 32] = [7; 32];
@@ -32,7 +39,7 @@ fn started(directory: &tempfile::TempDir) -> (Swtpm, Tpm) {
 
 async fn new_ak(tpm: &Tpm, kind: AkKind) -> WrappedKey {
     tpm.run(move |session| {
-        let parent = keys::storage_primary(session)?;
+        let parent = keys::attestation_primary(session)?;
         let key = keys::create_attestation_key(session, parent, kind)?;
         session.flush(parent)?;
         Ok(key)
@@ -148,13 +155,7 @@ async fn keys_survive_a_power_cycle_and_no_other_tpm_loads_them() {
 }
 
 /// TPM2_MakeCredential by tpm2-tools, for this EK and AK name.
-fn make_credential(
-    directory: &Path,
-    swtpm: &Swtpm,
-    ek_public: &[u8],
-    ak_name: &str,
-    secret: &[u8],
-) -> EnrollmentChallenge {
+fn make_credential(directory: &Path, swtpm: &Swtpm, ek_public: &[u8], ak_name: &str, secret: &[u8]) -> MadeCredential {
     let path = |name: &str| directory.join(name).to_str().unwrap().to_owned();
     let size = u16::try_from(ek_public.len()).unwrap().to_be_bytes();
     fs::write(path("ek.tpm2b"), [&size, ek_public].concat()).unwrap();
@@ -164,10 +165,10 @@ fn make_credential(
     let blob = fs::read(blob).unwrap();
     let mut reader = Reader::new(&blob);
     reader.bytes(8).unwrap(); // magic and version of the tool's file
-    let credential_blob = Base64Bytes(reader.tpm2b().unwrap().to_vec());
-    let encrypted_secret = Base64Bytes(reader.tpm2b().unwrap().to_vec());
+    let credential_blob = reader.tpm2b().unwrap().to_vec();
+    let encrypted_secret = reader.tpm2b().unwrap().to_vec();
     reader.finish().unwrap();
-    EnrollmentChallenge { enrollment: "e1".to_owned(), credential_blob, encrypted_secret, expires_at: UnixMillis(0) }
+    MadeCredential { credential_blob, encrypted_secret }
 }
 
 #[tokio::test]
@@ -188,6 +189,118 @@ async fn a7_only_the_named_ek_and_ak_activate_a_credential() {
         let by_the_tpm = matches!(refused, Err(TpmError::Refused { command: "TPM2_ActivateCredential", .. }));
         assert!(by_the_tpm, "{kind:?}: {refused:?}");
     }
+}
+
+/// Every template, with the credential that the broker itself makes.
+#[tokio::test]
+async fn each_ek_template_activates_what_the_broker_makes_for_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let (_swtpm, tpm) = started(&directory);
+    let ak = new_ak(&tpm, AkKind::EccP256).await;
+    let enrolled = AttestationKey::from_public(&ak.public).unwrap();
+    for kind in EkKind::ALL {
+        let ek_public = tpm
+            .run(move |session| {
+                let ek = keys::endorsement_key(session, kind)?;
+                let public = keys::public_area(session, ek)?;
+                session.flush(ek)?;
+                Ok(public)
+            })
+            .await
+            .unwrap();
+        let ek = EndorsementKey::from_public(&ek_public).unwrap();
+        let secret = ActivationSecret::new([0x5e; 32]);
+        let mut draw = |bytes: &mut [u8]| aws_lc_rs::rand::fill(bytes).unwrap();
+        let made = make_credential_here(&ek, enrolled.name(), &secret, &mut draw).unwrap();
+        let ak = ak.clone();
+        let opened = tpm.run(move |session| activate(session, kind, &ak, &made)).await;
+        assert_eq!(opened.unwrap().as_slice(), secret.expose(), "{kind:?}");
+        let certified = tpm.run(move |session| keys::endorsement_certificate(session, kind)).await;
+        let manufactured = matches!(kind, EkKind::Rsa2048 | EkKind::EccP384);
+        assert_eq!(certified.is_ok(), manufactured, "{kind:?}: {certified:?}");
+    }
+}
+
+/// A certificate in each template's index, with the padding some manufacturers leave behind it.
+#[tokio::test]
+async fn each_ek_certificate_is_read_from_its_index_without_padding() {
+    let directory = tempfile::tempdir().unwrap();
+    let (swtpm, tpm) = started(&directory);
+    let manufacturer = SimManufacturer::new();
+    for kind in [EkKind::EccP256, EkKind::Rsa2048High, EkKind::EccP256High, EkKind::Rsa3072] {
+        let ek_public = tpm
+            .run(move |session| {
+                let ek = keys::endorsement_key(session, kind)?;
+                let public = keys::public_area(session, ek)?;
+                session.flush(ek)?;
+                Ok(public)
+            })
+            .await
+            .unwrap();
+        let spki = EndorsementKey::from_public(&ek_public).unwrap().public().spki();
+        let ecc = matches!(kind, EkKind::EccP256 | EkKind::EccP256High);
+        let certificate = manufacturer.certificate(&spki, |params| {
+            if ecc {
+                params.key_usages = vec![rcgen::KeyUsagePurpose::KeyAgreement];
+            }
+        });
+        let mut stored = certificate.clone();
+        stored.resize(stored.len() + 37, 0xff);
+        let file = directory.path().join("certificate");
+        fs::write(&file, &stored).unwrap();
+        let (index, size) = (format!("{:#x}", kind.nv_index()), stored.len().to_string());
+        let attributes = "ownerread|ownerwrite|authread|no_da";
+        succeeded(&swtpm.tool("tpm2_nvdefine", &[&index, "-C", "o", "-s", &size, "-a", attributes]));
+        succeeded(&swtpm.tool("tpm2_nvwrite", &[&index, "-C", "o", "-i", file.to_str().unwrap()]));
+        let identity = tpm.run(move |session| read_identity(session, kind)).await.unwrap();
+        assert_eq!(identity.ek_certificate, certificate, "{kind:?}");
+        let now = UnixMillis(1_780_000_000_000);
+        let endorsed = verify_ek(&certificate, &identity.ek_public, &[], &[manufacturer.anchor()], now).unwrap();
+        assert_eq!(endorsed.ek(), identity.described.ek_fingerprint, "{kind:?}");
+    }
+}
+
+/// The counts in a quote are the TPM's own, so that they can be compared with TPM2_ReadClock and after a restart: keys
+/// outside the endorsement hierarchy sign them obfuscated.
+#[tokio::test]
+async fn a16_quotes_carry_the_counts_that_the_tpm_reads_out() {
+    let directory = tempfile::tempdir().unwrap();
+    let (swtpm, tpm) = started(&directory);
+    let ak = new_ak(&tpm, AkKind::EccP256).await;
+    let quoted = |evidence: &TpmEvidence| {
+        let (attest, _) = split_attest(&evidence.quote);
+        let mut reader = Reader::new(&attest);
+        reader.bytes(6).unwrap();
+        reader.tpm2b().unwrap();
+        reader.tpm2b().unwrap();
+        let clock = reader.bytes(8).map(|_| (reader.u32_be().unwrap(), reader.u32_be().unwrap())).unwrap();
+        (clock, reader.bytes(1).map(|_| reader.bytes(8).unwrap().to_vec()).unwrap())
+    };
+    let read = |swtpm: &Swtpm| {
+        let output = swtpm.tool("tpm2_readclock", &[]);
+        let text = String::from_utf8(succeeded(&output).stdout.clone()).unwrap();
+        let count = |name: &str| {
+            let line = text.lines().find_map(|line| line.trim().strip_prefix(name)).unwrap();
+            line.trim_start_matches(':').trim().parse::<u32>().unwrap()
+        };
+        (count("reset_count"), count("restart_count"))
+    };
+    let (before, firmware) = quoted(&collected(&tpm, &ak, CredentialKey::New).await);
+    assert_eq!(before, read(&swtpm));
+    drop(swtpm);
+    let swtpm = Swtpm::resume(directory.path());
+    let (after, same_firmware) = quoted(&collected(&Tpm::new(&swtpm.tcti()).unwrap(), &ak, CredentialKey::New).await);
+    assert_eq!(after, read(&swtpm));
+    assert_eq!((after.0, same_firmware), (before.0 + 1, firmware));
+}
+
+#[test]
+fn the_high_range_policy_is_the_or_of_the_specifications_two() {
+    let a = hex::decode("837197674484b3f81a90cc8d46a5d724fd52d76e06520b64f2a1da1b331469aa").unwrap();
+    let c = hex::decode("3767e2edd43ff45a3a7e1eaefcef78643dca964632e7aad82c673a30d8633fde").unwrap();
+    // TPM 2.0 Part 3, 23.6: H(0...0 || TPM_CC_PolicyOR || digests).
+    let or = Sha256Digest::of(&[&[0; 32], &[0, 0, 1, 0x71], &a, &c]);
+    assert_eq!(keys::POLICY_B_SHA256, or.0);
 }
 
 #[tokio::test]

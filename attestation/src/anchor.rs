@@ -79,6 +79,9 @@ pub struct TpmAnchor {
 pub struct TrustAnchors {
     /// AMD roots; more than one may speak for a product (hardware and simulated).
     pub amd: Vec<AmdAnchor>,
-    /// TPM manufacturer roots.
+    /// TPM manufacturer roots, for EK certificates.
     pub tpm: Vec<TpmAnchor>,
+    /// Roots for certificates of attestation keys: device manufacturers' and clouds'. Apart from the others, so that an
+    /// authority for EKs never vouches for an AK.
+    pub ak: Vec<TpmAnchor>,
 }

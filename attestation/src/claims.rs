@@ -9,6 +9,9 @@ use serde::{Serialize, Serializer};
 
 use crate::anchor::{AmdProduct, Assurance};
 use crate::digest::Sha256Digest;
+pub use crate::endorsement::tpm::{TpmIdentity, TpmKind};
+pub use crate::evidence::eventlog::BootClaims;
+use crate::evidence::ima::ImaState;
 use crate::evidence::tpm::TpmReason;
 use crate::rejection::Rejection;
 use crate::time::UnixMillis;
@@ -55,6 +58,10 @@ pub struct Claims {
     pub tpm: TpmClaims,
     /// SHA-256 of the credential key's `SubjectPublicKeyInfo`, certified by the TPM's AK.
     pub credential_key: Sha256Digest,
+    /// What the firmware measured, by an event log that replays to the quoted PCRs.
+    pub boot: Presented<BootClaims>,
+    /// What the kernel measured since, by a list that replays to the quoted PCR.
+    pub ima: Presented<ImaClaims>,
     /// The confidential VM the host runs in, if it is one.
     pub snp: Presented<SnpClaims>,
 }
@@ -74,6 +81,14 @@ impl Claims {
     }
 }
 
+/// The kernel's measurement list (IMA), as far as the quote covers it. What its entries are worth is for rules to say.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ImaClaims {
+    /// How many entries, and the PCR values they come to.
+    #[serde(flatten)]
+    pub state: ImaState,
+}
+
 /// One PCR bank: the values of the quoted PCRs by index.
 pub type PcrBank = BTreeMap<u8, HexBytes>;
 
@@ -86,6 +101,8 @@ pub struct TpmClaims {
     pub ak_name: HexBytes,
     /// SHA-256 of the EK's `SubjectPublicKeyInfo`: the identity of the TPM.
     pub ek: Sha256Digest,
+    /// Which TPM that is, by its certificate.
+    pub identity: TpmIdentity,
     /// Quoted PCR values by bank (`sha256`, `sha384`). Each was hashed into the signed pcrDigest.
     pub pcrs: BTreeMap<PcrHash, PcrBank>,
     /// TPMS_ATTEST.firmwareVersion.

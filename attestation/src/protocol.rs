@@ -75,43 +75,98 @@ impl<'de> Deserialize<'de> for HostId {
     }
 }
 
-/// `POST /v1/enrollments`: a host names its TPM and AK. Anyone may ask; only the TPM that holds both the EK and the AK
-/// can answer the challenge, and only a host an operator registered with this EK is enrolled.
+/// Most intermediates a host may send along.
+pub const INTERMEDIATES_MAX: usize = 8;
+
+/// Who says that the host's TPM is one, and by which key it is known.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Endorsement {
+    /// The TPM's manufacturer, by its EK. The EK opens a secret for the AK (TPM2_ActivateCredential).
+    EndorsementKey {
+        /// EK certificate, DER.
+        certificate: Base64Bytes,
+        /// EK public area, TPMT_PUBLIC; its key is the certificate's.
+        public: Base64Bytes,
+        /// Certificates between it and the pinned root, DER, in any order; none is ever fetched.
+        intermediates: Vec<Base64Bytes>,
+    },
+    /// A cloud or a device manufacturer, by the AK itself, which signs a nonce.
+    AkCertificate {
+        /// AK certificate, DER; its key is the request's AK.
+        certificate: Base64Bytes,
+        /// As for an EK.
+        intermediates: Vec<Base64Bytes>,
+    },
+    /// A device manufacturer, by its initial attestation key, which certifies the AK (TCG TPM 2.0 Keys for Device
+    /// Identity and Attestation).
+    InitialAttestationKey {
+        /// IAK certificate, DER.
+        certificate: Base64Bytes,
+        /// IAK public area, TPMT_PUBLIC; its key is the certificate's.
+        public: Base64Bytes,
+        /// As for an EK.
+        intermediates: Vec<Base64Bytes>,
+    },
+}
+
+/// `POST /v1/enrollments`: a host names its TPM and AK. Anyone may ask; only the TPM that holds both the endorsed key
+/// and the AK can answer the challenge, and only a host an operator registered with this endorsed key is enrolled.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EnrollmentRequest {
     /// The id an operator registered.
     pub host: HostId,
-    /// EK certificate, DER.
-    pub ek_certificate: Base64Bytes,
-    /// EK public area, TPMT_PUBLIC; its key is the certificate's.
-    pub ek_public: Base64Bytes,
+    /// The certificate that the TPM is known by.
+    pub endorsement: Endorsement,
     /// AK public area, TPMT_PUBLIC.
     pub ak_public: Base64Bytes,
     /// P-256 `SubjectPublicKeyInfo` (DER) of the key the agent will authenticate its TLS channel with.
     pub channel_key: Base64Bytes,
 }
 
-/// Answer to [`EnrollmentRequest`]: TPM2_MakeCredential for this EK and AK.
+/// What the host's TPM must do to show that it holds the endorsed key and the AK.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+pub enum EnrollmentTask {
+    /// TPM2_ActivateCredential: TPM2_MakeCredential for this EK and AK.
+    ActivateCredential {
+        /// TPMS_ID_OBJECT: integrity HMAC (TPM2B) and encrypted credential, without the outer TPM2B size.
+        credential_blob: Base64Bytes,
+        /// Encrypted seed, without the outer TPM2B size.
+        encrypted_secret: Base64Bytes,
+    },
+    /// TPM2_Quote by the certified AK, of any PCRs, with [`possession_data`] as qualifyingData.
+    Quote {
+        /// 32 bytes.
+        nonce: Base64Bytes,
+    },
+    /// TPM2_Certify of the AK by the IAK, with [`possession_data`] as qualifyingData.
+    CertifyAk {
+        /// 32 bytes.
+        nonce: Base64Bytes,
+    },
+}
+
+/// Answer to [`EnrollmentRequest`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EnrollmentChallenge {
     /// Id of the enrolment, for the activation's path.
     pub enrollment: String,
-    /// TPMS_ID_OBJECT: integrity HMAC (TPM2B) and encrypted credential, without the outer TPM2B size.
-    pub credential_blob: Base64Bytes,
-    /// Encrypted seed, without the outer TPM2B size.
-    pub encrypted_secret: Base64Bytes,
+    /// What to do.
+    pub task: EnrollmentTask,
     /// When the enrolment is void.
     pub expires_at: UnixMillis,
 }
 
-/// `POST /v1/enrollments/{id}/activation`: proof that the TPM activated the credential. One attempt; a wrong proof
+/// `POST /v1/enrollments/{id}/activation`: proof that the TPM did its [`EnrollmentTask`]. One attempt; a wrong proof
 /// voids the enrolment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ActivationRequest {
-    /// [`activation_proof`] under the activated secret.
+    /// [`activation_proof`] under the activated secret; or TPM2B_ATTEST and TPMT_SIGNATURE of the quote or
+    /// certification.
     pub proof: Base64Bytes,
 }
 
@@ -128,6 +183,15 @@ pub fn activation_proof(secret: &[u8], enrollment: &str, channel_key_spki: &[u8]
     let mut proof = [0; 32];
     proof.copy_from_slice(tag.as_ref());
     proof
+}
+
+/// qualifyingData of a proof of possession at enrolment: SHA-256 over
+/// `"countersign/v1/enrollment" || 0x00 || nonce || SHA-256(channel key SPKI) || enrollment id`, so that the channel
+/// key is bound to the TPM that signs, and no quote of an attestation proves an enrolment.
+#[must_use]
+pub fn possession_data(nonce: &[u8; 32], enrollment: &str, channel_key_spki: &[u8]) -> [u8; 32] {
+    let channel_key = Sha256Digest::of(&[channel_key_spki]);
+    Sha256Digest::of(&[b"countersign/v1/enrollment\0", nonce, &channel_key.0, enrollment.as_bytes()]).0
 }
 
 /// Answer to [`ActivationRequest`].
@@ -162,6 +226,23 @@ pub struct Challenge {
     pub expires_at: UnixMillis,
     /// The selection to quote: exactly this, banks in this order.
     pub pcr_selection: Vec<PcrSelection>,
+    /// The boot whose log the broker has verified; none before the host's first attestation, and whenever the broker
+    /// wants all logs from their beginning.
+    pub known_boot: Option<KnownBoot>,
+}
+
+/// The boot that the host was in at its last attestation. A host that reads the same counts from its TPM
+/// (TPM2_ReadClock) sends no event log, and IMA entries from `ima_entries` on; any other host sends its event log whole
+/// and IMA entries from 0. The counts in the signed quote decide what the broker expects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KnownBoot {
+    /// TPMS_CLOCK_INFO.resetCount.
+    pub reset_count: u32,
+    /// TPMS_CLOCK_INFO.restartCount.
+    pub restart_count: u32,
+    /// Entries of this boot's IMA list that the broker has verified.
+    pub ima_entries: u64,
 }
 
 /// `POST /v1/attestations`.

@@ -82,6 +82,8 @@ rooms! {
     Bundle(crate::evidence::bundle::BundleReason),
     X509(crate::x509::X509Reason),
     Tpm(crate::evidence::tpm::TpmReason),
+    Logs(crate::evidence::logs::LogReason),
+    EventLog(crate::evidence::eventlog::EventLogReason),
     Snp(crate::evidence::snp::SnpReason),
     Ima(crate::evidence::ima::ImaReason),
     Result(crate::result::ResultReason),

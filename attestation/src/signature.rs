@@ -52,6 +52,10 @@ pub enum Scheme {
     EcdsaP256Sha384Der,
     /// ECDSA on P-384 with SHA-384, DER.
     EcdsaP384Sha384Der,
+    /// ECDSA on P-521 with SHA-384, DER.
+    EcdsaP521Sha384Der,
+    /// ECDSA on P-521 with SHA-512, DER.
+    EcdsaP521Sha512Der,
     /// Ed25519.
     Ed25519,
 }
@@ -71,6 +75,8 @@ impl Scheme {
             Self::EcdsaP256Sha256Der => &engine::ECDSA_P256_SHA256_ASN1,
             Self::EcdsaP256Sha384Der => &engine::ECDSA_P256_SHA384_ASN1,
             Self::EcdsaP384Sha384Der => &engine::ECDSA_P384_SHA384_ASN1,
+            Self::EcdsaP521Sha384Der => &engine::ECDSA_P521_SHA384_ASN1,
+            Self::EcdsaP521Sha512Der => &engine::ECDSA_P521_SHA512_ASN1,
             Self::Ed25519 => &engine::ED25519,
         }
     }

@@ -10,6 +10,7 @@ use core::fmt;
 use x509_parser::prelude::FromDer as _;
 use x509_parser::time::ASN1Time;
 
+pub use self::algorithm::{RsaKey, SubjectKey};
 pub use self::crl::Crl;
 use self::der::{Der, Element, NotDer, tag};
 pub use self::oid::Oid;
@@ -21,6 +22,7 @@ use crate::time::UnixMillis;
 mod algorithm;
 mod crl;
 pub(crate) mod der;
+pub(crate) mod name;
 pub mod oid;
 mod path;
 
@@ -54,7 +56,7 @@ reasons! {
         /// Of another type, curve or form.
         Key = "x509.key.unsupported",
             "the public key is not of a kind that is used here",
-            "ask the issuer for a certificate with an RSA, P-256, P-384 or Ed25519 key as expected";
+            "ask the issuer for a certificate with an RSA, P-256, P-384, P-521 or Ed25519 key as expected";
         /// Over the exact bytes that were sent.
         Signature = "x509.signature",
             "the issuer's key did not sign this",
@@ -373,6 +375,14 @@ impl<'a> Certificate<'a> {
         algorithm::public_key(scheme, self.spki)
     }
 
+    /// The subject's key, whatever it is for.
+    ///
+    /// # Errors
+    /// [`X509Reason::Key`] when the key is of a kind or on a curve that is not known here.
+    pub fn subject_key(&self) -> Result<SubjectKey<'a>, Rejection> {
+        algorithm::subject_key(self.spki)
+    }
+
     /// RFC 5280, 4.1.2.5: from notBefore through notAfter, inclusive.
     ///
     /// # Errors
@@ -387,12 +397,12 @@ impl<'a> Certificate<'a> {
         }
     }
 
-    /// Checks that `issuer` issued this certificate: names byte for byte, authority, key usage, signature.
+    /// Checks that `issuer` issued this certificate: names, authority, key usage, signature.
     ///
     /// # Errors
     /// A [`X509Reason`] for the first of these that does not hold.
     pub fn check_issued_by(&self, issuer: &Certificate<'_>) -> Result<(), Rejection> {
-        if self.issuer != issuer.subject {
+        if !name::same(self.issuer, issuer.subject) {
             return Err(X509Reason::Issuer.because(name_text(self.issuer), name_text(issuer.subject)));
         }
         issuer.check_may_issue()?;

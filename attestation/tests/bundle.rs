@@ -2,7 +2,7 @@
 
 use countersign_attestation::anchor::{AmdProduct, Assurance, TrustAnchors};
 use countersign_attestation::binder::{Binder, Role};
-use countersign_attestation::claims::{Claims, PcrHash};
+use countersign_attestation::claims::{Claims, PcrHash, TpmIdentity};
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::endorsement::amd::{self, VerifiedVek};
 use countersign_attestation::evidence::bundle::{Bundle, SnpEvidence};
@@ -44,12 +44,13 @@ fn a_vek_endorsed_before_saves_work_and_changes_no_verdict() {
     let (tpm_quote, tpm_pcrs) = tpm.quote(&selection, &binder.qualifying_data());
     let tpm_certify = tpm.certify(&key, &binder.qualifying_data());
     let ak = AttestationKey::from_public(tpm.ak_public()).expect("an AK");
-    let enrolled = EnrolledTpm::new(ak, Sha256Digest([0; 32]), Assurance::Simulated);
+    let identity = TpmIdentity::from_attributes("id:00001014", "swtpm", "id:20240125");
+    let enrolled = EnrolledTpm::new(ak, Sha256Digest([0; 32]), Assurance::Simulated, identity);
     let spki = key.spki();
     let expected = Expected { binder: &binder, credential_key: &spki, tpm: &enrolled, pcr_selection: &selection };
     let judge = |snp: SnpEvidence, crls: &[Vec<u8>], endorsed, now| -> Result<Claims, Rejection> {
         let (tpm_quote, tpm_pcrs, tpm_certify) = (tpm_quote.clone(), tpm_pcrs.clone(), tpm_certify.clone());
-        let bundle = Bundle { tpm_quote, tpm_pcrs, tpm_certify, snp: Some(snp) };
+        let bundle = Bundle { tpm_quote, tpm_pcrs, tpm_certify, event_log: None, ima: None, snp: Some(snp) };
         verify(&bundle, &expected, &Endorsements { anchors: &anchors, crls, endorsed }, now)
     };
     let code = |verdict: Result<Claims, Rejection>| verdict.map(drop).map_err(|rejection| rejection.code());
@@ -63,6 +64,8 @@ fn a_vek_endorsed_before_saves_work_and_changes_no_verdict() {
         tpm_quote: tpm_quote.clone(),
         tpm_pcrs: tpm_pcrs.clone(),
         tpm_certify: tpm_certify.clone(),
+        event_log: None,
+        ima: None,
         snp: Some(good()),
     };
     let endorsements = Endorsements { anchors: &nothing, crls: &[], endorsed: Some(&kept) };

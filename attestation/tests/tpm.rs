@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use aws_lc_rs::signature::{RSA_PKCS1_SHA384, RSA_PSS_SHA256};
 use countersign_attestation::anchor::Assurance;
 use countersign_attestation::binder::{Binder, Role};
-use countersign_attestation::claims::{PcrHash, TpmClaims};
+use countersign_attestation::claims::{PcrHash, TpmClaims, TpmIdentity};
 use countersign_attestation::endorsement::tpm::verify_ek;
 use countersign_attestation::evidence::bundle::Bundle;
 use countersign_attestation::evidence::tpm::algorithm::TpmHash;
@@ -43,17 +43,21 @@ fn binder() -> Binder {
     Binder::new(Role::Host, &[7; 32], &KEY.spki())
 }
 
+fn identity() -> TpmIdentity {
+    TpmIdentity::from_attributes("id:00001014", "swtpm", "id:20240125")
+}
+
 fn enrolled(tpm: &SimTpm) -> EnrolledTpm {
     let ak = AttestationKey::from_public(tpm.ak_public()).unwrap();
     let ek = EndorsementKey::from_public(tpm.ek_public()).unwrap().id();
-    EnrolledTpm::new(ak, ek, Assurance::Simulated)
+    EnrolledTpm::new(ak, ek, Assurance::Simulated, identity())
 }
 
 fn bundle(tpm: &SimTpm) -> Bundle {
     let qualifying_data = binder().qualifying_data();
     let (tpm_quote, tpm_pcrs) = tpm.quote(&selection(), &qualifying_data);
     let tpm_certify = tpm.certify(&KEY, &qualifying_data);
-    Bundle { tpm_quote, tpm_pcrs, tpm_certify, snp: None }
+    Bundle { tpm_quote, tpm_pcrs, tpm_certify, event_log: None, ima: None, snp: None }
 }
 
 fn judge(tpm: &SimTpm, bundle: &Bundle) -> Result<TpmClaims, Rejection> {
@@ -242,7 +246,8 @@ fn a7_a_key_that_may_sign_anything_or_live_elsewhere_is_no_attestation_key() {
     assert_eq!(changed(&|public| public[15] = 4), "tpm.signature.sha1");
     assert_eq!(changed(&|public| public[3] = 4), "tpm.signature.sha1", "the Name");
     assert_eq!(changed(&|public| public[13] = 0x19), "tpm.signature.scheme", "ECDH");
-    assert_eq!(changed(&|public| public[17] = 5), "tpm.algorithm.unsupported", "P-521");
+    assert_eq!(changed(&|public| public[17] = 5), "tpm.signature.scheme", "P-521 signs no SHA-256");
+    assert_eq!(changed(&|public| public[17] = 0x10), "tpm.algorithm.unsupported", "BN P-256");
     assert_eq!(changed(&|public| *public.last_mut().unwrap() ^= 1), "tpm.malformed", "a point beside the curve");
     assert_eq!(changed(&|public| public.push(0)), "tpm.malformed");
     assert_eq!(changed(&|public| drop(public.splice(10..12, [0, 6, 0, 128, 0, 0x43]))), "tpm.ak.attributes", "AES");
@@ -283,7 +288,7 @@ fn the_certified_key_is_a_signing_key_of_this_tpm() {
         let binder = Binder::new(Role::Host, &[7; 32], &key.spki());
         let (tpm_quote, tpm_pcrs) = P256.quote(&selection(), &binder.qualifying_data());
         let tpm_certify = P256.certify(&key, &binder.qualifying_data());
-        let bundle = Bundle { tpm_quote, tpm_pcrs, tpm_certify, snp: None };
+        let bundle = Bundle { tpm_quote, tpm_pcrs, tpm_certify, event_log: None, ima: None, snp: None };
         let judged = tpm::verify(&bundle, &enrolled(&P256), &selection(), &binder, &key.spki());
         judged.map_or_else(|rejection| rejection.code(), |_| "accepted")
     };
@@ -410,22 +415,26 @@ fn an_ek_certificate_leads_to_the_pinned_root_and_speaks_for_the_key() {
     let manufacturer = SimManufacturer::new();
     let stranger = SimManufacturer::new();
     let certificate = manufacturer.ek_certificate(&P256);
-    let endorsed = verify_ek(&certificate, P256.ek_public(), &[stranger.anchor(), manufacturer.anchor()], NOW).unwrap();
+    let endorsed =
+        verify_ek(&certificate, P256.ek_public(), &[], &[stranger.anchor(), manufacturer.anchor()], NOW).unwrap();
     assert_eq!(endorsed.assurance(), Assurance::Simulated);
     assert_eq!(endorsed.ek(), EndorsementKey::from_public(P256.ek_public()).unwrap().id());
     assert_eq!(endorsed.valid_until(), UnixMillis(2_524_608_000_000));
 
     let anchors = [manufacturer.anchor()];
     let code = |certificate: &[u8], public: &[u8], now: UnixMillis| {
-        verify_ek(certificate, public, &anchors, now).map_or_else(|rejection| rejection.code(), |_| "accepted")
+        verify_ek(certificate, public, &[], &anchors, now).map_or_else(|rejection| rejection.code(), |_| "accepted")
     };
     assert_eq!(code(&certificate, RSA.ek_public(), NOW), "tpm.ek.key");
     assert_eq!(code(&certificate, P256.ek_public(), UnixMillis(0)), "x509.not_yet_valid");
     assert_eq!(code(&certificate, P256.ek_public(), UnixMillis(2_524_608_001_000)), "x509.expired");
     assert_eq!(code(&certificate, P256.ak_public(), NOW), "tpm.ek.attributes");
     assert_eq!(code(&certificate, RSA.ak_public(), NOW), "tpm.ek.attributes");
-    assert_eq!(verify_ek(&certificate, P256.ek_public(), &[], NOW).map(drop).unwrap_err().code(), "x509.path.none");
-    assert!(verify_ek(&certificate, P256.ek_public(), &[stranger.anchor()], NOW).is_err());
+    assert_eq!(
+        verify_ek(&certificate, P256.ek_public(), &[], &[], NOW).map(drop).unwrap_err().code(),
+        "x509.path.none"
+    );
+    assert!(verify_ek(&certificate, P256.ek_public(), &[], &[stranger.anchor()], NOW).is_err());
 
     let spki = countersign_attestation::evidence::tpm::public::Public::read(P256.ek_public()).unwrap().spki();
     let variant = |change: &dyn Fn(&mut rcgen::CertificateParams)| {

@@ -191,7 +191,7 @@ proptest! {
     #[test]
     fn no_damaged_ek_certificate_is_accepted(damaged in Just(CERTIFICATE.1.clone()).prop_flat_map(damaged)) {
         let now = UnixMillis(1_795_392_000_000);
-        let judged = verify_ek(&damaged, TPMS[0].ek_public(), &[CERTIFICATE.0.anchor()], now);
+        let judged = verify_ek(&damaged, TPMS[0].ek_public(), &[], &[CERTIFICATE.0.anchor()], now);
         prop_assert_eq!(judged.is_ok(), damaged == CERTIFICATE.1);
     }
 }

@@ -13,6 +13,7 @@ use countersign_attestation::Rejection;
 use countersign_attestation::anchor::{Assurance, TpmAnchor};
 use countersign_attestation::endorsement;
 use countersign_attestation::time::UnixMillis;
+use countersign_attestation::x509::{Certificate, SubjectKey};
 use serde_json::Value;
 
 #[expect(clippy::disallowed_methods, reason = "a test reads its environment")]
@@ -77,4 +78,32 @@ fn ek_certificates_get_their_verdict() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Manufacturers' own authorities: whoever is among them and says that another of them issued it, was issued by it.
+#[test]
+fn manufacturers_authorities_issue_one_another() {
+    let Some(folder) = vectors() else { return };
+    let text = std::fs::read(folder.join("tpm/vendor-ca-collection/vendor-ca-all.pem")).unwrap();
+    let all = pem(&text);
+    let all: Vec<_> = all.iter().filter_map(|der| Certificate::parse(der).ok()).collect();
+    let (mut issued, mut by_p521, mut refused) = (0, 0, Vec::new());
+    for certificate in &all {
+        let verdicts: Vec<_> = all
+            .iter()
+            .map(|issuer| (issuer, certificate.check_issued_by(issuer)))
+            .filter(|(_, verdict)| verdict.as_ref().err().map(Rejection::code) != Some("x509.issuer.name"))
+            .collect();
+        if let Some((issuer, _)) = verdicts.iter().find(|(_, verdict)| verdict.is_ok()) {
+            issued += 1;
+            by_p521 += u32::from(matches!(issuer.subject_key(), Ok(SubjectKey::P521(_))));
+        } else if let Some((_, Err(rejection))) = verdicts.first() {
+            refused.push(rejection.code());
+        }
+    }
+    println!("{issued} issued, {by_p521} of them by P-521 keys; refused: {refused:?}");
+    assert!(350 <= issued && 40 <= by_p521, "{issued}, {by_p521}");
+    // What is left is SHA-1 and authorities whose issuer of that name is another key of it.
+    let known = ["x509.algorithm.unsupported", "x509.signature"];
+    assert!(refused.iter().all(|code| known.contains(code)), "{refused:?}");
 }

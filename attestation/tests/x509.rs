@@ -161,7 +161,25 @@ fn signature_algorithms_are_a_closed_list() {
     assert_eq!(judge(&algorithm(oid::RSASSA_PSS, &[]), &rsa), unsupported);
     assert_eq!(judge(&algorithm(oid::ECDSA_WITH_SHA256, &[]), &p256_spki()), known);
     assert_eq!(judge(&algorithm(oid::ECDSA_WITH_SHA384, &[]), &p256_spki()), known);
-    assert_eq!(judge(&algorithm(oid::ECDSA_WITH_SHA256, &null), &p256_spki()), unsupported, "RFC 5758: absent");
+    assert_eq!(judge(&algorithm(oid::ECDSA_WITH_SHA256, &null), &p256_spki()), known, "NULL, as Intel writes it");
+    assert_eq!(judge(&algorithm(oid::ECDSA_WITH_SHA256, &integer(1)), &p256_spki()), unsupported);
+    assert_eq!(judge(&algorithm(oid::ECDSA_WITH_SHA512, &[]), &p256_spki()), unsupported, "a hash beyond the curve");
+    let p521 = sequence(&[
+        &algorithm(oid::EC_PUBLIC_KEY, &tlv(6, oid::P521.octets())),
+        &tlv(3, &[&[0, 4][..], &[7; 132]].concat()),
+    ]);
+    for (oid, expected) in [
+        (oid::ECDSA_WITH_SHA256, unsupported),
+        (oid::ECDSA_WITH_SHA384, known),
+        (oid::ECDSA_WITH_SHA512, known),
+        (oid::SHA512_WITH_RSA, unsupported),
+    ] {
+        assert_eq!(judge(&algorithm(oid, &[]), &p521), expected, "{oid} on P-521");
+    }
+    let oaep = sequence(&[&algorithm(oid::RSAES_OAEP, &null), &tlv(3, &[&[0][..], &[7; 270]].concat())]);
+    for oid in [oid::SHA256_WITH_RSA, oid::ECDSA_WITH_SHA256] {
+        assert_eq!(judge(&algorithm(oid, &[]), &oaep), unsupported, "{oid}: a key that only encrypts signs nothing");
+    }
     assert_eq!(judge(&algorithm(oid::ECDSA_WITH_SHA256, &[]), &rsa), unsupported);
     let compressed = sequence(&[
         &algorithm(oid::EC_PUBLIC_KEY, &tlv(6, oid::P256.octets())),

@@ -11,7 +11,7 @@ use aws_lc_rs::signature::{
 };
 use countersign_attestation::anchor::{AmdProduct, Assurance};
 use countersign_attestation::binder::{Binder, Role};
-use countersign_attestation::claims::PcrHash;
+use countersign_attestation::claims::{PcrHash, TpmIdentity};
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::endorsement::amd;
 use countersign_attestation::evidence::bundle::Bundle;
@@ -120,9 +120,10 @@ fn tpm_bundle() -> anyhow::Result<Duration> {
     let binder = binder(&key.spki());
     let (tpm_quote, tpm_pcrs) = tpm.quote(&selection, &binder.qualifying_data());
     let tpm_certify = tpm.certify(&key, &binder.qualifying_data());
-    let bundle = Bundle { tpm_quote, tpm_pcrs, tpm_certify, snp: None };
+    let bundle = Bundle { tpm_quote, tpm_pcrs, tpm_certify, event_log: None, ima: None, snp: None };
     let ak = AttestationKey::from_public(tpm.ak_public()).map_err(rejected)?;
-    let enrolled = EnrolledTpm::new(ak, Sha256Digest([0; 32]), Assurance::Simulated);
+    let identity = TpmIdentity::from_attributes("id:00001014", "swtpm", "id:20240125");
+    let enrolled = EnrolledTpm::new(ak, Sha256Digest([0; 32]), Assurance::Simulated, identity);
     let spki = key.spki();
     let verify = || tpm::verify(&bundle, &enrolled, &selection, &binder, &spki).map(drop).map_err(rejected);
     Ok(compare(8, &verify, &verify)?.ours)

@@ -18,7 +18,7 @@ use countersign_attestation::evidence::bundle::Bundle;
 use countersign_attestation::evidence::tpm::public::Public;
 use countersign_attestation::protocol::{
     ActivationRequest, ActivationResponse, AttestationRequest, AttestationResponse, Base64Bytes, Challenge,
-    EnrollmentChallenge, EnrollmentRequest, HostId, activation_proof,
+    Endorsement, EnrollmentChallenge, EnrollmentRequest, EnrollmentTask, HostId, activation_proof,
 };
 use rustls_pki_types::ServerName;
 use serde::Serialize;
@@ -269,14 +269,20 @@ impl Broker {
         let channel = CredentialKey::new();
         let request = EnrollmentRequest {
             host: HostId::parse(id).context("a host id")?,
-            ek_certificate: Base64Bytes(manufacturer.ek_certificate(&tpm)),
-            ek_public: Base64Bytes(tpm.ek_public().to_vec()),
+            endorsement: Endorsement::EndorsementKey {
+                certificate: Base64Bytes(manufacturer.ek_certificate(&tpm)),
+                public: Base64Bytes(tpm.ek_public().to_vec()),
+                intermediates: Vec::new(),
+            },
             ak_public: Base64Bytes(tpm.ak_public().to_vec()),
             channel_key: Base64Bytes(channel.spki()),
         };
         let anonymous = self.client(None)?;
         let wrapped: EnrollmentChallenge = self.post(&anonymous, "/v1/enrollments", &request).await?;
-        let secret = tpm.activate(&wrapped.credential_blob.0, &wrapped.encrypted_secret.0).context("activation")?;
+        let EnrollmentTask::ActivateCredential { credential_blob, encrypted_secret } = &wrapped.task else {
+            bail!("another task than activation");
+        };
+        let secret = tpm.activate(&credential_blob.0, &encrypted_secret.0).context("activation")?;
         let proof = Base64Bytes(activation_proof(&secret, &wrapped.enrollment, &channel.spki()).to_vec());
         let path = format!("/v1/enrollments/{}/activation", wrapped.enrollment);
         let enrolled: ActivationResponse = self.post(&anonymous, &path, &ActivationRequest { proof }).await?;
@@ -309,7 +315,7 @@ impl Broker {
         let request = AttestationRequest {
             challenge: challenge.challenge,
             credential_key: Base64Bytes(host.key.spki()),
-            evidence: Bundle { tpm_quote, tpm_pcrs, tpm_certify, snp }.encode(),
+            evidence: Bundle { tpm_quote, tpm_pcrs, tpm_certify, event_log: None, ima: None, snp }.encode(),
         };
         let asked = monotonic();
         let answer: AttestationResponse = self.post(&host.http, "/v1/attestations", &request).await?;

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use countersign_attestation::protocol::HostId;
 use countersign_policies::decision::{HostFacts, Terms, appraise, claims_digest};
+use countersign_policies::matching::ImaTallies;
 use countersign_policies::policy::{PolicySet, SHIPPED};
 use countersign_policies::reference::{ReferenceManifest, ReferenceSet};
 
@@ -32,14 +33,15 @@ fn main() -> Result<(), Box<dyn core::error::Error>> {
     let host = HostFacts { id: &id, trust_domain: "fleet.example", labels: &labels, generation: 1 };
     let terms = Terms { credential_ttl_ms: 300_000, lease_ms: 45_000 };
     for (name, claims) in [("TPM", claims::tpm_claims()), ("TPM and SEV-SNP", claims::both_claims())] {
-        let decide = || appraise(&claims, &host, &references, &policy, terms, claims::NOW);
+        let tallies = ImaTallies::new();
+        let decide = || appraise(&claims, &tallies, &host, &references, &policy, terms, claims::NOW);
         if decide().grant().is_none() {
             return Err(format!("{:?}", decide().findings()).into());
         }
         println!("{name}, 100 manifests, {} policy texts:", texts.len());
         println!("  appraise        {:>9.1?}", each(&decide));
         println!("  canonical bytes {:>9.1?}", each(&|| decide().canonical_bytes()).saturating_sub(each(&decide)));
-        println!("  matching        {:>9.1?}", each(&|| references.match_claims(&claims)));
+        println!("  matching        {:>9.1?}", each(&|| references.match_claims(&claims, &tallies)));
         println!("  claims digest   {:>9.1?}", each(&|| claims_digest(&claims)));
     }
     Ok(())

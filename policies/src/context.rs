@@ -9,11 +9,15 @@ use cedar_policy::{Context, Entities, Entity, EntityId, EntityTypeName, EntityUi
 use countersign_attestation::UnixMillis;
 use countersign_attestation::anchor::{AmdProduct, Assurance};
 use countersign_attestation::claims::{
-    Claims, HexBytes, Presented, Revocation, SnpClaims, SnpSigningKey, SnpTcb, TpmClaims,
+    BootClaims, Claims, HexBytes, ImaClaims, PcrHash, Presented, Revocation, SnpClaims, SnpSigningKey, SnpTcb,
+    TpmClaims, TpmKind,
 };
+use countersign_attestation::evidence::eventlog::claims::{Authority, Labelled, Measured, SecureBoot, Separator};
 
 use crate::decision::HostFacts;
 use crate::finding::{Finding, PolicyReason};
+use crate::ima::ImaTally;
+use crate::matching::ImaTallies;
 use crate::reference::ReferenceManifest;
 
 type Pairs = Vec<(String, RestrictedExpression)>;
@@ -33,11 +37,22 @@ pub(crate) struct Vocabulary {
     vlek: EntityUid,
     not_presented: EntityUid,
     not_revoked: EntityUid,
+    discrete: EntityUid,
+    firmware: EntityUid,
+    virtual_: EntityUid,
+    simulated_tpm: EntityUid,
+    unknown: EntityUid,
+    secure_boot_on: EntityUid,
+    secure_boot_off: EntityUid,
+    secure_boot_unmeasured: EntityUid,
+    secure_boot_unknown: EntityUid,
     root_tpm: EntityUid,
     root_milan: EntityUid,
     root_genoa: EntityUid,
     root_turin: EntityUid,
     compared_tpm: EntityUid,
+    compared_boot: EntityUid,
+    compared_ima: EntityUid,
     compared_snp: EntityUid,
     compared_host_data: EntityUid,
     compared_id_key_digest: EntityUid,
@@ -63,11 +78,22 @@ impl Vocabulary {
             vlek: member("SigningKey", "vlek")?,
             not_presented: member("Revocation", "not_presented")?,
             not_revoked: member("Revocation", "not_revoked")?,
+            discrete: member("TpmKind", "discrete")?,
+            firmware: member("TpmKind", "firmware")?,
+            virtual_: member("TpmKind", "virtual")?,
+            simulated_tpm: member("TpmKind", "simulated")?,
+            unknown: member("TpmKind", "unknown")?,
+            secure_boot_on: member("SecureBoot", "on")?,
+            secure_boot_off: member("SecureBoot", "off")?,
+            secure_boot_unmeasured: member("SecureBoot", "unmeasured")?,
+            secure_boot_unknown: member("SecureBoot", "unknown")?,
             root_tpm: member("Root", "tpm")?,
             root_milan: member("Root", "amd_milan")?,
             root_genoa: member("Root", "amd_genoa")?,
             root_turin: member("Root", "amd_turin")?,
             compared_tpm: member("Compared", "tpm")?,
+            compared_boot: member("Compared", "boot")?,
+            compared_ima: member("Compared", "ima")?,
             compared_snp: member("Compared", "snp")?,
             compared_host_data: member("Compared", "snp_host_data")?,
             compared_id_key_digest: member("Compared", "snp_id_key_digest")?,
@@ -84,6 +110,7 @@ impl Vocabulary {
     pub(crate) fn request(
         &self,
         claims: &Claims,
+        tallies: &ImaTallies,
         host: &HostFacts<'_>,
         matched: Option<&ReferenceManifest>,
         now: UnixMillis,
@@ -93,8 +120,8 @@ impl Vocabulary {
         let labels = host.labels.iter().map(|(name, value)| (name.clone(), text(value)));
         let entity = Entity::new_with_tags(principal.clone(), [], [], labels).map_err(unbuildable)?;
         let entities = Entities::from_entities([entity], None).map_err(unbuildable)?;
-        let context =
-            Context::from_pairs(self.context(claims, host, matched, now).map_err(unbuildable)?).map_err(unbuildable)?;
+        let context = Context::from_pairs(self.context(claims, tallies, host, matched, now).map_err(unbuildable)?)
+            .map_err(unbuildable)?;
         let request = Request::new(principal, self.action.clone(), resource, context, None).map_err(unbuildable)?;
         Ok((request, entities))
     }
@@ -102,6 +129,7 @@ impl Vocabulary {
     fn context(
         &self,
         claims: &Claims,
+        tallies: &ImaTallies,
         host: &HostFacts<'_>,
         matched: Option<&ReferenceManifest>,
         now: UnixMillis,
@@ -114,6 +142,17 @@ impl Vocabulary {
             ("reference", self.reference(matched)?),
             ("tpm", self.tpm(&claims.tpm)?),
         ]);
+        match &claims.boot {
+            Presented::NotPresented => {}
+            Presented::Verified(boot) => context.push(("boot".to_owned(), self.boot(boot)?)),
+        }
+        match &claims.ima {
+            Presented::NotPresented => {}
+            Presented::Verified(ima) => {
+                let tally = matched.and_then(|manifest| manifest.ima_tally(tallies));
+                context.push(("ima".to_owned(), ima_record(ima, tally)?));
+            }
+        }
         match &claims.snp {
             Presented::NotPresented => {}
             Presented::Verified(snp) => context.push(("snp".to_owned(), self.snp(snp)?)),
@@ -152,6 +191,8 @@ impl Vocabulary {
             let snp = manifest.snp.as_ref();
             let named = [
                 (&self.compared_tpm, manifest.tpm.is_some()),
+                (&self.compared_boot, manifest.boot.is_some()),
+                (&self.compared_ima, manifest.ima.is_some()),
                 (&self.compared_snp, snp.is_some()),
                 (&self.compared_host_data, snp.is_some_and(|snp| snp.host_data.is_some())),
                 (&self.compared_id_key_digest, snp.is_some_and(|snp| snp.id_key_digest.is_some())),
@@ -164,10 +205,23 @@ impl Vocabulary {
         RestrictedExpression::new_record(reference)
     }
 
+    const fn kind(&self, kind: TpmKind) -> &EntityUid {
+        match kind {
+            TpmKind::Discrete => &self.discrete,
+            TpmKind::Firmware => &self.firmware,
+            TpmKind::Virtual => &self.virtual_,
+            TpmKind::Simulated => &self.simulated_tpm,
+            TpmKind::Unknown => &self.unknown,
+        }
+    }
+
     fn tpm(&self, tpm: &TpmClaims) -> Built {
         RestrictedExpression::new_record(pairs([
             ("assurance", self.assurance(tpm.assurance)),
             ("ek", RestrictedExpression::new_string(tpm.ek.to_hex())),
+            ("manufacturer", text(&tpm.identity.manufacturer)),
+            ("model", text(&tpm.identity.model)),
+            ("kind", entity(self.kind(tpm.identity.kind))),
             ("firmware_version_1", number(tpm.firmware_version >> 32)),
             ("firmware_version_2", number(tpm.firmware_version & 0xffff_ffff)),
             ("reset_count", number(u64::from(tpm.clock.reset_count))),
@@ -175,6 +229,49 @@ impl Vocabulary {
             ("safe", RestrictedExpression::new_bool(tpm.clock.safe)),
             ("pcr_banks", RestrictedExpression::new_set(tpm.pcrs.keys().map(|bank| text(bank.name())))),
         ]))
+    }
+
+    fn boot(&self, boot: &BootClaims) -> Built {
+        let secure_boot = match boot.secure_boot {
+            SecureBoot::On => &self.secure_boot_on,
+            SecureBoot::Off => &self.secure_boot_off,
+            SecureBoot::Unmeasured => &self.secure_boot_unmeasured,
+            SecureBoot::Unknown => &self.secure_boot_unknown,
+        };
+        let unseparated = boot.separators.iter().filter(|(_, separator)| **separator != Separator::Present);
+        let mut record = pairs([
+            ("secure_boot", entity(secure_boot)),
+            ("replayed", indexes(&boot.replayed)),
+            ("unexplained", indexes(&boot.unexplained)),
+            ("unseparated", indexes(unseparated.map(|(index, _)| index))),
+            ("extended_after_separator", indexes(&boot.extended_after_separator)),
+        ]);
+        for (name, database) in [("pk", &boot.pk), ("kek", &boot.kek), ("db", &boot.db), ("dbx", &boot.dbx)] {
+            if let Some(database) = database.measured() {
+                record.push((name.to_owned(), RestrictedExpression::new_string(database.digest.to_hex())));
+            }
+        }
+        let mut set = |name: &str, values: Option<Vec<RestrictedExpression>>| {
+            record.extend(values.map(|values| (name.to_owned(), RestrictedExpression::new_set(values))));
+        };
+        let digests = |by_bank: &BTreeMap<PcrHash, HexBytes>| by_bank.values().map(hexadecimal).collect::<Vec<_>>();
+        let labelled = |list: &Measured<Vec<Labelled>>| {
+            list.measured().map(|list| list.iter().flat_map(|item| digests(&item.digest)).collect())
+        };
+        let authority = |authority: &Authority| RestrictedExpression::new_string(authority.digest.to_hex());
+        set("authorities", boot.authorities.measured().map(|list| list.iter().map(authority).collect()));
+        set("mok", labelled(&boot.mok));
+        let images = boot.images.measured();
+        set("images", images.map(|list| list.iter().flat_map(|image| digests(&image.digest)).collect()));
+        set("files", labelled(&boot.files));
+        set("initrds", labelled(&boot.initrds));
+        let uki = boot.uki.measured();
+        set("uki", uki.map(|list| list.iter().flat_map(|section| digests(&section.digest)).collect()));
+        set("command_lines", boot.command_lines.measured().map(|lines| lines.iter().map(|line| text(line)).collect()));
+        if let Some(level) = boot.sbat_level.measured() {
+            record.push(("sbat_level".to_owned(), text(level)));
+        }
+        RestrictedExpression::new_record(record)
     }
 
     fn snp(&self, snp: &SnpClaims) -> Built {
@@ -251,6 +348,10 @@ fn number(value: u64) -> RestrictedExpression {
     RestrictedExpression::new_long(i64::try_from(value).unwrap_or(i64::MAX))
 }
 
+fn indexes<'a>(pcrs: impl IntoIterator<Item = &'a u8>) -> RestrictedExpression {
+    RestrictedExpression::new_set(pcrs.into_iter().map(|index| number(u64::from(*index))))
+}
+
 fn tcb(tcb: SnpTcb) -> Built {
     let mut record = pairs([
         ("bootloader", number(u64::from(tcb.bootloader))),
@@ -262,6 +363,30 @@ fn tcb(tcb: SnpTcb) -> Built {
         record.push(("fmc".to_owned(), number(u64::from(fmc))));
     }
     RestrictedExpression::new_record(record)
+}
+
+/// How much was measured, and what the matching manifest's rules say of it.
+fn ima_record(ima: &ImaClaims, tally: Option<&ImaTally>) -> Built {
+    let padded_sha1 = ima.state.extensions.values().any(|extension| extension.is_sha1());
+    let mut record =
+        pairs([("entries", number(ima.state.entries)), ("padded_sha1", RestrictedExpression::new_bool(padded_sha1))]);
+    if let Some(tally) = tally {
+        record.push(("judged".to_owned(), judged_record(tally)?));
+    }
+    RestrictedExpression::new_record(record)
+}
+
+fn judged_record(tally: &ImaTally) -> Built {
+    RestrictedExpression::new_record(pairs([
+        ("entries", number(tally.entries)),
+        ("listed", number(tally.listed)),
+        ("listed_sha1", number(tally.listed_sha1)),
+        ("signed", number(tally.signed)),
+        ("buffers", number(tally.buffers)),
+        ("excluded", number(tally.excluded)),
+        ("unlisted", number(tally.unlisted)),
+        ("violations", number(tally.violations)),
+    ]))
 }
 
 fn bits(bits: &BTreeMap<&'static str, bool>) -> Built {
@@ -278,11 +403,14 @@ mod tests {
 
     use cedar_policy::Request;
     use countersign_attestation::claims::{Claims, Presented, Revocation, SnpSigningKey};
+    use countersign_attestation::evidence::eventlog::claims::{Measured, SecureBoot, Separator};
     use countersign_attestation::protocol::HostId;
 
     use super::Vocabulary;
     use crate::claims;
     use crate::decision::HostFacts;
+    use crate::ima::{ImaRules, ImaTally};
+    use crate::matching::ImaTallies;
     use crate::policy::schema;
     use crate::reference::ReferenceManifest;
 
@@ -300,6 +428,9 @@ mod tests {
             "11".repeat(48),
             "11".repeat(32)
         );
+        let rules = format!(r#"{{"files":{{"/usr/bin/tool":["sha256:{}"]}}}}"#, "11".repeat(32));
+        let listed = manifest(&format!(r#","ima":{{"rules":{rules}}}"#));
+        let rules = ImaRules::parse(rules.as_bytes()).unwrap().digest();
         let (tpm, both) = (manifest(""), manifest(&full));
         let sparse = claims::with_snp(|snp| {
             snp.chip_id = Presented::NotPresented;
@@ -313,12 +444,20 @@ mod tests {
         unquoted.tpm.pcrs.clear();
         let schema = schema().unwrap();
         let vocabulary = Vocabulary::new().unwrap();
+        let tallies = ImaTallies::from([(rules, ImaTally::start())]);
         let id = HostId::parse("gpu-17").unwrap();
         let labels = BTreeMap::from([("pool".to_string(), "a".to_string())]);
         let host = HostFacts { id: &id, trust_domain: "fleet.example", labels: &labels, generation: u64::MAX };
-        for claims in [claims::both_claims(), claims::tpm_claims(), sparse, unquoted] {
-            for matched in [None, Some(&tpm), Some(&both)] {
-                let (request, entities) = vocabulary.request(&claims, &host, matched, claims::NOW).unwrap();
+        let unmeasured = claims::with_boot(|boot| {
+            boot.secure_boot = SecureBoot::Unknown;
+            (boot.pk, boot.authorities, boot.files) = (Measured::Unknown, Measured::Unmeasured, Measured::Unknown);
+            boot.separators.insert(3, Separator::Missing);
+            (boot.uki, boot.command_lines) = (Measured::Unmeasured, Measured::Unknown);
+        });
+        let measured = claims::measured_claims();
+        for claims in [claims::both_claims(), claims::tpm_claims(), sparse, unquoted, measured, unmeasured] {
+            for matched in [None, Some(&tpm), Some(&both), Some(&listed)] {
+                let (request, entities) = vocabulary.request(&claims, &tallies, &host, matched, claims::NOW).unwrap();
                 let part = |uid: Option<&cedar_policy::EntityUid>| uid.unwrap().clone();
                 let validated = Request::new(
                     part(request.principal()),

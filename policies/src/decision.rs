@@ -12,7 +12,7 @@ use countersign_attestation::{Rejection, UnixMillis};
 use serde::Serialize;
 
 use crate::finding::{Finding, PolicyReason};
-use crate::matching::{ReferenceMatch, unextended_banks};
+use crate::matching::{ImaTallies, ReferenceMatch, unextended_banks};
 use crate::policy::{PolicySet, Verdict};
 use crate::reference::{ReferenceManifest, ReferenceSet};
 
@@ -103,6 +103,7 @@ enum Subject {
 #[must_use]
 pub fn appraise(
     claims: &Claims,
+    tallies: &ImaTallies,
     host: &HostFacts<'_>,
     references: &ReferenceSet,
     policy: &PolicySet,
@@ -111,14 +112,14 @@ pub fn appraise(
 ) -> Decision {
     let mut findings = expiry(claims, now);
     findings.extend(unextended(claims));
-    let matched = match references.match_claims(claims) {
+    let matched = match references.match_claims(claims, tallies) {
         ReferenceMatch::Matched(manifest) => Some(manifest),
         ReferenceMatch::NotMatched(mismatch) => {
             findings.extend(mismatch.into_findings());
             None
         }
     };
-    let permits = match policy.authorize(claims, host, matched, now) {
+    let permits = match policy.authorize(claims, tallies, host, matched, now) {
         Verdict::Permitted(permits) => permits,
         Verdict::Refused(first, more) => {
             findings.push(first);
@@ -134,8 +135,8 @@ pub fn appraise(
             Judged::Denied(Reasons(Vec::from([PolicyReason::ReferencesNone.because("a matching manifest", "none")])))
         }
     };
-    let subject =
-        Subject::Verified { claims: claims_digest(claims), facts: Sha256Digest::of(&[&canonical(&(host, terms))]) };
+    let facts = Sha256Digest::of(&[&canonical(&(host, terms, tallies))]);
+    let subject = Subject::Verified { claims: claims_digest(claims), facts };
     Decision { at: now, judged, subject, references: references.digest(), policy: policy.digest() }
 }
 

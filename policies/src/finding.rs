@@ -84,6 +84,13 @@ reasons! {
         MinTcbFmc(Operator) = "reference.min_tcb.fmc", "the minimum TCB's fmc does not suit the product",
             "name fmc for turin and leave it out for milan and genoa";
 
+        /// Load: whoever controls the kernel writes its list.
+        ImaUnanchored(Operator) = "reference.ima.unanchored", "IMA rules stand alone: nothing vouches for the kernel",
+            "name the boot beside them, by `tpm` PCRs or `boot` values";
+        /// Load.
+        BootCommandLine(Operator) = "reference.boot.command_line", "a kernel command line is not acceptable",
+            "write the whole command line as it was measured, without control characters";
+
         /// Decision.
         ReferencesNone(Operator) = "reference.none", "no reference values are registered",
             "register a reference manifest; until then no host is trusted";
@@ -118,6 +125,24 @@ reasons! {
         /// Decision.
         SnpProduct(Host) = "reference.snp.product", "the manifest names no minimum TCB for this product",
             "add the product to min_tcb, or move the host to a product it names";
+        /// Decision.
+        BootNotPresented(Host) = "reference.boot.not_presented",
+            "the manifest names boot values and no event log was presented",
+            "send the firmware's event log: the agent reads it from securityfs";
+        /// Decision: the log is there and says nothing of it, or the PCR it would be in was not quoted.
+        BootNotMeasured(Host) = "reference.boot.not_measured",
+            "the boot did not measure what the manifest names",
+            "boot with a loader that measures it, or leave it out of the manifest";
+        /// Decision.
+        SecureBoot(Host) = "reference.boot.secure_boot", "UEFI Secure Boot is not in the registered state",
+            "turn Secure Boot on in the firmware's settings";
+        /// Decision.
+        BootMismatch(Host) = "reference.boot.mismatch", "the boot measured something that is not registered",
+            "restore the registered boot, or register the new state if the change was intended";
+        /// Decision.
+        ImaNotPresented(Host) = "reference.ima.not_presented", "the manifest names IMA rules and no list was presented",
+            "boot the kernel with an IMA policy and let the agent send the list";
+
         /// Decision.
         TcbBelowReference(Host) = "snp.tcb.below_reference", "a TCB component is below the registered minimum",
             "update and commit the platform's SEV firmware and microcode, then restart the guest";
@@ -224,6 +249,10 @@ reasons! {
         /// Load.
         PolicyTemplate(Operator) = "policy.load.template", "policy templates are not supported",
             "write the policy without slots";
+        /// Load: PC Client Platform TPM Profile 1.05, 4.6.
+        PolicyPcrResettable(Operator) = "policy.load.pcr_resettable",
+            "a policy names a PCR that the host's own software can reset",
+            "name PCRs that only a restart resets; 16 and 23 prove nothing about a running system";
         /// Load.
         PolicyWildcard(Operator) = "policy.load.wildcard", "a policy identifies something by a wildcard",
             "name identities in full, or group hosts by a label and compare that with ==";

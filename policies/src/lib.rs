@@ -17,6 +17,7 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+mod boot;
 #[cfg(test)]
 #[path = "../tests/judge/claims.rs"]
 mod claims;

@@ -8,9 +8,14 @@ use core::cmp::Reverse;
 use core::fmt;
 
 use countersign_attestation::anchor::AmdProduct;
-use countersign_attestation::claims::{Claims, HexBytes, PcrBank, PcrHash, Presented, SnpClaims, TpmClaims};
+use countersign_attestation::claims::{
+    BootClaims, Claims, HexBytes, PcrBank, PcrHash, Presented, SnpClaims, TpmClaims,
+};
+use countersign_attestation::digest::Sha256Digest;
 
+use crate::boot::{BootDifference, BootReference};
 use crate::finding::{Finding, PolicyReason};
+use crate::ima::{ImaRules, ImaTally};
 use crate::reference::{MinTcb, ReferenceManifest, ReferenceSet, SnpReference, TpmReference, Values};
 
 /// Accepted values that an explanation lists; the rest is counted.
@@ -45,13 +50,37 @@ impl Mismatch {
     }
 }
 
+/// What rules for the IMA list say of a host's list, by the digest of the rules.
+pub type ImaTallies = BTreeMap<Sha256Digest, ImaTally>;
+
 impl ReferenceSet {
-    /// Compares `claims` with every manifest. Of several that match, the first by id is named.
+    /// Manifests that the quoted PCRs and the report match, whatever the logs say.
+    pub fn matching_quote(&self, claims: &Claims) -> impl Iterator<Item = &ReferenceManifest> {
+        self.manifests().filter(|manifest| manifest.compare_quote(claims).differences.is_empty())
+    }
+
+    /// The rules that the host's IMA list must pass for some manifest to match: those of every manifest that all else
+    /// matches. Each once.
     #[must_use]
-    pub fn match_claims(&self, claims: &Claims) -> ReferenceMatch<'_> {
+    pub fn ima_rules(&self, claims: &Claims) -> Vec<&ImaRules> {
+        let mut rules: Vec<&ImaRules> = Vec::new();
+        for manifest in self.manifests() {
+            let Some(ima) = &manifest.ima else { continue };
+            let named = rules.iter().any(|rules| rules.digest() == ima.rules.digest());
+            if !named && manifest.compare_boot(claims).differences.is_empty() {
+                rules.push(&ima.rules);
+            }
+        }
+        rules
+    }
+
+    /// Compares `claims`, and what `tallies` say of its IMA list, with every manifest. Of several that match, the first
+    /// by id is named.
+    #[must_use]
+    pub fn match_claims(&self, claims: &Claims, tallies: &ImaTallies) -> ReferenceMatch<'_> {
         let mut differing = Vec::new();
         for manifest in self.manifests() {
-            let comparison = manifest.compare(claims);
+            let comparison = manifest.compare(claims, tallies);
             if comparison.differences.is_empty() {
                 return ReferenceMatch::Matched(manifest);
             }
@@ -61,8 +90,8 @@ impl ReferenceSet {
         differing.sort_by_key(|(_, comparison)| (comparison.differences.len(), Reverse(comparison.matched)));
         let mut differing = differing.iter();
         let closest = differing.next().into_iter();
-        let mut findings =
-            closest.flat_map(|(id, comparison)| comparison.differences.iter().map(|difference| difference.explain(id)));
+        let mut findings = closest
+            .flat_map(|(id, comparison)| comparison.differences.iter().flat_map(|difference| difference.explain(id)));
         let Some(first) = findings.next() else {
             let first = PolicyReason::ReferencesNone.because("at least one reference manifest", "none");
             return ReferenceMatch::NotMatched(Mismatch { first, more: Vec::new() });
@@ -96,6 +125,10 @@ impl fmt::Display for Name {
 /// One thing that differs. It becomes text for the closest manifest only: an appraisal compares with all of them.
 enum Difference<'a> {
     Value { reason: PolicyReason, name: Name, accepted: &'a Values, found: &'a HexBytes },
+    Boot(BootDifference<'a>),
+    NoLog,
+    NoList,
+    List(&'a ImaTally),
     NotQuoted { name: Name, accepted: &'a Values },
     NoReport,
     Product { named: &'a BTreeMap<AmdProduct, MinTcb>, found: AmdProduct },
@@ -103,8 +136,18 @@ enum Difference<'a> {
 }
 
 impl Difference<'_> {
-    fn explain(&self, manifest: &str) -> Finding {
-        match self {
+    fn explain(&self, manifest: &str) -> Vec<Finding> {
+        Vec::from([match self {
+            Self::List(tally) => return tally.findings(),
+            Self::NoLog => {
+                let expected = format!("an event log (manifest {manifest})");
+                PolicyReason::BootNotPresented.because(expected, "not presented")
+            }
+            Self::NoList => {
+                let expected = format!("an IMA list (manifest {manifest})");
+                PolicyReason::ImaNotPresented.because(expected, "not presented")
+            }
+            Self::Boot(difference) => difference.explain(manifest),
             Self::Value { reason, name, accepted, found } => {
                 let expected = format!("{name} {} (manifest {manifest})", one_of(accepted));
                 reason.because(expected, format_args!("{name} {found}"))
@@ -133,7 +176,7 @@ impl Difference<'_> {
                     }
                 }
             }
-        }
+        }])
     }
 }
 
@@ -145,7 +188,37 @@ struct Comparison<'a> {
 }
 
 impl ReferenceManifest {
-    fn compare<'a>(&'a self, claims: &'a Claims) -> Comparison<'a> {
+    fn compare<'a>(&'a self, claims: &'a Claims, tallies: &'a ImaTallies) -> Comparison<'a> {
+        let mut comparison = self.compare_boot(claims);
+        if self.ima.is_some() {
+            match (&claims.ima, self.ima_tally(tallies)) {
+                (Presented::Verified(_), Some(tally)) if tally.findings().is_empty() => comparison.same(),
+                (Presented::Verified(_), Some(tally)) => comparison.differences.push(Difference::List(tally)),
+                // A list that these rules did not judge is as good as none.
+                (Presented::Verified(_), None) | (Presented::NotPresented, _) => {
+                    comparison.differences.push(Difference::NoList);
+                }
+            }
+        }
+        comparison
+    }
+
+    /// What this manifest's rules say of the host's IMA list.
+    pub(crate) fn ima_tally<'a>(&self, tallies: &'a ImaTallies) -> Option<&'a ImaTally> {
+        tallies.get(&self.ima.as_ref()?.rules.digest())
+    }
+
+    /// All but the IMA list.
+    fn compare_boot<'a>(&'a self, claims: &'a Claims) -> Comparison<'a> {
+        let mut comparison = self.compare_quote(claims);
+        if let Some(boot) = &self.boot {
+            comparison.boot(boot, &claims.boot);
+        }
+        comparison
+    }
+
+    /// All but the logs.
+    fn compare_quote<'a>(&'a self, claims: &'a Claims) -> Comparison<'a> {
         let mut comparison = Comparison::default();
         if let Some(tpm) = &self.tpm {
             comparison.tpm(tpm, &claims.tpm);
@@ -173,6 +246,10 @@ impl ReferenceManifest {
 }
 
 impl<'a> Comparison<'a> {
+    const fn same(&mut self) {
+        self.matched = self.matched.saturating_add(1);
+    }
+
     fn value(&mut self, reason: PolicyReason, name: Name, accepted: &'a Values, found: &'a HexBytes) {
         if accepted.contains(found) {
             self.matched = self.matched.saturating_add(1);
@@ -190,6 +267,17 @@ impl<'a> Comparison<'a> {
                     Some(found) => self.value(PolicyReason::PcrMismatch, name, accepted, found),
                     None => self.differences.push(Difference::NotQuoted { name, accepted }),
                 }
+            }
+        }
+    }
+
+    fn boot(&mut self, reference: &'a BootReference, claims: &'a Presented<BootClaims>) {
+        match claims {
+            Presented::NotPresented => self.differences.push(Difference::NoLog),
+            Presented::Verified(boot) => {
+                let (same, differences) = reference.compare(boot);
+                self.matched = self.matched.saturating_add(same);
+                self.differences.extend(differences.into_iter().map(Difference::Boot));
             }
         }
     }
@@ -241,7 +329,7 @@ pub(crate) fn unextended_banks(pcrs: &BTreeMap<PcrHash, PcrBank>) -> BTreeSet<Pc
     pcrs.iter().filter(|(_, bank)| unextended(bank)).map(|(hash, _)| *hash).collect()
 }
 
-fn one_of(accepted: &Values) -> String {
+pub(crate) fn one_of(accepted: &Values) -> String {
     let listed: Vec<String> = accepted.iter().take(LISTED_MAX).map(ToString::to_string).collect();
     let listed = listed.join(" or ");
     match accepted.len().saturating_sub(LISTED_MAX) {

@@ -12,15 +12,16 @@ use cedar_policy::{
 };
 use countersign_attestation::UnixMillis;
 use countersign_attestation::anchor::Assurance;
-use countersign_attestation::claims::{Claims, ClockInfo, HexBytes, Presented, TpmClaims};
+use countersign_attestation::claims::{Claims, ClockInfo, HexBytes, Presented, TpmClaims, TpmIdentity, TpmKind};
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::protocol::HostId;
 
 use crate::context::Vocabulary;
 use crate::decision::HostFacts;
 use crate::finding::{Finding, PolicyReason};
+use crate::matching::ImaTallies;
 use crate::nesting::nesting;
-use crate::reference::{NAME_RULE, ReferenceManifest, is_name};
+use crate::reference::{NAME_RULE, RESETTABLE, ReferenceManifest, is_name};
 
 /// The schema every policy is validated against.
 pub const SCHEMA: &str = include_str!("../schema/countersign.cedarschema");
@@ -29,7 +30,9 @@ pub const SCHEMA: &str = include_str!("../schema/countersign.cedarschema");
 pub const SHIPPED: &[(&str, &str)] = &[
     ("baseline", include_str!("../shipped/baseline.cedar")),
     ("confidential-vm", include_str!("../shipped/confidential-vm.cedar")),
+    ("measured-boot", include_str!("../shipped/measured-boot.cedar")),
     ("milan-co-root", include_str!("../shipped/milan-co-root.cedar")),
+    ("runtime-integrity", include_str!("../shipped/runtime-integrity.cedar")),
     ("simulated", include_str!("../shipped/simulated.cedar")),
 ];
 
@@ -97,7 +100,8 @@ impl PolicySet {
             check_permit(policy, &vocabulary)?;
         }
         let names_simulated = |policy: &&cedar_policy::Policy| {
-            policy.effect() == Effect::Permit && policy.entity_literals().contains(vocabulary.simulated())
+            let affirms = |json| affirms(&json, vocabulary.simulated(), true);
+            policy.effect() == Effect::Permit && policy.to_json().is_ok_and(affirms)
         };
         let admit_simulated = policies.iter().filter(names_simulated).map(|policy| policy.id().clone()).collect();
         let policies = cedar_policy::PolicySet::from_policies(policies)
@@ -122,11 +126,12 @@ impl PolicySet {
     pub(crate) fn authorize(
         &self,
         claims: &Claims,
+        tallies: &ImaTallies,
         host: &HostFacts<'_>,
         matched: Option<&ReferenceManifest>,
         now: UnixMillis,
     ) -> Verdict {
-        let (request, entities) = match self.vocabulary.request(claims, host, matched, now) {
+        let (request, entities) = match self.vocabulary.request(claims, tallies, host, matched, now) {
             Ok(request) => request,
             Err(finding) => return Verdict::Refused(finding, Vec::new()),
         };
@@ -262,7 +267,47 @@ fn check_policy(policy: &cedar_policy::Policy) -> Result<(), Finding> {
         let found = format_args!("`like` in {id}");
         return Err(PolicyReason::PolicyWildcard.because("comparison with ==, contains or in", found));
     }
+    if let Some(index) = names_resettable(&json) {
+        let found = format_args!("PCR {index} in {id}");
+        return Err(PolicyReason::PolicyPcrResettable.because("PCRs that only a restart resets", found));
+    }
     Ok(())
+}
+
+/// A PCR that any software resets, where a policy compares a set of PCRs with numbers.
+fn names_resettable(json: &serde_json::Value) -> Option<u8> {
+    let number = |json: &serde_json::Value| {
+        RESETTABLE.into_iter().find(|index| contains(json, &|json: &serde_json::Value| *json == *index))
+    };
+    match json {
+        serde_json::Value::Object(members) => members.iter().find_map(|(name, value)| {
+            let of_pcrs = |attribute: &serde_json::Value| PCR_SETS.iter().any(|set| attribute == set);
+            let compares = SET_OPERATORS.contains(&name.as_str()) && contains(value, &of_pcrs);
+            compares.then(|| number(value)).flatten().or_else(|| names_resettable(value))
+        }),
+        serde_json::Value::Array(values) => values.iter().find_map(names_resettable),
+        serde_json::Value::Null
+        | serde_json::Value::Bool(_)
+        | serde_json::Value::Number(_)
+        | serde_json::Value::String(_) => None,
+    }
+}
+
+/// Attributes that are sets of PCR indexes.
+const PCR_SETS: [&str; 2] = ["replayed", "unexplained"];
+const SET_OPERATORS: [&str; 4] = ["contains", "containsAll", "containsAny", "=="];
+
+/// Whether `is` holds somewhere in a policy's JSON form.
+fn contains(json: &serde_json::Value, is: &dyn Fn(&serde_json::Value) -> bool) -> bool {
+    is(json)
+        || match json {
+            serde_json::Value::Object(members) => members.iter().any(|(_, value)| contains(value, is)),
+            serde_json::Value::Array(values) => values.iter().any(|value| contains(value, is)),
+            serde_json::Value::Null
+            | serde_json::Value::Bool(_)
+            | serde_json::Value::Number(_)
+            | serde_json::Value::String(_) => false,
+        }
 }
 
 /// Asks a permit about a host that proved nothing: no manifest matches, every anchor is simulated, nothing is
@@ -290,7 +335,7 @@ fn check_permit(policy: &cedar_policy::Policy, vocabulary: &Vocabulary) -> Resul
     };
     let labels = BTreeMap::new();
     let facts = HostFacts { id: &host, trust_domain: &domain, labels: &labels, generation: 0 };
-    let (request, entities) = vocabulary.request(&nothing_proven(), &facts, None, UnixMillis(0))?;
+    let (request, entities) = vocabulary.request(&nothing_proven(), &ImaTallies::new(), &facts, None, UnixMillis(0))?;
     let alone = cedar_policy::PolicySet::from_policies([policy.clone()])
         .map_err(|error| PolicyReason::PolicyName.because("each policy id once", error))?;
     match Authorizer::new().is_authorized(&request, &alone, &entities).decision() {
@@ -302,7 +347,7 @@ fn check_permit(policy: &cedar_policy::Policy, vocabulary: &Vocabulary) -> Resul
     }
 }
 
-const fn nothing_proven() -> Claims {
+fn nothing_proven() -> Claims {
     let nothing = Sha256Digest([0; 32]);
     Claims {
         assurance: Assurance::Simulated,
@@ -310,12 +355,39 @@ const fn nothing_proven() -> Claims {
             assurance: Assurance::Simulated,
             ak_name: HexBytes(Vec::new()),
             ek: nothing,
+            identity: TpmIdentity::unnamed(TpmKind::Unknown),
             pcrs: BTreeMap::new(),
             firmware_version: 0,
             clock: ClockInfo { clock: 0, reset_count: 0, restart_count: 0, safe: false },
         },
         credential_key: nothing,
+        boot: Presented::NotPresented,
+        ima: Presented::NotPresented,
         snp: Presented::NotPresented,
+    }
+}
+
+/// Whether a policy's JSON form compares with `member` somewhere to find it, not to exclude it: `x != member`, a
+/// negation around it and an `unless` name what the author does not want. Nests as the text does: [`NESTING_MAX`].
+fn affirms(json: &serde_json::Value, member: &cedar_policy::EntityUid, affirmed: bool) -> bool {
+    match json {
+        serde_json::Value::Object(members) => {
+            if let Some(literal) = members.get("__entity") {
+                let part = |name| literal.get(name).and_then(serde_json::Value::as_str);
+                let named = part("id") == Some(member.id().unescaped());
+                return affirmed && named && part("type") == Some(&member.type_name().to_string());
+            }
+            let unless = members.get("kind").and_then(serde_json::Value::as_str) == Some("unless");
+            members.iter().any(|(name, value)| {
+                let turned = unless || matches!(name.as_str(), "!" | "!=");
+                affirms(value, member, affirmed != turned)
+            })
+        }
+        serde_json::Value::Array(values) => values.iter().any(|value| affirms(value, member, affirmed)),
+        serde_json::Value::Null
+        | serde_json::Value::Bool(_)
+        | serde_json::Value::Number(_)
+        | serde_json::Value::String(_) => false,
     }
 }
 

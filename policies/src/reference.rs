@@ -15,28 +15,34 @@
 //! A host matches a manifest when every value the manifest names was presented and is one of those listed. What a host
 //! presents beyond a manifest does not make it match.
 
+use alloc::borrow::ToOwned;
+use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::string::String;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use countersign_attestation::anchor::AmdProduct;
 use countersign_attestation::claims::{HexBytes, PcrHash, SnpTcb};
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::protocol::PcrSelection;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::value::RawValue;
 
+use crate::boot::{BootReference, WrittenBoot};
 use crate::finding::{Finding, PolicyReason};
+use crate::ima::ImaRules;
 use crate::json::Members;
 
-/// A manifest of every PCR with dozens of values each stays far below; anything larger is not a golden state.
-const MANIFEST_BYTES_MAX: usize = 256 * 1024;
+/// An allow-list of the files of a server image fits: some 60,000. Without one, a manifest is a few kilobytes.
+pub const MANIFEST_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Values accepted for one measurement: more than any fleet keeps images in use.
-const VALUES_MAX: usize = 256;
+pub(crate) const VALUES_MAX: usize = 256;
 /// Longest id of a manifest, a policy file or a policy: it is part of file names, log lines and credentials.
 const NAME_BYTES_MAX: usize = 128;
 /// PCRs that a TPM resets on the request of any software (PC Client Platform TPM Profile 1.05, 4.6).
-const RESETTABLE: [u8; 2] = [16, 23];
+pub(crate) const RESETTABLE: [u8; 2] = [16, 23];
 /// The last PCR of a PC Client TPM.
 const PCR_MAX: u8 = 23;
 /// The last of the PCRs that the firmware is sure to extend, with a separator at least.
@@ -59,6 +65,10 @@ pub struct ReferenceManifest {
     pub(crate) tpm: Option<TpmReference>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) snp: Option<SnpReference>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) boot: Option<BootReference>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) ima: Option<ImaReference>,
 }
 
 /// What a manifest says about the TPM: at least one PCR.
@@ -107,7 +117,7 @@ impl MinTcb {
 }
 
 /// `null` is not "absent": it is a value nobody should have to guess the meaning of.
-fn not_null<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+pub(crate) fn not_null<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
     T::deserialize(deserializer).map(Some)
 }
 
@@ -122,6 +132,10 @@ struct Written {
     tpm: Option<WrittenTpm>,
     #[serde(default, deserialize_with = "not_null")]
     snp: Option<WrittenSnp>,
+    #[serde(default, deserialize_with = "not_null")]
+    boot: Option<WrittenBoot>,
+    #[serde(default, deserialize_with = "not_null")]
+    ima: Option<WrittenIma>,
 }
 
 #[derive(Deserialize)]
@@ -157,14 +171,20 @@ impl ReferenceManifest {
         if !is_name(&written.id) {
             return Err(PolicyReason::ManifestId.because(NAME_RULE, format_args!("`{}`", written.id)));
         }
-        if written.tpm.is_none() && written.snp.is_none() {
-            return Err(PolicyReason::ManifestEmpty.because("`tpm`, `snp` or both", "neither"));
+        if written.tpm.is_none() && written.snp.is_none() && written.boot.is_none() && written.ima.is_none() {
+            return Err(PolicyReason::ManifestEmpty.because("`tpm`, `snp`, `boot` or `ima`", "none of them"));
+        }
+        // The list is the kernel's word; something must vouch for the kernel.
+        if written.ima.is_some() && written.tpm.is_none() && written.boot.is_none() {
+            return Err(PolicyReason::ImaUnanchored.because("`tpm` or `boot` beside `ima`", "neither"));
         }
         Ok(Self {
             id: written.id,
             description: written.description,
             tpm: written.tpm.map(TpmReference::read).transpose()?,
             snp: written.snp.map(SnpReference::read).transpose()?,
+            boot: written.boot.map(BootReference::read).transpose()?,
+            ima: written.ima.map(ImaReference::read).transpose()?,
         })
     }
 
@@ -217,6 +237,52 @@ impl TpmReference {
         }
         Ok(Self { pcrs })
     }
+}
+
+/// What a manifest says about the IMA list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct ImaReference {
+    /// As they were written: a second reading must not see other rules.
+    #[serde(flatten)]
+    written: ImaText,
+    #[serde(skip)]
+    pub(crate) rules: Arc<ImaRules>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum ImaText {
+    Rules(#[serde(serialize_with = "as_written")] String),
+    Keylime(#[serde(serialize_with = "as_written")] String),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenIma {
+    #[serde(default, deserialize_with = "not_null")]
+    rules: Option<Box<RawValue>>,
+    #[serde(default, deserialize_with = "not_null")]
+    keylime: Option<Box<RawValue>>,
+}
+
+impl ImaReference {
+    fn read(written: WrittenIma) -> Result<Self, Finding> {
+        let (written, rules) = match (written.rules, written.keylime) {
+            (Some(text), None) => (ImaText::Rules(text.get().to_owned()), ImaRules::parse(text.get().as_bytes())?),
+            (None, Some(text)) => {
+                (ImaText::Keylime(text.get().to_owned()), ImaRules::parse_keylime(Some(text.get().as_bytes()), &[])?)
+            }
+            (None, None) | (Some(_), Some(_)) => {
+                return Err(PolicyReason::ManifestSyntax.because("`rules` or `keylime` in `ima`", "neither or both"));
+            }
+        };
+        Ok(Self { written, rules: Arc::new(rules) })
+    }
+}
+
+fn as_written<S: Serializer>(text: &str, serializer: S) -> Result<S::Ok, S::Error> {
+    let raw: &RawValue = serde_json::from_str(text).map_err(serde::ser::Error::custom)?;
+    raw.serialize(serializer)
 }
 
 impl SnpReference {
@@ -282,7 +348,7 @@ fn pcr_index(text: &str) -> Result<u8, Finding> {
     Ok(index)
 }
 
-fn read_values(at: &str, texts: &[String], size: usize, measured: bool) -> Result<Values, Finding> {
+pub(crate) fn read_values(at: &str, texts: &[String], size: usize, measured: bool) -> Result<Values, Finding> {
     if texts.is_empty() {
         return Err(PolicyReason::ValueListEmpty.because(format_args!("at least one value in `{at}`"), "none"));
     }
@@ -320,6 +386,7 @@ pub(crate) fn is_name(text: &str) -> bool {
 pub struct ReferenceSet {
     manifests: BTreeMap<String, ReferenceManifest>,
     digest: Sha256Digest,
+    pcr_selection: Vec<PcrSelection>,
 }
 
 impl ReferenceSet {
@@ -328,7 +395,8 @@ impl ReferenceSet {
     pub fn new(manifests: impl IntoIterator<Item = ReferenceManifest>) -> Self {
         let manifests: BTreeMap<_, _> = manifests.into_iter().map(|manifest| (manifest.id.clone(), manifest)).collect();
         let digest = digest_of(&manifests);
-        Self { manifests, digest }
+        let pcr_selection = pcr_selection(manifests.values());
+        Self { manifests, digest, pcr_selection }
     }
 
     /// The manifest with this id.
@@ -348,24 +416,39 @@ impl ReferenceSet {
         self.digest
     }
 
-    /// What a challenge must ask a host to quote: every PCR that some manifest names, banks and indexes ascending.
+    /// What a challenge must ask a host to quote: every PCR that some manifest names or needs, banks and indexes
+    /// ascending.
     ///
     /// When no manifest names a PCR (nothing is registered yet, or launch measurements only), a fixed selection of the
     /// `sha256` bank: nothing is admitted by it, but a quote is needed for the key, and its values are what an operator
     /// registers first.
     #[must_use]
-    pub fn pcr_selection(&self) -> Vec<PcrSelection> {
-        let mut union: BTreeMap<PcrHash, BTreeSet<u8>> = BTreeMap::new();
-        for tpm in self.manifests().filter_map(|manifest| manifest.tpm.as_ref()) {
-            for (bank, pcrs) in &tpm.pcrs {
-                union.entry(*bank).or_default().extend(pcrs.keys().copied());
-            }
-        }
-        if union.is_empty() {
-            union.insert(PcrHash::Sha256, FIRST_SELECTION.into());
-        }
-        union.into_iter().map(|(bank, pcrs)| PcrSelection { bank, pcrs: pcrs.into_iter().collect() }).collect()
+    pub fn pcr_selection(&self) -> &[PcrSelection] {
+        &self.pcr_selection
     }
+}
+
+fn pcr_selection<'a>(manifests: impl Iterator<Item = &'a ReferenceManifest>) -> Vec<PcrSelection> {
+    let mut union: BTreeMap<PcrHash, BTreeSet<u8>> = BTreeMap::new();
+    for manifest in manifests {
+        let named = manifest.tpm.iter().flat_map(|tpm| &tpm.pcrs);
+        for (bank, pcrs) in named {
+            union.entry(*bank).or_default().extend(pcrs.keys().copied());
+        }
+        // One bank is enough for a log: one that the manifest names values of, or else the one that every TPM has.
+        let bank = manifest.tpm.as_ref().and_then(|tpm| tpm.pcrs.keys().next().copied()).unwrap_or(PcrHash::Sha256);
+        let boot = manifest.boot.iter().flat_map(BootReference::pcrs);
+        // The list begins with the aggregate of PCR 0 to 9: quoted with it, it is bound to this boot.
+        let ima = manifest.ima.iter().flat_map(|ima| (0..=9).chain(ima.rules.pcrs().iter().copied()));
+        let mut of_logs = boot.chain(ima).peekable();
+        if of_logs.peek().is_some() {
+            union.entry(bank).or_default().extend(of_logs);
+        }
+    }
+    if union.is_empty() {
+        union.insert(PcrHash::Sha256, FIRST_SELECTION.into());
+    }
+    union.into_iter().map(|(bank, pcrs)| PcrSelection { bank, pcrs: pcrs.into_iter().collect() }).collect()
 }
 
 fn digest_of(manifests: &BTreeMap<String, ReferenceManifest>) -> Sha256Digest {

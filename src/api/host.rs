@@ -4,15 +4,16 @@ use std::future::Future;
 use std::sync::Arc;
 
 use axum::Extension;
-use axum::extract::{Path, State};
+use axum::extract::{FromRequest as _, Path, Request, State};
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_LENGTH;
 use countersign_attestation::protocol::{
     ActivationRequest, ActivationResponse, AttestationRequest, AttestationResponse, Challenge, EnrollmentChallenge,
     EnrollmentRequest,
 };
 use serde::Deserialize;
 
-use crate::api::body::Json;
+use crate::api::body::{ATTESTATION_BYTES_MAX, BODY_BYTES_MAX, Json};
 use crate::api::{App, Channel};
 use crate::problem::{Problem, Refusal};
 
@@ -49,8 +50,15 @@ pub(super) async fn challenge(
 pub(super) async fn attest(
     State(broker): App,
     Extension(Channel(host)): Extension<Channel>,
-    Json(request): Json<AttestationRequest>,
+    request: Request,
 ) -> Answer<AttestationResponse> {
+    // A body with whole logs takes megabytes: a fleet that starts at once waits here, and not in memory.
+    let declared = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+    let _turn = match declared {
+        Some(length) if length <= BODY_BYTES_MAX => None,
+        Some(_) | None => Some(broker.long_bodies.acquire().await.map_err(|_| Refusal::Internal.plain())?),
+    };
+    let Json(request) = Json::<AttestationRequest, ATTESTATION_BYTES_MAX>::from_request(request, &()).await?;
     let broker = Arc::clone(&broker);
     let response = to_the_end(async move { broker.attest(&host, request).await }).await?;
     Ok((StatusCode::OK, axum::Json(response)))

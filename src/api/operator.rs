@@ -13,6 +13,7 @@ use countersign_attestation::UnixMillis;
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::lineage::entry::Entry;
 use countersign_attestation::protocol::HostId;
+use countersign_policies::reference::MANIFEST_BYTES_MAX;
 use serde::{Deserialize, Serialize};
 
 use crate::api::body::{Json, RawJson};
@@ -152,7 +153,7 @@ pub(super) async fn show_reference(State(broker): App, Path(id): Path<String>) -
 pub(super) async fn register_reference(
     State(broker): App,
     Extension(Operator(operator)): Extension<Operator>,
-    RawJson(manifest): RawJson,
+    RawJson(manifest): RawJson<MANIFEST_BYTES_MAX>,
 ) -> Result<(StatusCode, axum::Json<Changed>), Problem> {
     let id = to_the_end(async move { broker.register_reference(&operator, &manifest).await }).await?;
     Ok((StatusCode::CREATED, axum::Json(Changed { id, log_index: None })))

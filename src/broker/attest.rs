@@ -1,5 +1,7 @@
 //! A host attests: the way of one piece of evidence, from challenge to credential.
 
+use std::sync::Arc;
+
 use countersign_attestation::UnixMillis;
 use countersign_attestation::claims::Claims;
 use countersign_attestation::digest::Sha256Digest;
@@ -9,7 +11,8 @@ use countersign_attestation::protocol::{AttestationRequest, AttestationResponse,
 use countersign_attestation::result::jws::Thumbprint;
 use countersign_policies::decision::Outcome;
 
-use crate::broker::judge::{Inputs, Judgement, judge_warm};
+use crate::broker::judge::{Inputs, Judgement, LogsVerdict, judge, judge_warm};
+use crate::broker::known::{Fresh, Known, joined};
 use crate::broker::{Broker, Latest};
 use crate::keys::random;
 use crate::lineage::Recorded;
@@ -18,11 +21,33 @@ use crate::references::Governance;
 use crate::trust::hosts::{Enrolled, Host};
 use crate::trust::state::{HostTrust, Standing};
 
+/// An event log of a server fits, and so do the IMA entries of an hour.
+const LONG_LOGS_BYTES: usize = 64 * 1024;
+
 /// Until when a grant reaches.
 #[derive(Clone, Copy, Debug)]
 struct Until {
     not_after: UnixMillis,
     lease_until: UnixMillis,
+}
+
+/// One attestation: what is judged, and what it is judged on.
+#[derive(Clone, Copy)]
+struct Case<'a> {
+    inputs: &'a Inputs,
+    fresh: &'a Fresh<'a>,
+    trust: &'a HostTrust,
+    governance: &'a Governance,
+}
+
+impl<'a> Case<'a> {
+    /// Logs that a decision rests on. Long ones that explain nothing are not kept: any host could fill the disk with
+    /// them. Replay then says that they are not there.
+    fn logs_to_keep(&self, judged: &Judgement) -> impl Iterator<Item = &'a [u8]> {
+        let rest_on = judged.claims.is_some() && judged.logs == LogsVerdict::Explained;
+        let ima = self.inputs.ima.map_or(0, |ima| usize::try_from(ima.list.bytes).unwrap_or(usize::MAX));
+        self.fresh.logs(ima).filter(move |log| rest_on || log.len() <= LONG_LOGS_BYTES)
+    }
 }
 
 impl Broker {
@@ -32,11 +57,15 @@ impl Broker {
     /// [`Refusal::Internal`] when there is no randomness.
     pub fn challenge(&self, host: &HostId) -> Result<Challenge, Problem> {
         let made = self.challenges.make(host, self.clock.now()).map_err(|_| Refusal::Internal.plain())?;
+        // What cannot be restored is asked for again; the attestation then says what is wrong.
+        let trust = self.trust.host(host)?.filter(|_| !self.boots.wants_everything(host));
+        let known = trust.and_then(|trust| self.known(host, &trust).ok().flatten());
         Ok(Challenge {
             challenge: made.token,
             nonce: Base64Bytes(made.nonce.to_vec()),
             expires_at: made.expires_at,
-            pcr_selection: self.references.current().references.pcr_selection(),
+            pcr_selection: self.references.current().references.pcr_selection().to_vec(),
+            known_boot: known.as_ref().map(Known::to_challenge),
         })
     }
 
@@ -46,10 +75,11 @@ impl Broker {
     ///
     /// # Errors
     /// A [`Problem`] for every way in which there is no credential.
-    pub async fn attest(&self, id: &HostId, request: AttestationRequest) -> Result<AttestationResponse, Problem> {
-        // 1. Redeem the challenge, once.
+    pub async fn attest(&self, id: &HostId, mut request: AttestationRequest) -> Result<AttestationResponse, Problem> {
+        // 1. Redeem the challenge, once. Logs that are none are no evidence to judge.
         let now = self.clock.now();
         let nonce = self.challenges.redeem(&request.challenge, id, now)?;
+        let logs = request.evidence.take_logs()?;
 
         // 2. One snapshot of the host, its trust, and what it is judged by.
         let host = self.hosts.find(id)?;
@@ -60,19 +90,29 @@ impl Broker {
         check_may_attest(&trust, key, &request.credential_key.0, now)
             .map_err(|problem| self.with_cause(problem, &trust))?;
 
-        // 3 and 4. Verify and appraise: pure.
-        let inputs = self.inputs(&host, enrolled, &trust, &governance, nonce, request, now);
-        let judged = judge_warm(&inputs, &governance, Some(&self.warm));
+        let fresh = Fresh::new(&self.archive, &logs);
+        let mut inputs = self.inputs(&host, enrolled, &trust, &governance, nonce, request, now)?;
+        (inputs.event_log, inputs.ima) = (fresh.event_log(), fresh.ima());
+
+        // 3 and 4. Verify and appraise: pure. Long logs take milliseconds, off the threads that answer others.
+        let judge = || judge_warm(&inputs, &governance, &fresh, Some(&self.warm));
+        let judged = if LONG_LOGS_BYTES < fresh.bytes() { tokio::task::block_in_place(judge) } else { judge() };
         self.metrics.decision(&judged.codes());
+        if judged.claims.is_some() && judged.logs == LogsVerdict::Explained {
+            // Of a list that went on after the quote, only what the quote covers is kept.
+            inputs.ima = judged.attested;
+        }
 
         // 5. Record. 6. Grant or revoke. 7. Issue.
         match (judged.decision.outcome(), &judged.claims) {
             (Outcome::Granted { not_after, lease_until }, Some(claims)) => {
                 let until = Until { not_after, lease_until };
-                self.grant(&inputs, &judged, claims, &trust, &governance, until).await
+                let case = Case { inputs: &inputs, fresh: &fresh, trust: &trust, governance: &governance };
+                self.grant(&case, &judged, claims, until).await
             }
             (Outcome::Granted { .. } | Outcome::Denied, _) => {
-                Err(self.deny(&inputs, &judged, &trust, &governance).await)
+                let case = Case { inputs: &inputs, fresh: &fresh, trust: &trust, governance: &governance };
+                Err(self.deny(&case, &judged).await)
             }
         }
     }
@@ -88,22 +128,23 @@ impl Broker {
 
     async fn grant(
         &self,
-        inputs: &Inputs,
+        case: &Case<'_>,
         judged: &Judgement,
         claims: &Claims,
-        trust: &HostTrust,
-        governance: &Governance,
         until: Until,
     ) -> Result<AttestationResponse, Problem> {
+        let Case { inputs, trust, governance, .. } = case;
         let key = Sha256Digest::of(&[&inputs.credential_key.0]);
         let has_key = trust.credential.as_ref().is_some_and(|live| live.key == key);
         let credential = if has_key { None } else { Some(self.credential_record(trust, key, until.not_after)?) };
         let on = trust.revision_of(inputs.host.clone());
-        let unchanged = trust.claims.is_some() && trust.claims == judged.digest(governance);
+        // Other logs that say the same are kept all the same: what follows rests on them.
+        let unchanged =
+            trust.claims.is_some() && trust.claims == judged.digest(governance) && judged.known == inputs.known;
         let entry = if unchanged {
             Entry::renewed(inputs.at, on, until.lease_until, credential)
         } else {
-            let decision = self.decision_record(inputs, judged, governance)?;
+            let decision = self.decision_record(case, judged)?;
             Entry::granted(inputs.at, on, decision, until.lease_until, credential)
         };
         // A crash after this leaves a grant that nobody holds a credential of; the host attests again.
@@ -114,7 +155,7 @@ impl Broker {
                 tracing::error!(%error, "credential not issued");
                 Refusal::Internal.plain()
             })?;
-        self.remember(inputs, judged, &recorded);
+        self.remember(case, judged, &recorded);
         // The status list says VALID from the next pulse on; a gate that learns of it now accepts at once.
         if credential.is_some() || trust.standing != Standing::Trusted {
             self.pulse.wake();
@@ -130,10 +171,11 @@ impl Broker {
 
     /// Records a denial. Verified evidence that no longer passes takes trust away; evidence that does not verify says
     /// nothing about the host, and its lease just runs on to its end.
-    async fn deny(&self, inputs: &Inputs, judged: &Judgement, trust: &HostTrust, governance: &Governance) -> Problem {
+    async fn deny(&self, case: &Case<'_>, judged: &Judgement) -> Problem {
+        let Case { inputs, trust, .. } = case;
         let drifted = judged.claims.is_some() && matches!(trust.standing, Standing::Trusted | Standing::Lapsed);
         let on = trust.revision_of(inputs.host.clone());
-        let entry = match self.decision_record(inputs, judged, governance) {
+        let entry = match self.decision_record(case, judged) {
             Ok(decision) if drifted => Entry::revoked_by_decision(inputs.at, on, decision),
             Ok(decision) => Entry::denied(inputs.at, on, decision),
             Err(problem) => return problem,
@@ -146,7 +188,7 @@ impl Broker {
             self.pulse.wake();
             tracing::warn!(host = %inputs.host, reasons = ?judged.codes(), "revoked");
         }
-        self.remember(inputs, judged, &recorded);
+        self.remember(case, judged, &recorded);
         match judged.decision.findings().first() {
             Some(finding) => Problem::denied_to_host(finding, recorded.leaf_hash()),
             // A denial without a reason does not exist; were there one, it is still a denial.
@@ -164,8 +206,8 @@ impl Broker {
         nonce: [u8; 32],
         request: AttestationRequest,
         at: UnixMillis,
-    ) -> Inputs {
-        Inputs {
+    ) -> Result<Inputs, Problem> {
+        Ok(Inputs {
             at,
             host: host.id.clone(),
             trust_domain: self.config.trust_domain.clone(),
@@ -176,13 +218,17 @@ impl Broker {
             ak_public: enrolled.ak_public.clone(),
             ek: host.ek_sha256,
             assurance: enrolled.assurance,
+            tpm: enrolled.identity.clone(),
             nonce: Base64Bytes(nonce.to_vec()),
-            pcr_selection: governance.references.pcr_selection(),
+            pcr_selection: governance.references.pcr_selection().to_vec(),
             credential_key: request.credential_key,
             evidence: request.evidence,
-            last_clock: self.clocks.last(&host.id),
+            event_log: None,
+            ima: None,
+            last_clock: trust.clock,
+            known: self.known(&host.id, trust)?,
             governance: governance.digests,
-        }
+        })
     }
 
     fn credential_record(
@@ -202,28 +248,72 @@ impl Broker {
     }
 
     /// Archives the inputs, so that whoever has the entry can replay the decision.
-    fn decision_record(
-        &self,
-        inputs: &Inputs,
-        judged: &Judgement,
-        governance: &Governance,
-    ) -> Result<DecisionRecord, Problem> {
-        let bytes = serde_json::to_vec(inputs).map_err(|_| Refusal::Internal.plain())?;
-        let inputs = self.archive.put(&bytes).map_err(|error| {
+    fn decision_record(&self, case: &Case<'_>, judged: &Judgement) -> Result<DecisionRecord, Problem> {
+        let failed = |error: &dyn std::fmt::Display| {
             tracing::error!(%error, "inputs not archived");
             Refusal::LineageFailed.plain()
-        })?;
+        };
+        // Logs before the inputs that name them: a crash in between leaves logs that nobody names.
+        for log in case.logs_to_keep(judged) {
+            self.archive.put(log).map_err(|error| failed(&error))?;
+        }
+        let bytes = serde_json::to_vec(case.inputs).map_err(|_| Refusal::Internal.plain())?;
+        let inputs = self.archive.put(&bytes).map_err(|error| failed(&error))?;
         Ok(DecisionRecord {
             inputs: Some(inputs),
-            claims: judged.digest(governance),
+            claims: judged.digest(case.governance),
             decision: Sha256Digest::of(&[&judged.decision.canonical_bytes()]),
             reasons: judged.codes(),
         })
     }
 
-    fn remember(&self, inputs: &Inputs, judged: &Judgement, recorded: &Recorded) {
+    /// What is known of the boot that the host's last verified quote was of: of this process, or else what the inputs
+    /// of that decision come to.
+    ///
+    /// # Errors
+    /// [`Refusal::LineageFailed`] when they are not in the archive: a host that was seen is not a new one.
+    fn known(&self, host: &HostId, trust: &HostTrust) -> Result<Option<Known>, Problem> {
+        if let Some(known) = self.boots.known(host, trust.generation) {
+            return Ok(Some(Known::clone(&known)));
+        }
+        let Some(seen) = trust.seen else { return Ok(None) };
+        let known = self.restore(seen).map_err(|error| {
+            tracing::error!(%host, %error, "the host's last attestation cannot be restored");
+            Refusal::LineageFailed.plain()
+        })?;
+        if let Some(known) = &known {
+            self.boots.saw(host, trust.generation, Arc::new(known.clone()));
+        }
+        Ok(known)
+    }
+
+    fn restore(&self, seen: Sha256Digest) -> Result<Option<Known>, Box<dyn std::error::Error + Send + Sync>> {
+        let inputs: Inputs = serde_json::from_slice(&self.archive.get(seen)?)?;
+        let current = self.references.current();
+        let judged = if inputs.governance == current.digests {
+            judge(&inputs, &current, &self.archive)
+        } else {
+            judge(&inputs, &Governance::from_archive(&self.archive, inputs.governance)?, &self.archive)
+        };
+        if judged.claims.is_none() {
+            return Err(format!("inputs {seen} no longer verify: {}", judged.codes().join(", ")).into());
+        }
+        Ok(judged.known)
+    }
+
+    fn remember(&self, case: &Case<'_>, judged: &Judgement, recorded: &Recorded) {
+        let Case { inputs, trust, .. } = case;
+        match judged.logs {
+            LogsVerdict::Explained => {}
+            LogsVerdict::Unexplained => self.boots.distrust(&inputs.host),
+        }
         if let Some(claims) = &judged.claims {
-            self.clocks.saw(&inputs.host, claims.tpm.clock);
+            // A poisoned state has stopped the log; nothing was recorded then.
+            let _kept = self.trust.saw(&inputs.host, claims.tpm.clock);
+            if let Some(known) = &judged.known {
+                let known = joined(known.clone(), &self.archive);
+                self.boots.saw(&inputs.host, trust.generation, Arc::new(known));
+            }
         }
         let latest = Latest {
             claims: judged.claims.clone(),

@@ -1,22 +1,32 @@
 //! The judgement: verification and appraisal as one pure function of archived inputs. Live decisions, replay and
 //! re-appraisal all run it.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use countersign_attestation::anchor::Assurance;
 use countersign_attestation::binder::{Binder, Role};
-use countersign_attestation::claims::{Claims, ClockInfo};
+use countersign_attestation::claims::{BootClaims, Claims, ClockInfo, Presented, TpmIdentity};
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::evidence::bundle::{Bundle, BundleReason, Collection};
+use countersign_attestation::evidence::ima::ImaState;
+use countersign_attestation::evidence::logs::{self, BootCounts, LogReason};
 use countersign_attestation::evidence::{self, Endorsements};
 use countersign_attestation::protocol::{Base64Bytes, HostId, PcrSelection};
 use countersign_attestation::{Rejection, UnixMillis};
 use countersign_policies::decision::{Decision, HostFacts, Terms, appraise, claims_digest};
+use countersign_policies::ima::ImaTally;
+use countersign_policies::matching::ImaTallies;
 use serde::{Deserialize, Serialize};
 
+use crate::broker::known::{Blobs, Known, KnownIma, Piece};
 use crate::broker::warm::{self, Warm};
 use crate::references::{Digests, Governance};
+use crate::trust::hosts::unknown_tpm;
+
+/// Longest IMA list that is kept: rules that change judge all of it again, in memory.
+const LIST_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// Everything a decision about a host's evidence depends on. What it names by digest is in the archive too.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,45 +52,37 @@ pub struct Inputs {
     pub ek: Sha256Digest,
     /// What the EK certificate's anchor is worth.
     pub assurance: Assurance,
+    /// What the EK certificate says the TPM is.
+    #[serde(default = "unknown_tpm")]
+    pub tpm: TpmIdentity,
     /// The challenge's nonce.
     pub nonce: Base64Bytes,
     /// The PCR selection that was asked for.
     pub pcr_selection: Vec<PcrSelection>,
     /// The credential key, `SubjectPublicKeyInfo`.
     pub credential_key: Base64Bytes,
-    /// The bundle as it was sent.
+    /// The bundle as it was sent, but for its logs.
     pub evidence: Collection,
+    /// The event log of the bundle.
+    pub event_log: Option<Sha256Digest>,
+    /// The IMA entries of the bundle.
+    pub ima: Option<NewEntries>,
     /// The TPM's clock in the host's last verified quote, if there was one.
     pub last_clock: Option<ClockInfo>,
+    /// What was known of the boot that quote was of.
+    pub known: Option<Known>,
     /// References, policy and collateral in force.
     pub governance: Digests,
 }
 
-/// The TPM clock of each host's newest verified quote: clock, resetCount and restartCount never go back (TPM 2.0
-/// Part 1, 36). Kept in memory; a quote from before a broker's restart is already refused by its nonce.
-#[derive(Debug, Default)]
-pub struct Clocks(Mutex<BTreeMap<HostId, ClockInfo>>);
-
-impl Clocks {
-    /// The clock of the host's newest verified quote.
-    #[must_use]
-    pub fn last(&self, host: &HostId) -> Option<ClockInfo> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(host).copied()
-    }
-
-    /// Keeps the clock of a verified quote, unless a newer one was seen.
-    pub fn saw(&self, host: &HostId, clock: ClockInfo) {
-        let mut clocks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let older = clocks.get(host).is_some_and(|last| clock.check_follows(last).is_err());
-        if !older {
-            clocks.insert(host.clone(), clock);
-        }
-    }
-
-    /// Forgets a removed host.
-    pub fn forget(&self, host: &HostId) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(host);
-    }
+/// Entries of an IMA list as a bundle brings them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewEntries {
+    /// Index of the first.
+    pub from: u64,
+    /// Their bytes.
+    pub list: Piece,
 }
 
 /// A decision, and the claims it was made on.
@@ -90,6 +92,21 @@ pub struct Judgement {
     pub claims: Option<Arc<Claims>>,
     /// Granted or denied, with its reasons.
     pub decision: Decision,
+    /// What is known of the host's boot now; nothing new where the claims say nothing.
+    pub known: Option<Known>,
+    /// The new IMA entries that the quote covers.
+    pub attested: Option<NewEntries>,
+    /// Whether the quote verified and the logs beside it did not.
+    pub logs: LogsVerdict,
+}
+
+/// What became of a bundle's logs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogsVerdict {
+    /// They explain the quote, or there were none to read.
+    Explained,
+    /// The quote verified, and they do not explain it.
+    Unexplained,
 }
 
 impl Judgement {
@@ -111,61 +128,209 @@ impl Judgement {
 
 /// Judges `inputs` with the references, policy and collateral they name.
 #[must_use]
-pub fn judge(inputs: &Inputs, governance: &Governance) -> Judgement {
-    judge_warm(inputs, governance, None)
+pub fn judge(inputs: &Inputs, governance: &Governance, blobs: &dyn Blobs) -> Judgement {
+    judge_warm(inputs, governance, blobs, None)
 }
 
 /// As [`judge`], and saves what `warm` computed before: it says the same with and without.
 #[must_use]
-pub fn judge_warm(inputs: &Inputs, governance: &Governance, warm: Option<&Warm>) -> Judgement {
-    let claims = match verify(inputs, governance, warm) {
-        Ok(claims) => claims,
-        Err(rejection) => return rejected(inputs, governance, None, &rejection),
+pub fn judge_warm(inputs: &Inputs, governance: &Governance, blobs: &dyn Blobs, warm: Option<&Warm>) -> Judgement {
+    let case = Case { inputs, governance, blobs, warm };
+    let signed = match case.verify() {
+        Ok(signed) => signed,
+        Err(rejection) => return case.rejected(None, &rejection),
     };
-    if let Some(last) = &inputs.last_clock
-        && let Err(rejection) = claims.tpm.clock.check_follows(last)
-    {
-        return rejected(inputs, governance, Some(claims), &rejection);
+    // A TPM that is genuine and no longer believed (A17), that went back, or that was restarted by nobody knows what,
+    // takes trust away: the quote is verified.
+    let clock = &signed.tpm.clock;
+    let last_boot = inputs.known.as_ref().map(|known| known.boot);
+    let believed = governance.collateral.tpm_denials.check(&signed.tpm);
+    let follows = || inputs.last_clock.as_ref().map_or(Ok(()), |last| clock.check_follows(last));
+    let explained = || logs::check_boot_explained(clock, last_boot, (&inputs.event_log).into());
+    if let Err(rejection) = believed.and_then(|()| follows()).and_then(|()| explained()) {
+        return case.rejected(Some(signed), &rejection);
     }
-    let host = HostFacts {
-        id: &inputs.host,
-        trust_domain: &inputs.trust_domain,
-        labels: &inputs.labels,
-        generation: inputs.generation,
+    let read = match case.read_logs(&signed) {
+        Ok(read) => read,
+        Err(rejection) => return case.unexplained(signed, &rejection),
     };
-    let terms = Terms { credential_ttl_ms: inputs.credential_ttl_ms, lease_ms: inputs.lease_ms };
-    let decision = appraise(&claims, &host, &governance.references, &governance.policy, terms, inputs.at);
-    Judgement { claims: Some(Arc::new(claims)), decision }
+    let decision = case.appraise(&read.claims, &read.tallies);
+    Judgement {
+        claims: Some(Arc::new(read.claims)),
+        decision,
+        known: Some(read.known),
+        attested: read.attested,
+        logs: LogsVerdict::Explained,
+    }
 }
 
-fn rejected(inputs: &Inputs, governance: &Governance, claims: Option<Claims>, rejection: &Rejection) -> Judgement {
-    let decision = Decision::rejected(rejection, &governance.references, &governance.policy, inputs.at);
-    Judgement { claims: claims.map(Arc::new), decision }
+/// One judgement's arguments.
+struct Case<'a> {
+    inputs: &'a Inputs,
+    governance: &'a Governance,
+    blobs: &'a dyn Blobs,
+    warm: Option<&'a Warm>,
 }
 
-/// Hops 1 and 3: decode the bundle, then check every signature, chain and binding in it.
-fn verify(inputs: &Inputs, governance: &Governance, warm: Option<&Warm>) -> Result<Claims, Rejection> {
-    let bundle = Bundle::decode(&inputs.evidence)?;
-    let nonce = inputs.nonce.0.as_slice().try_into();
-    let nonce = nonce.map_err(|_| BundleReason::Encoding.because("a nonce of 32 bytes", inputs.nonce.0.len()))?;
-    let binder = Binder::new(Role::Host, nonce, &inputs.credential_key.0);
-    let tpm = match warm {
-        Some(warm) => warm.tpm(inputs)?,
-        None => Arc::new(warm::enrolled(inputs)?),
-    };
-    let keeps = warm.zip(bundle.snp.as_ref());
-    let vek = keeps.and_then(|(warm, snp)| warm.vek(snp, governance, inputs.at));
-    let collateral = &governance.collateral;
-    let endorsements = Endorsements { anchors: &collateral.anchors, crls: &collateral.crls, endorsed: vek.as_deref() };
-    let expected = evidence::Expected {
-        binder: &binder,
-        credential_key: &inputs.credential_key.0,
-        tpm: &tpm,
-        pcr_selection: &inputs.pcr_selection,
-    };
-    let claims = evidence::verify(&bundle, &expected, &endorsements, inputs.at)?;
-    if let (Some((warm, snp)), None) = (keeps, &vek) {
-        warm.keep(snp, governance, inputs.at);
+/// What the logs came to.
+struct ReadLogs {
+    claims: Claims,
+    tallies: ImaTallies,
+    known: Known,
+    attested: Option<NewEntries>,
+}
+
+impl Case<'_> {
+    fn rejected(&self, claims: Option<Claims>, rejection: &Rejection) -> Judgement {
+        let Governance { references, policy, .. } = self.governance;
+        self.judgement(claims, Decision::rejected(rejection, references, policy, self.inputs.at))
     }
-    Ok(claims)
+
+    /// The logs do not explain the quote. What they would have explained is not known; but PCR values that no manifest
+    /// lists are drift, whatever log came beside them.
+    fn unexplained(&self, signed: Claims, rejection: &Rejection) -> Judgement {
+        let judged = if self.governance.references.matching_quote(&signed).next().is_none() {
+            let decision = self.appraise(&signed, &ImaTallies::new());
+            self.judgement(Some(signed), decision)
+        } else {
+            self.rejected(None, rejection)
+        };
+        Judgement { logs: LogsVerdict::Unexplained, ..judged }
+    }
+
+    /// A decision that adds nothing to what is known.
+    fn judgement(&self, claims: Option<Claims>, decision: Decision) -> Judgement {
+        let known = claims.as_ref().and_then(|_| self.inputs.known.clone());
+        Judgement { claims: claims.map(Arc::new), decision, known, attested: None, logs: LogsVerdict::Explained }
+    }
+
+    fn appraise(&self, claims: &Claims, tallies: &ImaTallies) -> Decision {
+        let Inputs { host, trust_domain, labels, generation, credential_ttl_ms, lease_ms, at, .. } = self.inputs;
+        let host = HostFacts { id: host, trust_domain, labels, generation: *generation };
+        let terms = Terms { credential_ttl_ms: *credential_ttl_ms, lease_ms: *lease_ms };
+        appraise(claims, tallies, &host, &self.governance.references, &self.governance.policy, terms, *at)
+    }
+
+    /// Hops 1 and 3: decode the bundle, then check every signature, chain and binding in it.
+    fn verify(&self) -> Result<Claims, Rejection> {
+        let Self { inputs, governance, warm, .. } = self;
+        let bundle = Bundle::decode(&inputs.evidence)?;
+        let nonce = inputs.nonce.0.as_slice().try_into();
+        let nonce = nonce.map_err(|_| BundleReason::Encoding.because("a nonce of 32 bytes", inputs.nonce.0.len()))?;
+        let binder = Binder::new(Role::Host, nonce, &inputs.credential_key.0);
+        let tpm = match warm {
+            Some(warm) => warm.tpm(inputs)?,
+            None => Arc::new(warm::enrolled(inputs)?),
+        };
+        let keeps = warm.zip(bundle.snp.as_ref());
+        let vek = keeps.and_then(|(warm, snp)| warm.vek(snp, governance, inputs.at));
+        let collateral = &governance.collateral;
+        let endorsements =
+            Endorsements { anchors: &collateral.anchors, crls: &collateral.crls, endorsed: vek.as_deref() };
+        let expected = evidence::Expected {
+            binder: &binder,
+            credential_key: &inputs.credential_key.0,
+            tpm: &tpm,
+            pcr_selection: &inputs.pcr_selection,
+        };
+        let claims = evidence::verify(&bundle, &expected, &endorsements, inputs.at)?;
+        if let (Some((warm, snp)), None) = (keeps, &vek) {
+            warm.keep(snp, governance, inputs.at);
+        }
+        Ok(claims)
+    }
+
+    /// The event log to the quoted PCRs, then the IMA list: both gone on with from what is known of this very boot.
+    fn read_logs(&self, signed: &Claims) -> Result<ReadLogs, Rejection> {
+        let boot = BootCounts::from(&signed.tpm.clock);
+        let known = self.inputs.known.as_ref().filter(|known| known.boot == boot);
+        let event_log = self.inputs.event_log.or_else(|| known.and_then(|known| known.event_log));
+        let mut claims = signed.clone();
+        if let Some(log) = event_log {
+            claims.boot = Presented::Verified(self.boot(log, signed)?);
+        }
+        let list = match known.and_then(|known| known.ima.as_ref()) {
+            // All of the list again, or the first of it.
+            None => KnownIma::start(),
+            Some(_) if self.inputs.ima.is_some_and(|new| new.from == 0) => KnownIma::start(),
+            Some(known) => known.clone(),
+        };
+        let nothing = self.inputs.ima.is_none() && list.state.entries == 0;
+        if nothing || !logs::quotes_ima(&signed.tpm) {
+            let known = Known { boot, event_log, ima: None };
+            return Ok(ReadLogs { claims, tallies: ImaTallies::new(), known, attested: None });
+        }
+        let (list, attested) = self.ima(&mut claims, list)?;
+        let tallies = list.tallies.clone();
+        Ok(ReadLogs { claims, tallies, known: Known { boot, event_log, ima: Some(list) }, attested })
+    }
+
+    fn boot(&self, log: Sha256Digest, signed: &Claims) -> Result<BootClaims, Rejection> {
+        if let Some(kept) = self.warm.and_then(|warm| warm.boot(&self.inputs.host, log, &signed.tpm)) {
+            return Ok(kept);
+        }
+        let boot = logs::verify_boot(&self.blob(log)?, &signed.tpm)?;
+        if let Some(warm) = self.warm {
+            warm.keep_boot(&self.inputs.host, log, &signed.tpm, &boot);
+        }
+        Ok(boot)
+    }
+
+    /// New entries are tallied by every rules that the host may be held to; rules that have not judged the older ones
+    /// judge the whole list, from the archive.
+    fn ima(&self, claims: &mut Claims, known: KnownIma) -> Result<(KnownIma, Option<NewEntries>), Rejection> {
+        let KnownIma { state, tallies: mut prior, mut pieces } = known;
+        let list = match self.inputs.ima {
+            Some(new) if new.list.bytes != 0 => self.blob(new.list.sha256)?,
+            Some(_) | None => Cow::Borrowed(&[][..]),
+        };
+        let from = self.inputs.ima.map_or(state.entries, |new| new.from);
+        let (verified, ima) = logs::verify_ima(from, &list, &state, &claims.tpm)?;
+        let attested = NewEntries { from, list: Piece::of(verified.bytes()) };
+        if attested.list.bytes != 0 {
+            pieces.push(attested.list);
+            check_length(&pieces)?;
+        }
+        claims.ima = Presented::Verified(ima);
+        let mut tallies = ImaTallies::new();
+        for rules in self.governance.references.ima_rules(claims) {
+            let tally = match prior.remove(&rules.digest()) {
+                Some(prior) => rules.tally(&verified, &prior),
+                None if state.entries == 0 => rules.tally(&verified, &ImaTally::start()),
+                None => {
+                    let whole = self.whole(&pieces, verified.bytes())?;
+                    let (verified, _) = logs::verify_ima(0, &whole, &ImaState::start(), &claims.tpm)?;
+                    rules.tally(&verified, &ImaTally::start())
+                }
+            };
+            tallies.insert(rules.digest(), tally);
+        }
+        let list = KnownIma { state: verified.state().clone(), tallies, pieces };
+        Ok((list, self.inputs.ima.is_some().then_some(attested)))
+    }
+
+    /// The whole list: what is in the archive, and what has just come.
+    fn whole(&self, pieces: &[Piece], new: &[u8]) -> Result<Vec<u8>, Rejection> {
+        let (mut whole, fresh) = (Vec::new(), Piece::of(new));
+        for piece in pieces {
+            if *piece == fresh {
+                whole.extend_from_slice(new);
+            } else {
+                whole.extend_from_slice(&self.blob(piece.sha256)?);
+            }
+        }
+        Ok(whole)
+    }
+
+    fn blob(&self, digest: Sha256Digest) -> Result<Cow<'_, [u8]>, Rejection> {
+        self.blobs.blob(digest).ok_or_else(|| LogReason::Unavailable.because(digest, "nothing"))
+    }
+}
+
+fn check_length(pieces: &[Piece]) -> Result<(), Rejection> {
+    let bytes = pieces.iter().fold(0_u64, |sum, piece| sum.saturating_add(piece.bytes));
+    if LIST_BYTES_MAX < bytes {
+        return Err(LogReason::ImaLength.because(format_args!("at most {LIST_BYTES_MAX} bytes"), bytes));
+    }
+    Ok(())
 }

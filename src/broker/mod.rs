@@ -5,6 +5,7 @@ pub mod attest;
 pub mod challenge;
 pub mod enrol;
 pub mod judge;
+pub mod known;
 pub mod reappraise;
 pub mod revoke;
 pub mod start;
@@ -55,12 +56,14 @@ pub struct Broker {
     pub pulse: PulseHandle,
     /// Counters.
     pub metrics: Metrics,
+    /// Turns for requests that need much memory.
+    pub long_bodies: tokio::sync::Semaphore,
     archive: Archive,
     issuer: Issuer,
     challenges: challenge::Challenges,
     enrollments: enrol::Pending,
     latest: Mutex<BTreeMap<HostId, Latest>>,
-    clocks: judge::Clocks,
+    boots: known::Boots,
     warm: warm::Warm,
 }
 

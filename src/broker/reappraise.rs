@@ -76,7 +76,7 @@ impl Broker {
         let Some(inputs) = inputs else { return Some(unjudged("reappraisal.inputs_missing")) };
         // The evidence as it was, at the moment it was given, under what is in force now.
         let inputs = Inputs { governance: governance.digests, ..inputs };
-        let judged = judge(&inputs, governance);
+        let judged = judge(&inputs, governance, &self.archive);
         match judged.decision.outcome() {
             Outcome::Granted { .. } => return None,
             Outcome::Denied => {}

@@ -92,7 +92,7 @@ impl Broker {
             Err(problem) => return Err(problem),
         }
         self.hosts.remove(id)?;
-        self.clocks.forget(id);
+        self.boots.forget(id);
         self.warm.forget(id);
         Ok(())
     }

@@ -10,7 +10,7 @@ use countersign_attestation::lineage::tree::TreeHead;
 use countersign_attestation::result::svid::TrustDomain;
 
 use crate::broker::challenge::Challenges;
-use crate::broker::{Broker, enrol, judge};
+use crate::broker::{Broker, enrol, known};
 use crate::clock::Clock;
 use crate::config::{Config, DataDir};
 use crate::credentials::execution::Issuer;
@@ -23,6 +23,9 @@ use crate::store::{Store, Table};
 use crate::trust::Trust;
 use crate::trust::hosts::Hosts;
 use crate::trust::pulse::{Pulser, TREE_HEAD};
+
+/// Attestations with long logs at one time: some 40 MiB each while they are judged.
+const LONG_BODIES_MAX: usize = 8;
 
 /// The log's origin line (C2SP tlog-checkpoint): the trust domain and our name.
 #[must_use]
@@ -75,10 +78,11 @@ impl Broker {
         let issuer = Issuer { keys: Arc::clone(&keys), trust_domain, list_uri, build };
         Ok(Arc::new(Self {
             metrics: Metrics::new(),
+            long_bodies: tokio::sync::Semaphore::new(LONG_BODIES_MAX),
             challenges: Challenges::new()?,
             enrollments: enrol::Pending::default(),
             latest: std::sync::Mutex::default(),
-            clocks: judge::Clocks::default(),
+            boots: known::Boots::default(),
             warm: super::warm::Warm::default(),
             config,
             data,

@@ -1,12 +1,15 @@
-//! What verification of a host's next evidence would only compute again: its parsed AK, and the endorsement of its VEK.
+//! What verification of a host's next evidence would only compute again: its parsed AK, the endorsement of its VEK,
+//! and what its event log says.
 //! Nothing here is believed for being kept: each use names the bytes it was made from, and replay goes without.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use countersign_attestation::claims::{BootClaims, HexBytes, PcrBank, PcrHash, TpmClaims};
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::endorsement::amd::{self, VerifiedVek};
 use countersign_attestation::evidence::bundle::SnpEvidence;
+use countersign_attestation::evidence::logs::IMA_PCR;
 use countersign_attestation::evidence::tpm::EnrolledTpm;
 use countersign_attestation::evidence::tpm::key::AttestationKey;
 use countersign_attestation::protocol::HostId;
@@ -26,12 +29,27 @@ type Veks = BTreeMap<(Sha256Digest, Sha256Digest), Arc<VerifiedVek>>;
 pub struct Warm {
     tpms: Mutex<BTreeMap<HostId, Arc<EnrolledTpm>>>,
     veks: Mutex<Veks>,
+    boots: Mutex<BTreeMap<HostId, KeptBoot>>,
+}
+
+/// Boot claims, and all that they were made from.
+#[derive(Debug)]
+struct KeptBoot {
+    log: Sha256Digest,
+    pcrs: BTreeMap<PcrHash, PcrBank>,
+    boot: BootClaims,
+}
+
+/// The PCRs that a boot log is replayed to: not those that the running system extends (IMA) or anyone resets.
+fn boot_pcrs(tpm: &TpmClaims) -> impl Iterator<Item = (PcrHash, u8, &HexBytes)> {
+    let all = tpm.pcrs.iter().flat_map(|(hash, bank)| bank.iter().map(|(index, value)| (*hash, *index, value)));
+    all.filter(|(_, index, _)| *index != IMA_PCR)
 }
 
 /// The enrolled TPM that `inputs` name.
 pub(super) fn enrolled(inputs: &Inputs) -> Result<EnrolledTpm, Rejection> {
     let ak = AttestationKey::from_public(&inputs.ak_public.0)?;
-    Ok(EnrolledTpm::new(ak, inputs.ek, inputs.assurance))
+    Ok(EnrolledTpm::new(ak, inputs.ek, inputs.assurance, inputs.tpm.clone()))
 }
 
 impl Warm {
@@ -40,7 +58,10 @@ impl Warm {
     pub(super) fn tpm(&self, inputs: &Inputs) -> Result<Arc<EnrolledTpm>, Rejection> {
         let mut tpms = self.tpms.lock().unwrap_or_else(PoisonError::into_inner);
         let same = |tpm: &&Arc<EnrolledTpm>| {
-            tpm.ak().public() == inputs.ak_public.0 && tpm.ek() == inputs.ek && tpm.assurance() == inputs.assurance
+            tpm.ak().public() == inputs.ak_public.0
+                && tpm.ek() == inputs.ek
+                && tpm.assurance() == inputs.assurance
+                && *tpm.identity() == inputs.tpm
         };
         if let Some(kept) = tpms.get(&inputs.host).filter(same) {
             return Ok(Arc::clone(kept));
@@ -78,8 +99,28 @@ impl Warm {
         veks.insert((vek.digest(), collateral), Arc::new(vek));
     }
 
+    /// What this event log said of these PCR values before.
+    pub(super) fn boot(&self, host: &HostId, log: Sha256Digest, tpm: &TpmClaims) -> Option<BootClaims> {
+        let boots = self.boots.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = boots.get(host).filter(|kept| kept.log == log)?;
+        let kept_pcrs =
+            kept.pcrs.iter().flat_map(|(hash, bank)| bank.iter().map(|(index, value)| (*hash, *index, value)));
+        kept_pcrs.eq(boot_pcrs(tpm)).then(|| kept.boot.clone())
+    }
+
+    /// Keeps what an event log says of PCR values. One for each host.
+    pub(super) fn keep_boot(&self, host: &HostId, log: Sha256Digest, tpm: &TpmClaims, boot: &BootClaims) {
+        let mut pcrs: BTreeMap<PcrHash, PcrBank> = BTreeMap::new();
+        for (hash, index, value) in boot_pcrs(tpm) {
+            pcrs.entry(hash).or_default().insert(index, value.clone());
+        }
+        let kept = KeptBoot { log, pcrs, boot: boot.clone() };
+        self.boots.lock().unwrap_or_else(PoisonError::into_inner).insert(host.clone(), kept);
+    }
+
     /// Forgets a removed host.
     pub(super) fn forget(&self, host: &HostId) {
+        self.boots.lock().unwrap_or_else(PoisonError::into_inner).remove(host);
         self.tpms.lock().unwrap_or_else(PoisonError::into_inner).remove(host);
     }
 }

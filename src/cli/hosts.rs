@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use comfy_table::Table;
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use countersign_attestation::UnixMillis;
+use countersign_attestation::claims::TpmIdentity;
 use countersign_attestation::digest::Sha256Digest;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -71,13 +72,53 @@ fn label(text: &str) -> Result<(String, String), String> {
 #[derive(Debug, Deserialize)]
 struct HostRow {
     id: String,
+    enrolled: Option<EnrolledRow>,
     trust: TrustRow,
     latest: Option<LatestRow>,
 }
 
 #[derive(Debug, Deserialize)]
+struct EnrolledRow {
+    identity: TpmIdentity,
+}
+
+#[derive(Debug, Deserialize)]
 struct LatestRow {
+    claims: Option<ClaimsRow>,
     findings: Vec<FindingRow>,
+}
+
+#[derive(Debug, Deserialize)]
+struct ClaimsRow {
+    boot: Presented<BootRow>,
+    ima: Presented<ImaRow>,
+}
+
+/// Evidence that is there or not, as the broker writes it.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "evidence", content = "claims")]
+enum Presented<T> {
+    NotPresented,
+    Verified(T),
+}
+
+impl<T> Presented<T> {
+    fn said(&self, say: impl Fn(&T) -> String) -> String {
+        match self {
+            Self::NotPresented => "not presented".to_owned(),
+            Self::Verified(claims) => say(claims),
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct BootRow {
+    secure_boot: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct ImaRow {
+    entries: u64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -138,6 +179,10 @@ pub async fn run(args: &HostsArgs) -> anyhow::Result<()> {
                     finding.expected, finding.found, finding.remedy
                 );
             }
+            if let Some(claims) = host.latest.as_ref().and_then(|latest| latest.claims.as_ref()) {
+                println!("boot: {}", claims.boot.said(|boot| format!("secure boot {}", boot.secure_boot)));
+                println!("ima:  {}", claims.ima.said(|ima| format!("{} entries", ima.entries)));
+            }
             println!("{}", table(&[host]));
         }
         (_, _) => println!("{answer}"),
@@ -147,11 +192,19 @@ pub async fn run(args: &HostsArgs) -> anyhow::Result<()> {
 
 fn table(hosts: &[HostRow]) -> Table {
     let mut table = Table::new();
-    table.load_preset(UTF8_FULL_CONDENSED).set_header(["host", "standing", "generation", "lease until", "reasons"]);
+    table.load_preset(UTF8_FULL_CONDENSED).set_header([
+        "host",
+        "TPM",
+        "standing",
+        "generation",
+        "lease until",
+        "reasons",
+    ]);
     for host in hosts {
         let lease = if host.trust.lease_until.0 == 0 { String::new() } else { host.trust.lease_until.to_string() };
         let (generation, reasons) = (host.trust.generation.to_string(), host.trust.reasons.join(", "));
-        table.add_row([host.id.clone(), host.trust.standing.clone(), generation, lease, reasons]);
+        let tpm = host.enrolled.as_ref().map(|enrolled| enrolled.identity.to_string()).unwrap_or_default();
+        table.add_row([host.id.clone(), tpm, host.trust.standing.clone(), generation, lease, reasons]);
     }
     table
 }

@@ -47,13 +47,13 @@ pub enum LogCommand {
 pub struct ReplayArgs {
     /// Data directory of the broker, or a copy of it.
     #[arg(long, env = "COUNTERSIGN_DATA_DIR", default_value = "countersign-data")]
-    data_dir: PathBuf,
+    pub data_dir: PathBuf,
     /// Index of the decision's entry.
     #[arg(long)]
-    entry: u64,
+    pub entry: u64,
     /// How to print.
     #[arg(long, short, value_enum, default_value_t)]
-    output: Output,
+    pub output: Output,
 }
 
 /// Runs `countersign log`; tells whether the log is whole.
@@ -120,7 +120,7 @@ pub fn replay(args: &ReplayArgs, out: &mut dyn Write) -> anyhow::Result<bool> {
     let inputs: Inputs = serde_json::from_slice(&archive.get(digest)?).context("archived inputs")?;
     let governance = Governance::from_archive(&archive, inputs.governance)
         .map_err(|error| anyhow::anyhow!("archived references, policy or collateral: {error}"))?;
-    let judged = judge(&inputs, &governance);
+    let judged = judge(&inputs, &governance, &archive);
     let replayed = Sha256Digest::of(&[&judged.decision.canonical_bytes()]);
     let reasons = judged.codes();
     // The decision's digest covers outcome, reasons and time; the entry says the reasons once more for readers.

@@ -3,15 +3,13 @@
 use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
+use countersign_policies::reference::MANIFEST_BYTES_MAX;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 
 use crate::cli::client::{Client, Connection};
 use crate::config::read_bounded;
-
-/// A manifest is a few hundred digests.
-const MANIFEST_BYTES_MAX: u64 = 64 * 1024;
 
 /// Register, capture and withdraw reference manifests.
 #[derive(Debug, clap::Args)]
@@ -98,7 +96,8 @@ pub async fn run(args: &RefsArgs) -> anyhow::Result<()> {
         RefsCommand::List => println!("{}", client.get_text("/v1/references").await?),
         RefsCommand::Show { id } => println!("{}", client.get_text(&format!("/v1/references/{id}")).await?),
         RefsCommand::Add { file } => {
-            let text = String::from_utf8(read_bounded(file, MANIFEST_BYTES_MAX)?).context("a manifest is UTF-8")?;
+            let text =
+                String::from_utf8(read_bounded(file, MANIFEST_BYTES_MAX as u64)?).context("a manifest is UTF-8")?;
             let manifest = RawValue::from_string(text).with_context(|| format!("{} is no JSON", file.display()))?;
             let answer: Box<RawValue> = client.post("/v1/references", &manifest).await?;
             println!("{answer}");

@@ -1,22 +1,58 @@
 //! The archive: inputs of decisions under their digests, so that a decision can be replayed.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use countersign_attestation::digest::Sha256Digest;
+use countersign_attestation::evidence::bundle::IMA_ENTRIES_BYTES_MAX;
 
 use crate::config::create_private_dir;
 use crate::lineage::LineageError;
 use crate::lineage::publish::write_renamed;
 
-/// Evidence with its collateral stays below.
-pub const BLOB_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// The largest is a piece of an IMA list.
+pub const BLOB_BYTES_MAX: u64 = IMA_ENTRIES_BYTES_MAX as u64;
 
 /// The archive in one directory.
 #[derive(Clone, Debug)]
 pub struct Archive {
     dir: PathBuf,
+    writing: Arc<Writing>,
+}
+
+/// The blobs on their way to the disk. A file is there before its directory says so durably, so whoever wants the same
+/// blob kept waits for the one who writes it.
+#[derive(Debug, Default)]
+struct Writing {
+    digests: Mutex<BTreeSet<Sha256Digest>>,
+    ended: Condvar,
+}
+
+impl Writing {
+    /// Returns when nobody else writes this blob any more.
+    fn begin(&self, digest: Sha256Digest) -> Turn<'_> {
+        let mut digests = self.digests.lock().unwrap_or_else(PoisonError::into_inner);
+        while !digests.insert(digest) {
+            digests = self.ended.wait(digests).unwrap_or_else(PoisonError::into_inner);
+        }
+        Turn { writing: self, digest }
+    }
+}
+
+/// The right to write one blob, until dropped.
+struct Turn<'a> {
+    writing: &'a Writing,
+    digest: Sha256Digest,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.writing.digests.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.digest);
+        self.writing.ended.notify_all();
+    }
 }
 
 impl Archive {
@@ -25,12 +61,18 @@ impl Archive {
     /// # Errors
     /// [`LineageError`] when the directory cannot be made.
     pub fn open(dir: &Path) -> Result<Self, LineageError> {
+        let sync = |dir: &Path| {
+            let synced = fs::File::open(dir).and_then(|dir| dir.sync_all());
+            synced.map_err(LineageError::file(dir))
+        };
         for first in 0..=u8::MAX {
-            create_private_dir(&dir.join(format!("{first:02x}")))?;
+            let dir = dir.join(format!("{first:02x}"));
+            create_private_dir(&dir)?;
+            // A process that ended between renaming a blob and syncing its directory left a name that may yet vanish.
+            sync(&dir)?;
         }
-        let sync = || fs::File::open(dir)?.sync_all();
-        sync().map_err(LineageError::file(dir))?;
-        Ok(Self { dir: dir.to_owned() })
+        sync(dir)?;
+        Ok(Self { dir: dir.to_owned(), writing: Arc::default() })
     }
 
     fn path(&self, digest: Sha256Digest) -> PathBuf {
@@ -50,6 +92,7 @@ impl Archive {
         if BLOB_BYTES_MAX < size {
             return Err(blob(&path, format!("at most {BLOB_BYTES_MAX} bytes"), format!("{size} bytes")));
         }
+        let _turn = self.writing.begin(digest);
         // A file is renamed into place when it is durable, so one of this size is the whole of it.
         if fs::metadata(&path).is_ok_and(|found| found.len() == size) {
             return Ok(digest);
@@ -83,4 +126,30 @@ impl Archive {
 
 fn blob(path: &Path, expected: String, found: String) -> LineageError {
     LineageError::Blob { path: path.to_owned(), expected, found }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use countersign_attestation::digest::Sha256Digest;
+
+    use super::Archive;
+
+    #[test]
+    fn what_another_writes_is_kept_only_when_the_other_is_done() {
+        let dir = tempfile::tempdir().unwrap();
+        let archive = Archive::open(dir.path()).unwrap();
+        let digest = archive.put(b"evidence").unwrap();
+        let turn = archive.writing.begin(digest);
+        let (done, kept) = mpsc::channel();
+        let second = archive.clone();
+        let writer = std::thread::spawn(move || done.send(second.put(b"evidence").unwrap()));
+        assert_eq!(archive.put(b"other").unwrap(), Sha256Digest::of(&[b"other"]), "others do not wait");
+        assert_eq!(kept.recv_timeout(Duration::from_millis(50)), Err(mpsc::RecvTimeoutError::Timeout));
+        drop(turn);
+        assert_eq!(kept.recv(), Ok(digest));
+        writer.join().unwrap().unwrap();
+    }
 }

@@ -36,7 +36,7 @@ pub struct Governance {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Digests {
-    /// Of the manifests.
+    /// Of the list of the manifests' own digests.
     pub references: Sha256Digest,
     /// Of the policies.
     pub policy: Sha256Digest,
@@ -199,10 +199,11 @@ fn assemble(
     policy: PolicySet,
     collateral: Collateral,
 ) -> Result<Governance, Box<dyn std::error::Error + Send + Sync>> {
-    let manifest_texts: Vec<String> =
-        manifests.iter().map(|manifest| String::from_utf8(manifest.to_json())).collect::<Result<_, _>>()?;
+    // Each by itself: what one change writes does not grow with what is there.
+    let manifest_digests: Vec<Sha256Digest> =
+        manifests.iter().map(|manifest| archive.put(&manifest.to_json())).collect::<Result<_, _>>()?;
     let digests = Digests {
-        references: archive.put(&serde_json::to_vec(&manifest_texts)?)?,
+        references: archive.put(&serde_json::to_vec(&manifest_digests)?)?,
         policy: archive.put(&serde_json::to_vec(&policy.texts().collect::<Vec<_>>())?)?,
         collateral: archive.put(&collateral.to_archive())?,
     };
@@ -215,10 +216,10 @@ impl Governance {
     /// # Errors
     /// What is missing or damaged.
     pub fn from_archive(archive: &Archive, digests: Digests) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
-        let manifest_texts: Vec<String> = serde_json::from_slice(&archive.get(digests.references)?)?;
+        let manifest_digests: Vec<Sha256Digest> = serde_json::from_slice(&archive.get(digests.references)?)?;
         let mut manifests = Vec::new();
-        for text in manifest_texts {
-            manifests.push(ReferenceManifest::parse(text.as_bytes()).map_err(|finding| finding.code)?);
+        for digest in manifest_digests {
+            manifests.push(ReferenceManifest::parse(&archive.get(digest)?).map_err(|finding| finding.code)?);
         }
         let texts: Vec<(String, String)> = serde_json::from_slice(&archive.get(digests.policy)?)?;
         let policy = parse_policies(&texts).map_err(|finding| finding.code)?;

@@ -5,6 +5,7 @@ use std::sync::{Mutex, MutexGuard};
 
 use countersign_attestation::UnixMillis;
 use countersign_attestation::anchor::Assurance;
+use countersign_attestation::claims::{TpmIdentity, TpmKind};
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::protocol::{Base64Bytes, HostId};
 use serde::{Deserialize, Serialize};
@@ -18,7 +19,8 @@ use crate::store::{Store, StoreError, Table, Write};
 pub struct Host {
     /// Its id in the trust domain.
     pub id: HostId,
-    /// SHA-256 of the `SubjectPublicKeyInfo` of the EK an operator expects there.
+    /// SHA-256 of the `SubjectPublicKeyInfo` of the EK an operator expects there; of the AK or IAK, where that is the
+    /// key that the manufacturer certified.
     pub ek_sha256: Sha256Digest,
     /// Facts an operator states about the host, for policies.
     pub labels: BTreeMap<String, String>,
@@ -38,10 +40,35 @@ pub struct Enrolled {
     pub ak_public: Base64Bytes,
     /// What the EK certificate's anchor is worth.
     pub assurance: Assurance,
+    /// What the EK certificate says the TPM is. A record of a version that did not keep it says unknown.
+    #[serde(default = "unknown_tpm")]
+    pub identity: TpmIdentity,
+    /// Which of the TPM's keys the manufacturer certified: [`Host::ek_sha256`] is its digest.
+    #[serde(default)]
+    pub endorsed_by: EndorsedBy,
     /// SHA-256 of the `SubjectPublicKeyInfo` of the key the host's channel certificate carries.
     pub channel_key: Sha256Digest,
     /// When.
     pub at: UnixMillis,
+}
+
+/// How a TPM was shown to be one. A record of a version that knew one way only does not say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndorsedBy {
+    /// By its EK, which opened a secret for the AK.
+    #[default]
+    EndorsementKey,
+    /// By the AK's own certificate, of a cloud or a manufacturer.
+    AkCertificate,
+    /// By its initial attestation key, which certified the AK.
+    InitialAttestationKey,
+}
+
+/// The TPM of a record that does not say.
+#[must_use]
+pub fn unknown_tpm() -> TpmIdentity {
+    TpmIdentity::unnamed(TpmKind::Unknown)
 }
 
 /// All registered hosts. What is returned was durable first.
@@ -179,6 +206,8 @@ mod tests {
         Enrolled {
             ak_public: Base64Bytes(vec![ak]),
             assurance: Assurance::Simulated,
+            identity: super::unknown_tpm(),
+            endorsed_by: super::EndorsedBy::EndorsementKey,
             channel_key: Sha256Digest([ak; 32]),
             at: UnixMillis(2),
         }

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use countersign_attestation::UnixMillis;
+use countersign_attestation::claims::ClockInfo;
 use countersign_attestation::lineage::entry::Entry;
 use countersign_attestation::protocol::HostId;
 use countersign_attestation::status_list::StatusList;
@@ -122,6 +123,15 @@ impl Trust {
     /// [`Refusal::Internal`] after a panic in the state.
     pub fn hosts(&self) -> Result<BTreeMap<HostId, HostTrust>, Problem> {
         Ok(self.lock()?.hosts().clone())
+    }
+
+    /// Keeps the TPM clock of a host's verified quote; durable with the next pulse.
+    ///
+    /// # Errors
+    /// [`Refusal::Internal`] after a panic in the state.
+    pub fn saw(&self, id: &HostId, clock: ClockInfo) -> Result<(), Problem> {
+        self.lock()?.saw(id, clock);
+        Ok(())
     }
 
     /// A fresh status index.

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use countersign_attestation::UnixMillis;
+use countersign_attestation::claims::ClockInfo;
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::lineage::entry::{Entry, Event, HostRevision};
 use countersign_attestation::protocol::HostId;
@@ -52,6 +53,12 @@ pub struct HostTrust {
     pub inputs: Option<Sha256Digest>,
     /// Claims of the last full record.
     pub claims: Option<Sha256Digest>,
+    /// Archived inputs of the last full record whose evidence verified, granted or not: what is known of the host's
+    /// boot follows from them. None in a generation that has not attested.
+    pub seen: Option<Sha256Digest>,
+    /// The TPM clock of the newest verified quote, as of the last pulse: a clock never goes back. Unlike all else here
+    /// it is in no entry of the log.
+    pub clock: Option<ClockInfo>,
     /// The host's newest entry in the log.
     pub last_entry: u64,
     /// The entry that led to this revision: unlike the newest, it held.
@@ -90,6 +97,8 @@ impl HostTrust {
             retired_keys: Vec::new(),
             inputs: None,
             claims: None,
+            seen: None,
+            clock: None,
             last_entry: 0,
             since: 0,
             reasons: Vec::new(),
@@ -179,6 +188,15 @@ impl TrustState {
         self.leases.iter().take_while(|(until, _)| *until <= now).map(|(_, id)| id.clone()).collect()
     }
 
+    /// Keeps the TPM clock of a host's verified quote, unless a newer one was kept.
+    pub fn saw(&mut self, id: &HostId, clock: ClockInfo) {
+        let Some(host) = self.hosts.get_mut(id) else { return };
+        if host.clock.is_none_or(|last| clock.check_follows(&last).is_ok()) {
+            host.clock = Some(clock);
+            self.changed.insert(id.clone());
+        }
+    }
+
     /// The records changed since the last call.
     pub fn take_changed(&mut self) -> BTreeMap<HostId, HostTrust> {
         let changed = std::mem::take(&mut self.changed);
@@ -192,6 +210,10 @@ impl TrustState {
         let mut host = self.hosts.remove(id).unwrap_or_else(HostTrust::new);
         self.leases.remove(&(host.lease_until, id.clone()));
         let index_before = host.status_index;
+        if entry.claims().is_some() {
+            // Whatever became of the decision: its evidence verified.
+            host.seen = entry.inputs();
+        }
         if transition(&mut host, entry) {
             host.since = index;
         }
@@ -253,7 +275,12 @@ fn transition(host: &mut HostTrust, entry: &Entry) -> bool {
             host.standing = Standing::Revoked;
             host.reasons = entry.reasons().to_vec();
         }
-        Event::Readmitted | Event::Enrolled if on_this_revision => start_generation(host),
+        Event::Readmitted if on_this_revision => start_generation(host),
+        Event::Enrolled if on_this_revision => {
+            start_generation(host);
+            // Another TPM has another clock. A readmitted host still has the one it had.
+            host.clock = None;
+        }
         Event::Readmitted
         | Event::Enrolled
         | Event::Granted
@@ -299,6 +326,7 @@ fn start_generation(host: &mut HostTrust) {
     }
     host.inputs = None;
     host.claims = None;
+    host.seen = None;
     host.reasons.clear();
 }
 

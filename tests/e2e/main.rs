@@ -7,6 +7,7 @@ mod client;
 mod crash;
 mod drift;
 mod fleet;
+mod identity;
 mod lapse;
 mod machine;
 mod revocation;

@@ -9,8 +9,8 @@ use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::evidence::bundle::Bundle;
 use countersign_attestation::evidence::tpm::public::Public;
 use countersign_attestation::protocol::{
-    AttestationRequest, AttestationResponse, Base64Bytes, Challenge, EnrollmentChallenge, EnrollmentRequest, HostId,
-    activation_proof,
+    AttestationRequest, AttestationResponse, Base64Bytes, Challenge, Endorsement, EnrollmentChallenge,
+    EnrollmentRequest, EnrollmentTask, HostId, activation_proof, possession_data,
 };
 use serde_json::{Value, json};
 
@@ -70,7 +70,12 @@ impl SimHost {
     }
 
     pub(crate) fn register(&self, fleet: &Fleet) {
-        let body = json!({"id": self.id, "ek_sha256": self.ek_sha256()});
+        self.register_by(fleet, self.ek_sha256());
+    }
+
+    /// Registers the host by whichever key its manufacturer certified.
+    pub(crate) fn register_by(&self, fleet: &Fleet, endorsed: Sha256Digest) {
+        let body = json!({"id": self.id, "ek_sha256": endorsed});
         let answer = fleet.as_operator().send("POST", "/v1/hosts", Some(&body));
         assert_eq!(answer.status, 201, "{}", answer.text());
     }
@@ -78,8 +83,11 @@ impl SimHost {
     pub(crate) fn enrollment_request(&self) -> EnrollmentRequest {
         EnrollmentRequest {
             host: HostId::parse(&self.id).unwrap(),
-            ek_certificate: Base64Bytes(self.ek_certificate.clone()),
-            ek_public: Base64Bytes(self.tpm.ek_public().to_vec()),
+            endorsement: Endorsement::EndorsementKey {
+                certificate: Base64Bytes(self.ek_certificate.clone()),
+                public: Base64Bytes(self.tpm.ek_public().to_vec()),
+                intermediates: Vec::new(),
+            },
             ak_public: Base64Bytes(self.tpm.ak_public().to_vec()),
             channel_key: Base64Bytes(self.channel.spki()),
         }
@@ -92,10 +100,40 @@ impl SimHost {
 
     /// Opens the secret; the right proof.
     pub(crate) fn prove(&mut self, challenge: &EnrollmentChallenge) -> Value {
-        let secret = self.tpm.activate(&challenge.credential_blob.0, &challenge.encrypted_secret.0).unwrap();
+        let EnrollmentTask::ActivateCredential { credential_blob, encrypted_secret } = &challenge.task else {
+            panic!("an EK is asked to activate a credential: {challenge:?}");
+        };
+        let secret = self.tpm.activate(&credential_blob.0, &encrypted_secret.0).unwrap();
         let proof = activation_proof(&secret, &challenge.enrollment, &self.channel.spki());
         self.secrets.push(secret);
         json!({"proof": Base64Bytes(proof.to_vec())})
+    }
+
+    /// Both halves by a certified AK or IAK, whose TPM signs what `sign` makes of the qualifying data.
+    pub(crate) fn enroll_by(
+        &self,
+        fleet: &Fleet,
+        endorsement: Endorsement,
+        sign: impl FnOnce(&[u8; 32]) -> Vec<u8>,
+    ) -> Answer {
+        let request = EnrollmentRequest { endorsement, ..self.enrollment_request() };
+        let begun = fleet.as_anyone().send("POST", "/v1/enrollments", Some(&json!(request)));
+        if begun.status != 201 {
+            return begun;
+        }
+        let challenge: EnrollmentChallenge = begun.json();
+        let (EnrollmentTask::Quote { nonce } | EnrollmentTask::CertifyAk { nonce }) = &challenge.task else {
+            panic!("no EK is there to activate anything: {challenge:?}");
+        };
+        let nonce = nonce.0.as_slice().try_into().unwrap();
+        let proof = sign(&possession_data(nonce, &challenge.enrollment, &self.channel.spki()));
+        let path = format!("/v1/enrollments/{}/activation", challenge.enrollment);
+        let answer = fleet.as_anyone().send("POST", &path, Some(&json!({"proof": Base64Bytes(proof)})));
+        if answer.status == 200 {
+            let certificate = answer.json::<Value>()["channel_certificate"].as_str().unwrap().to_owned();
+            fs::write(self.folder.join("certificate.pem"), certificate).unwrap();
+        }
+        answer
     }
 
     /// Both halves; the last answer.
@@ -136,7 +174,7 @@ impl SimHost {
         AttestationRequest {
             challenge: challenge.challenge.clone(),
             credential_key: Base64Bytes(self.key.spki()),
-            evidence: Bundle { tpm_quote, tpm_pcrs, tpm_certify, snp: None }.encode(),
+            evidence: Bundle { tpm_quote, tpm_pcrs, tpm_certify, event_log: None, ima: None, snp: None }.encode(),
         }
     }
 

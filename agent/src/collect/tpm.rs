@@ -80,8 +80,10 @@ pub fn collect(
     nonce: &Nonce,
     selection: &[PcrSelection],
 ) -> Result<TpmEvidence, TpmError> {
-    let parent = keys::storage_primary(session)?;
+    let parent = keys::attestation_primary(session)?;
     let ak = attestation_key.load(session, parent)?;
+    session.flush(parent)?;
+    let parent = keys::storage_primary(session)?;
     let credential_key = match credential_key {
         CredentialKey::New => keys::create_credential_key(session, parent)?,
         CredentialKey::Current(key) => key,

@@ -19,7 +19,8 @@ use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::evidence::bundle::Bundle;
 use countersign_attestation::protocol::{
     ActivationRequest, ActivationResponse, AttestationRequest, AttestationResponse, Base64Bytes, Challenge,
-    EnrollmentChallenge, EnrollmentRequest, IssuedCredential, PcrSelection, Problem, activation_proof,
+    Endorsement, EnrollmentChallenge, EnrollmentRequest, EnrollmentTask, IssuedCredential, PcrSelection, Problem,
+    activation_proof,
 };
 use countersign_attestation::reader::Reader;
 use rcgen::{
@@ -253,6 +254,7 @@ fn challenge() -> Challenge {
         nonce: Base64Bytes(nonce),
         expires_at: UnixMillis(u64::MAX),
         pcr_selection: vec![PcrSelection { bank: PcrHash::Sha256, pcrs: vec![0, 7, 14] }],
+        known_boot: None,
     }
 }
 
@@ -284,8 +286,9 @@ fn attestation(request: &AttestationRequest, state: &mut State, authority: &Auth
 fn make_credential(request: &EnrollmentRequest, directory: &Path) -> EnrollmentChallenge {
     let path = |name: &str| directory.join(name).to_str().unwrap().to_owned();
     let (ek, secret, blob) = (path("broker.ek"), path("broker.secret"), path("broker.blob"));
-    let size = u16::try_from(request.ek_public.0.len()).unwrap().to_be_bytes();
-    fs::write(&ek, [&size, request.ek_public.0.as_slice()].concat()).unwrap();
+    let Endorsement::EndorsementKey { public, .. } = &request.endorsement else { panic!("an EK: {request:?}") };
+    let size = u16::try_from(public.0.len()).unwrap().to_be_bytes();
+    fs::write(&ek, [&size, public.0.as_slice()].concat()).unwrap();
     fs::write(&secret, SECRET).unwrap();
     let name = format!("000b{}", Sha256Digest::of(&[&request.ak_public.0]).to_hex());
     let arguments = ["-T", "none", "-u", &ek, "-s", &secret, "-n", &name, "-o", &blob];
@@ -295,7 +298,8 @@ fn make_credential(request: &EnrollmentRequest, directory: &Path) -> EnrollmentC
     reader.bytes(8).unwrap(); // magic and version of the tool's file
     let credential_blob = Base64Bytes(reader.tpm2b().unwrap().to_vec());
     let encrypted_secret = Base64Bytes(reader.tpm2b().unwrap().to_vec());
-    EnrollmentChallenge { enrollment: "e-1".to_owned(), credential_blob, encrypted_secret, expires_at: UnixMillis(0) }
+    let task = EnrollmentTask::ActivateCredential { credential_blob, encrypted_secret };
+    EnrollmentChallenge { enrollment: "e-1".to_owned(), task, expires_at: UnixMillis(0) }
 }
 
 fn problem(code: &str, decision: Option<Sha256Digest>) -> String {

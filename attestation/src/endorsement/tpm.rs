@@ -6,38 +6,36 @@ use crate::anchor::{Assurance, TpmAnchor};
 use crate::digest::Sha256Digest;
 use crate::evidence::tpm::TpmReason;
 use crate::evidence::tpm::credential::EndorsementKey;
-use crate::evidence::tpm::public::{Curve, Key};
+use crate::evidence::tpm::public::{Curve, Key, Public};
 use crate::rejection::Rejection;
-use crate::signature::Scheme;
 use crate::time::UnixMillis;
 use crate::x509::der::{Der, NotDer, tag};
 use crate::x509::oid::{self, Oid};
-use crate::x509::{self, BasicConstraints, Certificate, VerifiedPath, X509Reason};
+use crate::x509::{self, BasicConstraints, Certificate, SubjectKey, VerifiedPath, X509Reason};
+
+pub use self::attestation_key::{
+    CertifiedAk, VerifiedAkCertificate, verify_ak_certificate, verify_ak_certificate_alone,
+};
+pub use self::denials::{FirmwareVersion, MinimumFirmware, TpmDenials};
+pub use self::identity::{TpmIdentity, TpmKind};
+pub use self::name::TpmAttributes;
+
+mod attestation_key;
+mod denials;
+mod identity;
+mod name;
 
 /// tcg-kp-EKCertificate, 2.23.133.8.1.
 const EK_CERTIFICATE: Oid = Oid::new(&[0x67, 0x81, 0x05, 8, 1], "tcg-kp-EKCertificate");
-/// tcg-at-tpmManufacturer, tpmModel and tpmVersion: 2.23.133.2.1 to .3.
-const TPM_ATTRIBUTES: [Oid; 3] = [
-    Oid::new(&[0x67, 0x81, 0x05, 2, 1], "tpmManufacturer"),
-    Oid::new(&[0x67, 0x81, 0x05, 2, 2], "tpmModel"),
-    Oid::new(&[0x67, 0x81, 0x05, 2, 3], "tpmVersion"),
-];
-
 /// Critical extensions that are processed here. Policies are the manufacturer's statement about itself; none narrows
 /// what a certificate is used for.
 const UNDERSTOOD: [Oid; 3] = [oid::SUBJECT_ALT_NAME, oid::EXTENDED_KEY_USAGE, oid::CERTIFICATE_POLICIES];
-
-/// Context tag of GeneralName.directoryName, explicit.
-const DIRECTORY_NAME: u8 = 0xa4;
-/// SET.
-const SET: u8 = 0x31;
 
 /// A TPM whose EK certificate led to a pinned anchor. [`verify_ek`] is the only constructor.
 #[derive(Clone, Debug)]
 pub struct EndorsedTpm<'a> {
     key: EndorsementKey<'a>,
-    assurance: Assurance,
-    valid_until: UnixMillis,
+    certificate: VerifiedEkCertificate,
 }
 
 impl<'a> EndorsedTpm<'a> {
@@ -56,6 +54,52 @@ impl<'a> EndorsedTpm<'a> {
     /// What the anchor is worth.
     #[must_use]
     pub const fn assurance(&self) -> Assurance {
+        self.certificate.assurance
+    }
+
+    /// The earliest notAfter of the chain.
+    #[must_use]
+    pub const fn valid_until(&self) -> UnixMillis {
+        self.certificate.valid_until
+    }
+
+    /// What the certificate says the TPM is.
+    #[must_use]
+    pub const fn identity(&self) -> &TpmIdentity {
+        &self.certificate.identity
+    }
+}
+
+/// Checks an EK certificate (DER) to one of `anchors`, over their own and the presented `intermediates`, and that
+/// `ek_public` (TPMT_PUBLIC) is the key it speaks for.
+///
+/// # Errors
+/// A [`TpmReason`] or [`X509Reason`].
+pub fn verify_ek<'a>(
+    certificate: &[u8],
+    ek_public: &'a [u8],
+    intermediates: &[&[u8]],
+    anchors: &[TpmAnchor],
+    now: UnixMillis,
+) -> Result<EndorsedTpm<'a>, Rejection> {
+    let key = EndorsementKey::from_public(ek_public)?;
+    let verified = verify_certificate(certificate, intermediates, anchors, now)?;
+    check_key(&Certificate::parse(certificate)?, key.public(), TpmReason::EkKey)?;
+    Ok(EndorsedTpm { key, certificate: verified })
+}
+
+/// An EK certificate that fits its profile and led to a pinned anchor. [`verify_certificate`] is the only constructor.
+#[derive(Clone, Debug)]
+pub struct VerifiedEkCertificate {
+    assurance: Assurance,
+    valid_until: UnixMillis,
+    identity: TpmIdentity,
+}
+
+impl VerifiedEkCertificate {
+    /// What the anchor is worth.
+    #[must_use]
+    pub const fn assurance(&self) -> Assurance {
         self.assurance
     }
 
@@ -64,37 +108,16 @@ impl<'a> EndorsedTpm<'a> {
     pub const fn valid_until(&self) -> UnixMillis {
         self.valid_until
     }
-}
 
-/// Checks an EK certificate (DER) to one of `anchors`, and that `ek_public` (TPMT_PUBLIC) is the key it speaks for.
-///
-/// # Errors
-/// A [`TpmReason`] or [`X509Reason`].
-pub fn verify_ek<'a>(
-    certificate: &[u8],
-    ek_public: &'a [u8],
-    anchors: &[TpmAnchor],
-    now: UnixMillis,
-) -> Result<EndorsedTpm<'a>, Rejection> {
-    let key = EndorsementKey::from_public(ek_public)?;
-    let (assurance, valid_until) = verify_certificate(certificate, &[], anchors, now)?;
-    let leaf = Certificate::parse(certificate)?;
-    let scheme = match key.public().key() {
-        // The scheme only selects the kind of key; an EK signs nothing.
-        Key::Rsa { .. } => Scheme::RsaPkcs1Sha256,
-        Key::Ecc { curve: Curve::P256, .. } => Scheme::EcdsaP256Sha256,
-        Key::Ecc { curve: Curve::P384, .. } => Scheme::EcdsaP384Sha384,
-    };
-    let certified = leaf.public_key(scheme)?;
-    if certified.key() != key.public().engine_key() {
-        let found = Sha256Digest::of(&[&key.public().spki()]);
-        return Err(TpmReason::EkKey.because(Sha256Digest::of(&[leaf.spki()]), found));
+    /// What the certificate says the TPM is.
+    #[must_use]
+    pub const fn identity(&self) -> &TpmIdentity {
+        &self.identity
     }
-    Ok(EndorsedTpm { key, assurance, valid_until })
 }
 
 /// Checks an EK certificate alone: its profile, and its chain over the anchors' own and the presented `intermediates`
-/// (never fetched). Returns the anchor's class and the chain's earliest notAfter.
+/// (never fetched).
 ///
 /// # Errors
 /// [`TpmReason::EkCertificate`], or the [`X509Reason`] of the anchor that came closest.
@@ -103,12 +126,24 @@ pub fn verify_certificate(
     intermediates: &[&[u8]],
     anchors: &[TpmAnchor],
     now: UnixMillis,
-) -> Result<(Assurance, UnixMillis), Rejection> {
+) -> Result<VerifiedEkCertificate, Rejection> {
     let leaf = Certificate::parse(certificate)?;
-    check_profile(&leaf)?;
+    let identity = check_profile(&leaf)?;
+    let (assurance, valid_until) = closest_path(&leaf, intermediates, anchors, now)?;
+    Ok(VerifiedEkCertificate { assurance, valid_until, identity })
+}
+
+/// A path from `leaf` to the first of `anchors` that one leads to: the anchor's class, and the path's earliest
+/// notAfter.
+fn closest_path(
+    leaf: &Certificate<'_>,
+    intermediates: &[&[u8]],
+    anchors: &[TpmAnchor],
+    now: UnixMillis,
+) -> Result<(Assurance, UnixMillis), Rejection> {
     let mut closest = X509Reason::NoPath.because("a pinned TPM manufacturer root", "no anchor leads here");
     for anchor in anchors {
-        match path_to(&leaf, intermediates, anchor, now) {
+        match path_to(leaf, intermediates, anchor, now) {
             Ok(path) => return Ok((anchor.assurance, path.not_after())),
             // "No path" says least: another anchor's rejection explains more.
             Err(rejection) if rejection.reason() != X509Reason::NoPath.into() => closest = rejection,
@@ -116,6 +151,21 @@ pub fn verify_certificate(
         }
     }
     Err(closest)
+}
+
+/// The certificate at the start of an NV index, whose rest is padding: one octet repeated (TCG EK Credential Profile
+/// 2.6,
+/// 2.2.1.4 lets an index be larger than its certificate).
+///
+/// # Errors
+/// [`TpmReason::EkCertificate`] when no certificate starts there, or something else than padding follows it.
+pub fn certificate_of_nv(index: &[u8]) -> Result<&[u8], Rejection> {
+    let reason = TpmReason::EkCertificate;
+    let certificate = Der::new(index).element(tag::SEQUENCE);
+    let certificate = certificate.map_err(|NotDer| reason.because("a DER certificate", "something else"))?.whole;
+    let rest = index.get(certificate.len()..).unwrap_or_default();
+    let padding = rest.first().is_none_or(|first| rest.iter().all(|octet| octet == first));
+    if padding { Ok(certificate) } else { Err(reason.because("padding behind the certificate", "other bytes")) }
 }
 
 fn path_to<'a>(
@@ -131,7 +181,7 @@ fn path_to<'a>(
 }
 
 /// TCG EK Credential Profile 2.6, 3.2: what makes a certificate one of an endorsement key.
-fn check_profile(leaf: &Certificate<'_>) -> Result<(), Rejection> {
+fn check_profile(leaf: &Certificate<'_>) -> Result<TpmIdentity, Rejection> {
     let reason = TpmReason::EkCertificate;
     if leaf.basic_constraints() != BasicConstraints::EndEntity {
         return Err(reason.because("an end entity", "a certification authority"));
@@ -147,40 +197,46 @@ fn check_profile(leaf: &Certificate<'_>) -> Result<(), Rejection> {
     if !usage {
         return Err(reason.because("keyUsage of keyEncipherment or keyAgreement", "another or none"));
     }
-    let name = leaf.extension(oid::SUBJECT_ALT_NAME).map_or(Ok([false; 3]), |san| tpm_attributes(san.value));
-    let name = name.map_err(|NotDer| reason.because("a readable subjectAltName", "one that is not"))?;
-    match TPM_ATTRIBUTES.iter().zip(name).find(|(_, there)| !there) {
-        Some((missing, _)) => Err(reason.because(missing, "a subjectAltName without it")),
-        None => Ok(()),
+    check_ek_key(leaf)?;
+    TpmAttributes::of(leaf)?.identity()
+}
+
+/// TCG EK Credential Profile 2.6, 3.2.7: RSA of 2048 bits or more, or a curve of the templates. A certificate may say
+/// that its RSA key is for OAEP only, as it was the rule for TPM 1.2; an EK does nothing else.
+fn check_ek_key(leaf: &Certificate<'_>) -> Result<(), Rejection> {
+    let expected = "an RSA key of 2048 bits or more, or one on P-256, P-384 or P-521";
+    let reason = TpmReason::EkCertificate;
+    match leaf.subject_key()? {
+        SubjectKey::Rsa(key) | SubjectKey::RsaOaep(key) if 256 <= key.modulus.len() => Ok(()),
+        SubjectKey::Rsa(key) | SubjectKey::RsaOaep(key) => {
+            Err(reason.because(expected, format_args!("RSA of {} bytes", key.modulus.len())))
+        }
+        SubjectKey::P256(_) | SubjectKey::P384(_) | SubjectKey::P521(_) => Ok(()),
+        SubjectKey::RsaPss(_) | SubjectKey::Ed25519(_) => Err(reason.because(expected, "a key that only signs")),
     }
 }
 
-/// Which of the TPM's attributes the directoryName names. Manufacturers put them in one RDN or several, in any order.
-fn tpm_attributes(value: &[u8]) -> Result<[bool; 3], NotDer> {
-    let mut found = [false; 3];
-    let mut outer = Der::new(value);
-    let mut names = outer.inner(tag::SEQUENCE)?;
-    outer.finish()?;
-    while !names.is_empty() {
-        let name = names.any()?;
-        if name.tag != DIRECTORY_NAME {
-            continue;
-        }
-        let mut explicit = Der::new(name.content);
-        let mut rdns = explicit.inner(tag::SEQUENCE)?;
-        explicit.finish()?;
-        while !rdns.is_empty() {
-            let mut attributes = rdns.inner(SET)?;
-            while !attributes.is_empty() {
-                let mut attribute = attributes.inner(tag::SEQUENCE)?;
-                let kind = attribute.content(tag::OID)?;
-                let text = attribute.any()?.content;
-                attribute.finish()?;
-                for (known, there) in TPM_ATTRIBUTES.iter().zip(&mut found) {
-                    *there |= known.octets() == kind && !text.is_empty();
-                }
-            }
-        }
+/// Whether the certificate is about the key of this public area.
+fn check_key(leaf: &Certificate<'_>, public: &Public<'_>, reason: TpmReason) -> Result<(), Rejection> {
+    let ours = public.engine_key();
+    let same = match (leaf.subject_key()?, public.key()) {
+        (SubjectKey::Rsa(key) | SubjectKey::RsaOaep(key) | SubjectKey::RsaPss(key), Key::Rsa { .. }) => key.der == ours,
+        (SubjectKey::P256(point), Key::Ecc { curve: Curve::P256, .. })
+        | (SubjectKey::P384(point), Key::Ecc { curve: Curve::P384, .. })
+        | (SubjectKey::P521(point), Key::Ecc { curve: Curve::P521, .. }) => point == ours,
+        (
+            SubjectKey::Rsa(_)
+            | SubjectKey::RsaPss(_)
+            | SubjectKey::RsaOaep(_)
+            | SubjectKey::P256(_)
+            | SubjectKey::P384(_)
+            | SubjectKey::P521(_)
+            | SubjectKey::Ed25519(_),
+            Key::Rsa { .. } | Key::Ecc { .. },
+        ) => false,
+    };
+    if same {
+        return Ok(());
     }
-    Ok(found)
+    Err(reason.because(Sha256Digest::of(&[leaf.spki()]), Sha256Digest::of(&[&public.spki()])))
 }

@@ -30,6 +30,10 @@ reasons! {
         Encoding = "bundle.record.encoding",
             "a record is not canonical base64url without padding",
             "encode with the URL-safe alphabet and no padding (RFC 4648, section 5)";
+        /// [`ImaEntries`] start with an index.
+        ImaIndex = "bundle.ima.index",
+            "the IMA entries do not start with the index of the first of them",
+            "send the index as eight bytes, big-endian, then the entries";
         /// Sizes are bounded before anything is parsed.
         TooLarge = "bundle.record.too_large",
             "a record is larger than its kind can be",
@@ -44,12 +48,21 @@ reasons! {
 /// `__cmwc_t` of our collections.
 pub const COLLECTION_TYPE: &str = "tag:countersign.dev,2026:evidence/v1";
 
+/// Largest event log. Firmware reserves 64 KiB to 256 KiB for it, and systems with large `db` and `dbx` lists use that.
+pub const EVENT_LOG_BYTES_MAX: usize = 1024 * 1024;
+/// Most bytes of IMA entries in one bundle: about 80,000 entries. A host with more of them sends them by and by.
+pub const IMA_ENTRIES_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// The index before the entries.
+const IMA_INDEX_BYTES: usize = 8;
+
 /// Names, media types and size limits of the records. A limit is the largest structure the specification allows there,
 /// rounded up.
-const RECORDS: [(&str, &str, usize); 5] = [
+const RECORDS: [(&str, &str, usize); 7] = [
     (TPM_QUOTE, "application/vnd.countersign.tpm2-quote", 4096),
     (TPM_PCRS, "application/vnd.countersign.tpm2-pcr-values", 4096),
     (TPM_CERTIFY, "application/vnd.countersign.tpm2-certify", 4096),
+    (TPM_EVENT_LOG, "application/vnd.countersign.tcg2-event-log", EVENT_LOG_BYTES_MAX),
+    (IMA_ENTRIES, "application/vnd.countersign.ima-entries", IMA_ENTRIES_BYTES_MAX + IMA_INDEX_BYTES),
     (SNP_REPORT, "application/vnd.countersign.sev-snp-report", 1184),
     (SNP_VEK, "application/pkix-cert", 4096),
 ];
@@ -60,6 +73,12 @@ pub const TPM_QUOTE: &str = "tpm2.quote";
 pub const TPM_PCRS: &str = "tpm2.pcrs";
 /// TPM2B_ATTEST of TPM2_Certify over the credential key, then TPMT_SIGNATURE, then the key's TPM2B_PUBLIC.
 pub const TPM_CERTIFY: &str = "tpm2.certify";
+/// The firmware's measurement log as the host's kernel exports it (TCG PC Client Platform Firmware Profile, 10). Sent
+/// when the host is in another boot than [`Challenge::known_boot`](crate::protocol::Challenge::known_boot).
+pub const TPM_EVENT_LOG: &str = "tpm2.event_log";
+/// [`ImaEntries`]: the index of the first entry, u64 big-endian, then the entries as the host's kernel exports them.
+/// Sent when the selection of the challenge names a PCR that the kernel extends with them, PCR 10 as a rule.
+pub const IMA_ENTRIES: &str = "ima.entries";
 /// ATTESTATION_REPORT, 1184 bytes.
 pub const SNP_REPORT: &str = "snp.report";
 /// The VCEK or VLEK certificate that belongs to the report, DER.
@@ -85,6 +104,59 @@ pub struct SnpEvidence {
     pub vek: Vec<u8>,
 }
 
+/// Entries of the kernel's measurement list (IMA), in their order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImaEntries {
+    /// Index in the list of the first entry here: 0, or what the challenge said is known.
+    pub from: u64,
+    /// The entries from there on: bytes of `binary_runtime_measurements`.
+    pub list: Vec<u8>,
+}
+
+impl ImaEntries {
+    fn decode(mut record: Vec<u8>) -> Result<Self, Rejection> {
+        let Some((index, _)) = record.split_first_chunk::<IMA_INDEX_BYTES>() else {
+            let found = format_args!("{} bytes", record.len());
+            return Err(BundleReason::ImaIndex.because("8 bytes of index, then the entries", found));
+        };
+        let from = u64::from_be_bytes(*index);
+        record.drain(..IMA_INDEX_BYTES);
+        Ok(Self { from, list: record })
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let mut record = self.from.to_be_bytes().to_vec();
+        record.extend_from_slice(&self.list);
+        record
+    }
+}
+
+/// The logs of a bundle. They are large, most of what they say was said before, and they are kept by their digests.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Logs {
+    /// See [`TPM_EVENT_LOG`].
+    pub event_log: Option<Vec<u8>>,
+    /// See [`IMA_ENTRIES`].
+    pub ima: Option<ImaEntries>,
+}
+
+impl Collection {
+    /// Takes the logs out and decodes them.
+    ///
+    /// # Errors
+    /// A [`BundleReason`]; the collection is then without its logs.
+    pub fn take_logs(&mut self) -> Result<Logs, Rejection> {
+        let mut take = |name: &str| {
+            let record = self.records.remove(name)?;
+            let known = RECORDS.iter().find(|(known, _, _)| *known == name)?;
+            Some(decode_record(known, &record))
+        };
+        let event_log = take(TPM_EVENT_LOG).transpose()?;
+        let ima = take(IMA_ENTRIES).transpose()?.map(ImaEntries::decode).transpose()?;
+        Ok(Logs { event_log, ima })
+    }
+}
+
 /// A decoded bundle: the hardware's bytes, not yet verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bundle {
@@ -94,6 +166,10 @@ pub struct Bundle {
     pub tpm_pcrs: Vec<u8>,
     /// See [`TPM_CERTIFY`].
     pub tpm_certify: Vec<u8>,
+    /// The event log, from a host in a boot that the broker does not know.
+    pub event_log: Option<Vec<u8>>,
+    /// New entries of the IMA list.
+    pub ima: Option<ImaEntries>,
     /// The SNP report, on hosts that are confidential VMs.
     pub snp: Option<SnpEvidence>,
 }
@@ -108,14 +184,11 @@ impl Bundle {
             return Err(BundleReason::Collection.because(COLLECTION_TYPE, &collection.collection_type));
         }
         let mut decoded = BTreeMap::new();
-        for (name, (media_type, value)) in &collection.records {
-            let Some((known, expected_type, size_max)) = RECORDS.iter().find(|(known, _, _)| known == name) else {
-                return Err(BundleReason::Unknown.because("tpm2.*, snp.report or snp.vek", name));
+        for (name, record) in &collection.records {
+            let Some(known) = RECORDS.iter().find(|(known, _, _)| known == name) else {
+                return Err(BundleReason::Unknown.because("tpm2.*, ima.entries, snp.report or snp.vek", name));
             };
-            if media_type != expected_type {
-                return Err(BundleReason::MediaType.because(expected_type, media_type));
-            }
-            decoded.insert(*known, decode_record(known, value, *size_max)?);
+            decoded.insert(known.0, decode_record(known, record)?);
         }
         let mut take = |name: &str| decoded.remove(name);
         let report = take(SNP_REPORT);
@@ -126,11 +199,15 @@ impl Bundle {
             (None, Some(_)) => return Err(BundleReason::Missing.because(SNP_REPORT, "snp.vek alone")),
             (Some(_), None) => return Err(BundleReason::Missing.because(SNP_VEK, "snp.report alone")),
         };
+        let event_log = take(TPM_EVENT_LOG);
+        let ima = take(IMA_ENTRIES).map(ImaEntries::decode).transpose()?;
         let mut required = |name: &str| take(name).ok_or_else(|| BundleReason::Missing.because(name, "no such record"));
         Ok(Self {
             tpm_quote: required(TPM_QUOTE)?,
             tpm_pcrs: required(TPM_PCRS)?,
             tpm_certify: required(TPM_CERTIFY)?,
+            event_log,
+            ima,
             snp,
         })
     }
@@ -138,9 +215,12 @@ impl Bundle {
     /// The collection that decodes to this bundle.
     #[must_use]
     pub fn encode(&self) -> Collection {
+        let ima = self.ima.as_ref().map(ImaEntries::encode);
         let snp = self.snp.iter().flat_map(|snp| [(SNP_REPORT, &snp.report), (SNP_VEK, &snp.vek)]);
         let tpm = [(TPM_QUOTE, &self.tpm_quote), (TPM_PCRS, &self.tpm_pcrs), (TPM_CERTIFY, &self.tpm_certify)];
-        let records = tpm.into_iter().chain(snp).filter_map(|(name, value)| {
+        let logs = self.event_log.iter().map(|log| (TPM_EVENT_LOG, log));
+        let logs = logs.chain(ima.iter().map(|entries| (IMA_ENTRIES, entries)));
+        let records = tpm.into_iter().chain(logs).chain(snp).filter_map(|(name, value)| {
             let (_, media_type, _) = RECORDS.iter().find(|(known, _, _)| *known == name)?;
             Some((name.to_string(), ((*media_type).to_string(), URL_SAFE_NO_PAD.encode(value))))
         });
@@ -148,7 +228,11 @@ impl Bundle {
     }
 }
 
-fn decode_record(name: &str, value: &str, size_max: usize) -> Result<Vec<u8>, Rejection> {
+fn decode_record(known: &(&str, &str, usize), record: &(String, String)) -> Result<Vec<u8>, Rejection> {
+    let ((name, expected_type, size_max), (media_type, value)) = (*known, record);
+    if media_type != expected_type {
+        return Err(BundleReason::MediaType.because(expected_type, media_type));
+    }
     // Four characters carry three bytes: refuse before decoding.
     if size_max.div_ceil(3).saturating_mul(4) < value.len() {
         return Err(BundleReason::TooLarge.because(size_max, value.len()));
@@ -166,17 +250,39 @@ mod tests {
     use alloc::string::ToString;
     use alloc::vec;
 
-    use super::{Bundle, SnpEvidence, TPM_QUOTE};
+    use super::{Bundle, IMA_ENTRIES, ImaEntries, Logs, SnpEvidence, TPM_EVENT_LOG, TPM_QUOTE};
 
     fn bundle() -> Bundle {
         let snp = Some(SnpEvidence { report: vec![4; 1184], vek: vec![5; 3] });
-        Bundle { tpm_quote: vec![1], tpm_pcrs: vec![2], tpm_certify: vec![3], snp }
+        let ima = Some(ImaEntries { from: 0x0102_0304_0506_0708, list: vec![7; 9] });
+        Bundle { tpm_quote: vec![1], tpm_pcrs: vec![2], tpm_certify: vec![3], event_log: Some(vec![6; 5]), ima, snp }
     }
 
     #[test]
     fn decode_inverts_encode() {
         assert_eq!(Bundle::decode(&bundle().encode()), Ok(bundle()));
-        assert_eq!(Bundle::decode(&Bundle { snp: None, ..bundle() }.encode()), Ok(Bundle { snp: None, ..bundle() }));
+        let small = Bundle { snp: None, event_log: None, ima: None, ..bundle() };
+        assert_eq!(Bundle::decode(&small.encode()), Ok(small));
+        let nothing_new = Bundle { ima: Some(ImaEntries { from: 3, list: vec![] }), ..bundle() };
+        assert_eq!(Bundle::decode(&nothing_new.encode()), Ok(nothing_new));
+    }
+
+    #[test]
+    fn logs_are_taken_out_and_nothing_else() {
+        let mut collection = bundle().encode();
+        let logs = collection.take_logs().unwrap();
+        assert_eq!((logs.event_log, logs.ima), (bundle().event_log, bundle().ima));
+        assert_eq!(Bundle::decode(&collection), Ok(Bundle { event_log: None, ima: None, ..bundle() }));
+        assert_eq!(collection.take_logs(), Ok(Logs::default()));
+        for (name, value, code) in [
+            (IMA_ENTRIES, "AAAA", "bundle.ima.index"),
+            (IMA_ENTRIES, "AB==", "bundle.record.encoding"),
+            (TPM_EVENT_LOG, "AB", "bundle.record.encoding"),
+        ] {
+            let mut collection = bundle().encode();
+            collection.records.get_mut(name).unwrap().1 = value.to_string();
+            assert_eq!(collection.take_logs().map_err(|rejection| rejection.code()), Err(code));
+        }
     }
 
     #[test]
@@ -200,6 +306,16 @@ mod tests {
         assert_eq!(code(&|c| drop(c.records.remove(TPM_QUOTE))), Err("bundle.record.missing"));
         assert_eq!(code(&|c| drop(c.records.remove("snp.vek"))), Err("bundle.record.missing"));
         assert_eq!(code(&|c| drop(c.records.remove("snp.report"))), Err("bundle.record.missing"));
+        let ima = "application/vnd.countersign.ima-entries";
+        assert_eq!(code(&set(IMA_ENTRIES, ima, "AAAAAAAAAA")), Err("bundle.ima.index"));
+        assert_eq!(code(&set(IMA_ENTRIES, quote, "AAAAAAAAAAA")), Err("bundle.record.media_type"));
+        let log = |bytes: usize| Bundle { event_log: Some(vec![0; bytes]), ..bundle() }.encode();
+        assert_eq!(Bundle::decode(&log(1024 * 1024)).map(drop), Ok(()));
+        assert_eq!(Bundle::decode(&log(1024 * 1024 + 1)).map_err(|r| r.code()), Err("bundle.record.too_large"));
+        let list =
+            |bytes: usize| Bundle { ima: Some(ImaEntries { from: 1, list: vec![0; bytes] }), ..bundle() }.encode();
+        assert_eq!(Bundle::decode(&list(8 * 1024 * 1024)).map(drop), Ok(()));
+        assert_eq!(Bundle::decode(&list(8 * 1024 * 1024 + 1)).map_err(|r| r.code()), Err("bundle.record.too_large"));
         let large = Bundle { tpm_quote: vec![0; 4097], ..bundle() };
         assert_eq!(Bundle::decode(&large.encode()).map_err(|r| r.code()), Err("bundle.record.too_large"));
     }

@@ -1,7 +1,9 @@
 //! What the hardware signed: one module per technology, and [`bundle`], in which a host sends them together.
 
 pub mod bundle;
+pub mod eventlog;
 pub mod ima;
+pub mod logs;
 pub mod snp;
 pub mod tpm;
 
@@ -81,5 +83,6 @@ pub fn verify(
         }
     };
     let credential_key = Sha256Digest::of(&[expected.credential_key]);
-    Ok(Claims { assurance, tpm, credential_key, snp })
+    // The logs are read by themselves, gone on with from what is known: see [`logs`].
+    Ok(Claims { assurance, tpm, credential_key, boot: Presented::NotPresented, ima: Presented::NotPresented, snp })
 }

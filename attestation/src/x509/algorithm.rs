@@ -31,7 +31,64 @@ enum Key<'a> {
     RsaPss(&'a [u8]),
     P256(&'a [u8]),
     P384(&'a [u8]),
+    P521(&'a [u8]),
+    /// id-RSAES-OAEP: encrypts, and signs nothing (RFC 4055, 4.1).
+    RsaOaep(&'a [u8]),
     Ed25519(&'a [u8]),
+}
+
+/// What a SubjectPublicKeyInfo holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SubjectKey<'a> {
+    /// rsaEncryption.
+    Rsa(RsaKey<'a>),
+    /// id-RSASSA-PSS: signs only.
+    RsaPss(RsaKey<'a>),
+    /// id-RSAES-OAEP: encrypts only.
+    RsaOaep(RsaKey<'a>),
+    /// An uncompressed point on P-256.
+    P256(&'a [u8]),
+    /// On P-384.
+    P384(&'a [u8]),
+    /// On P-521.
+    P521(&'a [u8]),
+    /// Ed25519.
+    Ed25519(&'a [u8]),
+}
+
+/// An RSA public key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RsaKey<'a> {
+    /// RSAPublicKey, DER (RFC 8017, A.1.1).
+    pub der: &'a [u8],
+    /// The modulus, without leading zeros.
+    pub modulus: &'a [u8],
+}
+
+/// The key in `spki`, whatever it is for.
+pub(super) fn subject_key(spki: &[u8]) -> Result<SubjectKey<'_>, Rejection> {
+    let rsa = |der| {
+        let modulus = || -> Result<_, NotDer> {
+            let mut outer = Der::new(der);
+            let mut fields = outer.inner(tag::SEQUENCE)?;
+            outer.finish()?;
+            let modulus = fields.content(tag::INTEGER)?;
+            fields.content(tag::INTEGER)?;
+            fields.finish()?;
+            Ok(modulus.strip_prefix(&[0]).unwrap_or(modulus))
+        };
+        let modulus = modulus().map_err(|NotDer| X509Reason::Key.because("an RSAPublicKey", hex_text(der)))?;
+        Ok(RsaKey { der, modulus })
+    };
+    Ok(match read_key(spki)? {
+        Key::Rsa(key) => SubjectKey::Rsa(rsa(key)?),
+        Key::RsaPss(key) => SubjectKey::RsaPss(rsa(key)?),
+        Key::RsaOaep(key) => SubjectKey::RsaOaep(rsa(key)?),
+        Key::P256(point) => SubjectKey::P256(point),
+        Key::P384(point) => SubjectKey::P384(point),
+        Key::P521(point) => SubjectKey::P521(point),
+        Key::Ed25519(key) => SubjectKey::Ed25519(key),
+    })
 }
 
 /// The key in `spki` for signatures that say they are made with `algorithm` (DER AlgorithmIdentifier).
@@ -55,10 +112,16 @@ pub(super) fn signature_key(algorithm: &[u8], spki: &[u8]) -> Result<PublicKey, 
         (Algorithm::Ecdsa(Hash::Sha384), Key::P256(_)) => Scheme::EcdsaP256Sha384Der,
         (Algorithm::Ecdsa(Hash::Sha256), Key::P384(_)) => Scheme::EcdsaP384Sha256Der,
         (Algorithm::Ecdsa(Hash::Sha384), Key::P384(_)) => Scheme::EcdsaP384Sha384Der,
-        (Algorithm::Pkcs1(_), Key::RsaPss(_) | Key::P256(_) | Key::P384(_) | Key::Ed25519(_))
-        | (Algorithm::Pss(_), Key::P256(_) | Key::P384(_) | Key::Ed25519(_))
+        (Algorithm::Ecdsa(Hash::Sha384), Key::P521(_)) => Scheme::EcdsaP521Sha384Der,
+        (Algorithm::Ecdsa(Hash::Sha512), Key::P521(_)) => Scheme::EcdsaP521Sha512Der,
+        (Algorithm::Pkcs1(_), Key::RsaPss(_) | Key::P256(_) | Key::P384(_) | Key::P521(_) | Key::Ed25519(_))
+        | (Algorithm::Pss(_), Key::P256(_) | Key::P384(_) | Key::P521(_) | Key::Ed25519(_))
         | (Algorithm::Ecdsa(_), Key::Rsa(_) | Key::RsaPss(_) | Key::Ed25519(_))
-        | (Algorithm::Ecdsa(Hash::Sha512), Key::P256(_) | Key::P384(_)) => return Err(unsupported()),
+        | (Algorithm::Ecdsa(Hash::Sha512), Key::P256(_) | Key::P384(_))
+        | (Algorithm::Ecdsa(Hash::Sha256), Key::P521(_))
+        | (Algorithm::Pkcs1(_) | Algorithm::Pss(_) | Algorithm::Ecdsa(_), Key::RsaOaep(_)) => {
+            return Err(unsupported());
+        }
     };
     public_key(scheme, spki)
 }
@@ -70,8 +133,18 @@ pub(super) fn public_key(scheme: Scheme, spki: &[u8]) -> Result<PublicKey, Rejec
         | (Scheme::RsaPssSha256 | Scheme::RsaPssSha384 | Scheme::RsaPssSha512, Key::Rsa(key) | Key::RsaPss(key))
         | (Scheme::EcdsaP256Sha256 | Scheme::EcdsaP256Sha256Der | Scheme::EcdsaP256Sha384Der, Key::P256(key))
         | (Scheme::EcdsaP384Sha384 | Scheme::EcdsaP384Sha256Der | Scheme::EcdsaP384Sha384Der, Key::P384(key))
+        | (Scheme::EcdsaP521Sha384Der | Scheme::EcdsaP521Sha512Der, Key::P521(key))
         | (Scheme::Ed25519, Key::Ed25519(key)) => key,
-        (scheme, Key::Rsa(_) | Key::RsaPss(_) | Key::P256(_) | Key::P384(_) | Key::Ed25519(_)) => {
+        (
+            scheme,
+            Key::Rsa(_)
+            | Key::RsaPss(_)
+            | Key::RsaOaep(_)
+            | Key::P256(_)
+            | Key::P384(_)
+            | Key::P521(_)
+            | Key::Ed25519(_),
+        ) => {
             return Err(X509Reason::Key.because(format_args!("a key for {scheme:?}"), "a key of another kind"));
         }
     };
@@ -81,13 +154,14 @@ pub(super) fn public_key(scheme: Scheme, spki: &[u8]) -> Result<PublicKey, Rejec
 fn read_algorithm(algorithm: &[u8]) -> Option<Algorithm> {
     let (oid, parameters) = identifier(algorithm).ok()?;
     let null_or_absent = parameters.is_empty() || parameters == [5, 0];
-    // RFC 4055, 5: parameters are NULL. RFC 5758, 3.2: parameters are absent.
+    // RFC 4055, 5: parameters are NULL. RFC 5758, 3.2: parameters are absent; Intel's on-die authority writes NULL.
     let found = [
         (oid::SHA256_WITH_RSA, Algorithm::Pkcs1(Hash::Sha256), null_or_absent),
         (oid::SHA384_WITH_RSA, Algorithm::Pkcs1(Hash::Sha384), null_or_absent),
         (oid::SHA512_WITH_RSA, Algorithm::Pkcs1(Hash::Sha512), null_or_absent),
-        (oid::ECDSA_WITH_SHA256, Algorithm::Ecdsa(Hash::Sha256), parameters.is_empty()),
-        (oid::ECDSA_WITH_SHA384, Algorithm::Ecdsa(Hash::Sha384), parameters.is_empty()),
+        (oid::ECDSA_WITH_SHA256, Algorithm::Ecdsa(Hash::Sha256), null_or_absent),
+        (oid::ECDSA_WITH_SHA384, Algorithm::Ecdsa(Hash::Sha384), null_or_absent),
+        (oid::ECDSA_WITH_SHA512, Algorithm::Ecdsa(Hash::Sha512), null_or_absent),
     ];
     if oid == oid::RSASSA_PSS.octets() {
         return read_pss(parameters).ok().map(Algorithm::Pss);
@@ -160,7 +234,7 @@ fn read_key(spki: &[u8]) -> Result<Key<'_>, Rejection> {
         fields.finish()?;
         Ok((algorithm, key))
     };
-    let unsupported = || X509Reason::Key.because("an RSA, P-256, P-384 or Ed25519 key", hex_text(spki));
+    let unsupported = || X509Reason::Key.because("an RSA, P-256, P-384, P-521 or Ed25519 key", hex_text(spki));
     let ((algorithm, parameters), key) = parts().map_err(|NotDer| unsupported())?;
     let curve = |oid: Oid| {
         parameters
@@ -178,6 +252,10 @@ fn read_key(spki: &[u8]) -> Result<Key<'_>, Rejection> {
         Ok(Key::P256(key))
     } else if algorithm == oid::EC_PUBLIC_KEY.octets() && curve(oid::P384) && point(97) {
         Ok(Key::P384(key))
+    } else if algorithm == oid::EC_PUBLIC_KEY.octets() && curve(oid::P521) && point(133) {
+        Ok(Key::P521(key))
+    } else if algorithm == oid::RSAES_OAEP.octets() {
+        Ok(Key::RsaOaep(key))
     } else if algorithm == oid::ED25519.octets() && parameters.is_empty() && key.len() == 32 {
         Ok(Key::Ed25519(key))
     } else {

@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use super::{BasicConstraints, Certificate, Oid, X509Reason, name_text};
+use super::{BasicConstraints, Certificate, Oid, X509Reason, name, name_text};
 use crate::rejection::Rejection;
 use crate::time::UnixMillis;
 
@@ -82,7 +82,7 @@ impl<'a> Search<'_, 'a> {
         let mut closest = X509Reason::NoPath
             .because(format_args!("the issuer {}", name_text(last.issuer())), "no certificate of that name");
         let anchor = self.anchor;
-        if last.issuer() == anchor.subject() {
+        if name::same(last.issuer(), anchor.subject()) {
             match self.check_step(path, &last, anchor) {
                 Ok(()) => {
                     path.push(anchor.clone());
@@ -98,7 +98,7 @@ impl<'a> Search<'_, 'a> {
         for candidate in self.intermediates {
             // A certificate twice in a path makes it longer, never valid.
             let repeated = path.iter().any(|above| above.der() == candidate.der());
-            if candidate.subject() != last.issuer() || repeated {
+            if repeated || !name::same(candidate.subject(), last.issuer()) {
                 continue;
             }
             let step = self.check_step(path, &last, candidate).and_then(|()| {

@@ -124,6 +124,12 @@ impl ImaRules {
         Ok(self)
     }
 
+    /// The PCRs that must be quoted for these rules.
+    #[must_use]
+    pub const fn pcrs(&self) -> &BTreeSet<u8> {
+        &self.pcrs
+    }
+
     /// SHA-256 over the text they were read from.
     #[must_use]
     pub const fn digest(&self) -> Sha256Digest {

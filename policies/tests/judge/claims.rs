@@ -7,9 +7,15 @@ use std::vec;
 use countersign_attestation::UnixMillis;
 use countersign_attestation::anchor::{AmdProduct, Assurance};
 use countersign_attestation::claims::{
-    Claims, ClockInfo, HexBytes, PcrHash, Presented, Revocation, SnpClaims, SnpSigningKey, SnpTcb, TpmClaims,
+    BootClaims, Claims, ClockInfo, HexBytes, ImaClaims, PcrHash, Presented, Revocation, SnpClaims, SnpSigningKey,
+    SnpTcb, TpmClaims, TpmIdentity,
 };
 use countersign_attestation::digest::Sha256Digest;
+use countersign_attestation::evidence::eventlog::claims::{
+    Authority, BootImage, ExitBootServices, ImageKind, Labelled, Measured, SecureBoot, Separator, SignatureDatabase,
+    UkiSection,
+};
+use countersign_attestation::evidence::ima::ImaState;
 
 pub(crate) const NOW: UnixMillis = UnixMillis(1_795_408_496_007);
 
@@ -26,13 +32,61 @@ pub(crate) fn tpm_claims() -> Claims {
             assurance: Assurance::Hardware,
             ak_name: HexBytes(vec![0, 0x0b, 1, 2, 3]),
             ek: Sha256Digest([0xe0; 32]),
+            identity: TpmIdentity::from_attributes("id:49465800", "SLB 9672", "id:0F15"),
             pcrs: BTreeMap::from([(PcrHash::Sha256, bank)]),
             firmware_version: 0xffff_fffe_0000_0007,
             clock: ClockInfo { clock: u64::MAX, reset_count: 3, restart_count: 1, safe: true },
         },
         credential_key: Sha256Digest([0xc0; 32]),
+        boot: Presented::NotPresented,
+        ima: Presented::NotPresented,
         snp: Presented::NotPresented,
     }
+}
+
+/// A boot with Secure Boot on: one image, one file, one command line, all 0x51 and 0x52.
+pub(crate) fn boot_claims() -> BootClaims {
+    let by_bank = |of: u8| BTreeMap::from([(PcrHash::Sha256, digest(of))]);
+    let database =
+        |of: u8| Measured::Measured(SignatureDatabase { digest: Sha256Digest([of; 32]), contents: Measured::Unknown });
+    let labelled =
+        |pcr: u8, of: u8| Measured::Measured(vec![Labelled { pcr, label: "whatever".into(), digest: by_bank(of) }]);
+    BootClaims {
+        banks: [PcrHash::Sha256].into(),
+        replayed: (0..10).collect(),
+        unexplained: [11].into(),
+        secure_boot: SecureBoot::On,
+        pk: database(0x41),
+        kek: database(0x42),
+        db: database(0x43),
+        dbx: database(0x44),
+        authorities: Measured::Measured(vec![Authority { variable: "db".into(), digest: Sha256Digest([0x45; 32]) }]),
+        sbat_level: Measured::Measured("sbat,1".into()),
+        mok: labelled(14, 0x46),
+        images: Measured::Measured(vec![BootImage { pcr: 4, kind: ImageKind::Application, digest: by_bank(0x51) }]),
+        files: labelled(9, 0x52),
+        initrds: labelled(9, 0x53),
+        command_lines: Measured::Measured(vec!["ro quiet".into()]),
+        uki: Measured::Measured(vec![UkiSection { name: ".linux".into(), digest: by_bank(0x54) }]),
+        exit_boot_services: ExitBootServices::Reached,
+        separators: (0..8).map(|index| (index, Separator::Present)).collect(),
+        extended_after_separator: [].into(),
+        hcrtm: false,
+        drtm_logged: false,
+    }
+}
+
+/// The same host with that boot, and a list of seven entries.
+pub(crate) fn measured_claims() -> Claims {
+    let state = ImaState { entries: 7, ..ImaState::start() };
+    Claims { boot: Presented::Verified(boot_claims()), ima: Presented::Verified(ImaClaims { state }), ..tpm_claims() }
+}
+
+/// The same claims with the boot changed.
+pub(crate) fn with_boot(change: impl FnOnce(&mut BootClaims)) -> Claims {
+    let mut boot = boot_claims();
+    change(&mut boot);
+    Claims { boot: Presented::Verified(boot), ..measured_claims() }
 }
 
 pub(crate) fn tcb(bootloader: u8, tee: u8, snp: u8, microcode: u8) -> SnpTcb {

@@ -6,6 +6,7 @@ use countersign_attestation::UnixMillis;
 use countersign_attestation::claims::Claims;
 use countersign_attestation::protocol::HostId;
 use countersign_policies::decision::{Decision, HostFacts, Terms, appraise};
+use countersign_policies::matching::ImaTallies;
 use countersign_policies::policy::{PolicySet, SHIPPED};
 use countersign_policies::reference::{ReferenceManifest, ReferenceSet};
 
@@ -60,7 +61,7 @@ pub(crate) fn judge_at(claims: &Claims, references: &ReferenceSet, policy: &Poli
     let id = HostId::parse("gpu-17").unwrap();
     let labels = BTreeMap::from([("pool".to_owned(), "confidential".to_owned())]);
     let host = HostFacts { id: &id, trust_domain: "fleet.example", labels: &labels, generation: 2 };
-    appraise(claims, &host, references, policy, TERMS, now)
+    appraise(claims, &ImaTallies::new(), &host, references, policy, TERMS, now)
 }
 
 pub(crate) fn codes(decision: &Decision) -> Vec<&'static str> {

@@ -9,8 +9,9 @@ use crate::common::{
 use countersign_attestation::UnixMillis;
 use countersign_attestation::anchor::{AmdProduct, Assurance};
 use countersign_attestation::binder::BindingReason;
-use countersign_attestation::claims::{Claims, HexBytes, PcrHash, Presented, Revocation};
+use countersign_attestation::claims::{Claims, HexBytes, PcrHash, Presented, Revocation, TpmIdentity, TpmKind};
 use countersign_policies::decision::{Decision, HostFacts, Outcome, Terms, appraise, claims_digest};
+use countersign_policies::matching::ImaTallies;
 use countersign_policies::policy::{PolicySet, SHIPPED};
 use countersign_policies::reference::ReferenceSet;
 use proptest::prelude::*;
@@ -51,6 +52,29 @@ fn a22_an_empty_or_accept_all_policy_is_a_load_error() {
     }
     let forbid = r"forbid (principal, action, resource) when { context.generation > 3 };";
     assert_eq!(refused(&[("p", forbid)]), "policy.load.no_permit");
+}
+
+#[test]
+fn a17_a_policy_may_name_manufacturer_model_and_kind_of_a_tpm() {
+    let with =
+        |tpm: &str| format!("permit (principal, action, resource) when {{ context.reference.matched && {tpm} }};");
+    let grants =
+        |tpm: &str, claims: &Claims| granted(&judge(claims, &golden_tpm_only(), &policies(&[], &[("p", &with(tpm))])));
+    let claims = tpm_claims();
+    let discrete = r#"context.tpm.kind == TpmKind::"discrete""#;
+    let infineon = r#"context.tpm.manufacturer == "IFX" && context.tpm.model == "SLB 9672""#;
+    assert!(grants(discrete, &claims) && grants(infineon, &claims));
+    for kind in TpmKind::ALL {
+        let mut claims = tpm_claims();
+        claims.tpm.identity.kind = kind;
+        assert_eq!(grants(discrete, &claims), kind == TpmKind::Discrete, "{kind}");
+        assert!(grants(&format!(r#"context.tpm.kind == TpmKind::"{kind}""#), &claims), "{kind}");
+    }
+    let mut amd = tpm_claims();
+    amd.tpm.identity = TpmIdentity::from_attributes("id:414D4400", "AMD", "id:1");
+    assert!(!grants(discrete, &amd) && !grants(infineon, &amd));
+    let misspelt = with(r#"context.tpm.kind == TpmKind::"discreet""#);
+    assert_eq!(refused(&[("p", &misspelt)]), "policy.load.invalid");
 }
 
 #[test]
@@ -207,7 +231,8 @@ fn a_lease_never_outlives_the_credential() {
     let labels = BTreeMap::new();
     let host = HostFacts { id: &id, trust_domain: "d", labels: &labels, generation: 0 };
     let terms = Terms { credential_ttl_ms: 1000, lease_ms: 5000 };
-    let decision = appraise(&both_claims(), &host, &golden_both(), &policies(&["baseline"], &[]), terms, NOW);
+    let decision =
+        appraise(&both_claims(), &ImaTallies::new(), &host, &golden_both(), &policies(&["baseline"], &[]), terms, NOW);
     let until = NOW.plus(1000);
     assert_eq!(decision.outcome(), Outcome::Granted { not_after: until, lease_until: until });
 }
@@ -232,6 +257,20 @@ fn simulated_hosts_need_a_permit_that_names_the_class() {
     );
     assert_eq!(codes(&judge(&claims, &references, &loose)), ["policy.simulated_not_named"]);
     assert!(granted(&judge(&tpm_claims(), &references, &loose)));
+    // To exclude a class in one place is not to admit it in another.
+    let excluding = [
+        r#"context.roots.isEmpty() && !(context has snp && context.snp.assurance == Assurance::"simulated")"#,
+        r#"(if context has snp then context.snp.assurance != Assurance::"simulated" else true)"#,
+        r#"context.reference.matched } unless { context has snp && context.snp.assurance == Assurance::"simulated""#,
+    ];
+    for condition in excluding {
+        let text = format!("permit (principal, action, resource) when {{ context.reference.matched && {condition} }};");
+        let excluding = policies(&[], &[("excluding", &text)]);
+        assert_eq!(codes(&judge(&claims, &references, &excluding)), ["policy.simulated_not_named"], "{condition}");
+    }
+    let twice = r#"permit (principal, action, resource)
+        when { context.reference.matched && !(context.tpm.assurance != Assurance::"simulated") };"#;
+    assert!(granted(&judge(&claims, &references, &policies(&[], &[("twice", twice)]))));
     let decision = judge(&claims, &references, &policies(&["baseline", "simulated"], &[("loose", PERMIT)]));
     assert_eq!(decision.grant().unwrap().policies(), ["simulated/known-simulated"]);
 }
@@ -402,8 +441,16 @@ fn identical_inputs_give_identical_bytes_and_every_input_counts() {
         judge(&with_snp(|snp| snp.guest_svn = 9), &golden_both(), &policy),
         judge(&both_claims(), &golden_tpm_only(), &policy),
         judge(&both_claims(), &golden_both(), &policies(&["baseline", "simulated"], &[])),
-        appraise(&both_claims(), &host, &golden_both(), &policy, TERMS, NOW),
-        appraise(&both_claims(), &host, &golden_both(), &policy, Terms { lease_ms: 1, ..TERMS }, NOW),
+        appraise(&both_claims(), &ImaTallies::new(), &host, &golden_both(), &policy, TERMS, NOW),
+        appraise(
+            &both_claims(),
+            &ImaTallies::new(),
+            &host,
+            &golden_both(),
+            &policy,
+            Terms { lease_ms: 1, ..TERMS },
+            NOW,
+        ),
     ];
     let mut forms: Vec<_> = others.iter().map(Decision::canonical_bytes).collect();
     forms.push(base);
@@ -494,7 +541,7 @@ proptest! {
         let labels = BTreeMap::new();
         let host = HostFacts { id: &id, trust_domain: "d", labels: &labels, generation };
         let now = UnixMillis(seconds * 1000);
-        let decision = appraise(&tpm_claims(), &host, &golden_tpm_only(), &policy, TERMS, now);
+        let decision = appraise(&tpm_claims(), &ImaTallies::new(), &host, &golden_tpm_only(), &policy, TERMS, now);
         prop_assert_eq!(decision.outcome(), Outcome::Denied);
         prop_assert!(!decision.findings().is_empty());
     }

@@ -8,7 +8,7 @@ use countersign_attestation::anchor::AmdProduct;
 use countersign_attestation::claims::{Claims, PcrHash, Presented};
 use countersign_attestation::digest::Sha256Digest;
 use countersign_policies::decision::Outcome;
-use countersign_policies::matching::ReferenceMatch;
+use countersign_policies::matching::{ImaTallies, ReferenceMatch};
 use countersign_policies::reference::{ReferenceManifest, ReferenceSet};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -17,8 +17,17 @@ fn refused(text: &str) -> &'static str {
     ReferenceManifest::parse(text.as_bytes()).map(|manifest| manifest.id().to_owned()).unwrap_err().code
 }
 
+fn code(manifest: &Value) -> &'static str {
+    refused(&manifest.to_string())
+}
+
+/// Rules that any list of the test passes.
+fn ima_rules() -> Value {
+    json!({ "files": { "/usr/bin/tool": [format!("sha256:{HEX}")] } })
+}
+
 fn matches(references: &ReferenceSet, claims: &Claims) -> bool {
-    matches!(references.match_claims(claims), ReferenceMatch::Matched(_))
+    matches!(references.match_claims(claims, &ImaTallies::new()), ReferenceMatch::Matched(_))
 }
 
 fn tpm_manifest(pcrs: &Value) -> String {
@@ -116,7 +125,7 @@ fn malformed_manifests_are_refused_with_their_reason() {
         (json!({ "id": "m", "tpm": golden_tpm(), "allow_all": true }).to_string(), "reference.manifest.syntax"),
         (format!(r#"{{"id":"m","tpm":{}}} x"#, golden_tpm()), "reference.manifest.syntax"),
         (tpm_manifest(&json!({ "sha256": { "0": vec![HEX; 257] } })), "reference.values.size"),
-        (format!("{}{}", " ".repeat(256 * 1024), tpm_manifest(&json!({}))), "reference.manifest.size"),
+        (format!("{}{}", " ".repeat(8 * 1024 * 1024), tpm_manifest(&json!({}))), "reference.manifest.size"),
     ] {
         assert_eq!(refused(&text), code, "{}", text.chars().take(200).collect::<String>());
     }
@@ -178,8 +187,9 @@ fn the_canonical_form_reads_back_and_digests_tell_sets_apart() {
 
 #[test]
 fn the_selection_is_the_union_in_canonical_order() {
-    let select =
-        |set: &ReferenceSet| set.pcr_selection().into_iter().map(|one| (one.bank.name(), one.pcrs)).collect::<Vec<_>>();
+    let select = |set: &ReferenceSet| {
+        set.pcr_selection().iter().map(|one| (one.bank.name(), one.pcrs.clone())).collect::<Vec<_>>()
+    };
     let set = ReferenceSet::new([
         manifest(
             &json!({ "id": "a", "tpm": { "pcrs": { "sha384": { "7": ["11".repeat(48)] }, "sha256": { "14": [HEX] } } } }),
@@ -194,10 +204,61 @@ fn the_selection_is_the_union_in_canonical_order() {
 }
 
 #[test]
+fn the_selection_has_what_boot_values_and_ima_rules_need_and_no_more() {
+    let pcrs = |text: &Value| {
+        let set = ReferenceSet::new([manifest(text)]);
+        set.pcr_selection().iter().map(|one| (one.bank.name(), one.pcrs.clone())).collect::<Vec<_>>()
+    };
+    let boot = |boot: Value| pcrs(&json!({ "id": "a", "boot": boot }));
+    assert_eq!(boot(json!({ "secure_boot": "on" })), [("sha256", vec![0, 7])]);
+    assert_eq!(boot(json!({ "dbx": [HEX] })), [("sha256", vec![0, 7])]);
+    assert_eq!(boot(json!({ "mok": [HEX] })), [("sha256", vec![0, 14])]);
+    assert_eq!(boot(json!({ "images": [HEX] })), [("sha256", vec![0, 2, 4])]);
+    assert_eq!(boot(json!({ "files": [HEX] })), [("sha256", vec![0, 9])]);
+    assert_eq!(boot(json!({ "uki": { ".linux": [HEX] } })), [("sha256", vec![0, 11])]);
+    assert_eq!(boot(json!({ "command_lines": ["ro quiet"] })), [("sha256", vec![0, 8, 9, 12])]);
+    // In a bank that the manifest names already.
+    let tpm = json!({ "pcrs": { "sha384": { "4": ["11".repeat(48)] } } });
+    assert_eq!(pcrs(&json!({ "id": "a", "tpm": tpm, "boot": { "secure_boot": "on" } })), [("sha384", vec![0, 4, 7])]);
+    assert_eq!(
+        pcrs(&json!({ "id": "a", "tpm": tpm, "ima": { "rules": ima_rules() } })),
+        [("sha384", (0..=10).collect())]
+    );
+}
+
+#[test]
+fn a22_empty_boot_values_and_ima_rules_that_stand_alone_do_not_load() {
+    let boot = |boot: Value| code(&json!({ "id": "a", "boot": boot }));
+    assert_eq!(boot(json!({})), "reference.manifest.empty");
+    for member in ["pk", "kek", "db", "dbx", "authorities", "mok", "images", "files", "initrds"] {
+        assert_eq!(boot(json!({ member: [] })), "reference.values.empty", "{member}");
+        assert_eq!(boot(json!({ member: ["11".repeat(31)] })), "reference.value.malformed", "{member}");
+        assert_eq!(boot(json!({ member: ["00".repeat(32)] })), "reference.value.zero", "{member}");
+        assert_eq!(boot(json!({ member: null })), "reference.manifest.syntax", "{member}");
+    }
+    assert_eq!(boot(json!({ "uki": {} })), "reference.manifest.empty");
+    assert_eq!(boot(json!({ "uki": { ".linux": [] } })), "reference.values.empty");
+    assert_eq!(boot(json!({ "secure_boot": "unknown" })), "reference.manifest.syntax");
+    assert_eq!(boot(json!({ "secure_boot": true })), "reference.manifest.syntax");
+    assert_eq!(boot(json!({ "secureboot": "on" })), "reference.manifest.syntax");
+    assert_eq!(boot(json!({ "command_lines": [] })), "reference.values.empty");
+    assert_eq!(boot(json!({ "command_lines": vec!["x"; 257] })), "reference.values.size");
+    for line in ["", "ro\nquiet", &"x".repeat(2049)] {
+        assert_eq!(boot(json!({ "command_lines": [line] })), "reference.boot.command_line", "{line:?}");
+    }
+    assert_eq!(code(&json!({ "id": "a", "ima": { "rules": ima_rules() } })), "reference.ima.unanchored");
+    assert_eq!(
+        code(&json!({ "id": "a", "snp": golden_snp(), "ima": { "rules": ima_rules() } })),
+        "reference.ima.unanchored"
+    );
+    assert_eq!(code(&json!({ "id": "a", "tpm": golden_tpm(), "ima": {} })), "reference.manifest.syntax");
+}
+
+#[test]
 fn what_a_manifest_names_must_be_presented_and_equal() {
     let set = golden_both();
     assert!(matches(&set, &both_claims()));
-    let no_match = |claims: &Claims| match set.match_claims(claims) {
+    let no_match = |claims: &Claims| match set.match_claims(claims, &ImaTallies::new()) {
         ReferenceMatch::Matched(manifest) => panic!("matched {}", manifest.id()),
         ReferenceMatch::NotMatched(mismatch) => mismatch.findings().map(|finding| finding.code).collect::<Vec<_>>(),
     };

@@ -15,7 +15,11 @@ use countersign_attestation::{Rejection, UnixMillis};
 use countersign_policies::Finding;
 use serde::{Deserialize, Serialize};
 
+pub mod certify;
+pub mod ek;
+pub mod eventlog;
 pub mod ima;
+pub mod kat;
 pub mod snp;
 pub mod tpm;
 
@@ -357,6 +361,18 @@ fn judge_kind(case: &Case, files: CaseFiles<'_>) -> Result<Judgement, CaseError>
     match case.kind.as_str() {
         "snp-report" | "snp-report-unendorsed" => snp::judge_report(files, now),
         "snp-chain" => snp::judge_chain(files, now),
+        "tpm-ek-cert" => ek::judge_certificate(files, now),
+        "tpm-ek-cert-nv-raw" => ek::judge_nv(files),
+        "vtpm-ak-chain" => ek::judge_ak_certificate(files, now),
+        "tpm-vendor-roots" => ek::judge_roots(files),
+        "tpm-vendor-ca-collection" => ek::judge_collection(files),
+        "tpm-attest-parse" => certify::judge_parse(files),
+        "tpm-certify" => certify::judge_certify(files, now),
+        "tpm-certify-and-quote" => certify::judge_certify_and_quote(files),
+        "tpm-make-credential" => kat::judge_make_credential(files),
+        "tpm-kat" => kat::judge(files),
+        "eventlog-parse" => eventlog::judge_parse(files),
+        "eventlog-replay" => eventlog::judge_replay(files),
         "ima-ascii" => ima::judge_ascii(files),
         "ima-binary" => ima::judge_binary(files),
         "ima-ascii-binary" => ima::judge_both(files),

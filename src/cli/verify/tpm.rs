@@ -5,14 +5,20 @@ use std::collections::BTreeMap;
 use countersign_attestation::Rejection;
 use countersign_attestation::evidence::bundle::{BundleReason, TPM_PCRS, TPM_QUOTE};
 use countersign_attestation::evidence::tpm::algorithm::TpmHash;
-use countersign_attestation::evidence::tpm::attest::TpmSignature;
+use countersign_attestation::evidence::tpm::attest::{Attested, BankSelection, TpmSignature};
+use countersign_attestation::evidence::tpm::public::{Key, Public};
 use countersign_attestation::evidence::tpm::quote::{
     RecordedKey, RecordedSignature, RecordedValues, VerifiedQuote, check_same_key, verify_recorded,
 };
 use countersign_attestation::evidence::tpm::{AttestationKey, TpmReason};
+use countersign_attestation::protocol::Base64Bytes;
 use countersign_attestation::reader::{ReadError, Reader};
+use countersign_attestation::signature::Scheme;
+use countersign_attestation::x509::public_key;
 use rustls_pki_types::SubjectPublicKeyInfoDer;
 use rustls_pki_types::pem::PemObject as _;
+use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use super::{CaseError, CaseFiles, Judgement};
 
@@ -36,6 +42,7 @@ pub fn judge_quote(files: CaseFiles<'_>, nonce: Option<&str>) -> Result<Judgemen
         ak_public: files.read("ak_tpmt_public")?,
         pcrs: files.read("pcrs")?,
         pcrs_tools: files.read("pcrs_tpm2tools")?,
+        hcl_runtime: files.read("hcl_runtime_json")?,
     };
     match recorded.judge(&nonce) {
         Ok(claims) => Ok(Judgement::Accepted(claims?)),
@@ -52,6 +59,7 @@ struct Recorded {
     ak_public: Option<Vec<u8>>,
     pcrs: Option<Vec<u8>>,
     pcrs_tools: Option<Vec<u8>>,
+    hcl_runtime: Option<Vec<u8>>,
 }
 
 impl Recorded {
@@ -80,7 +88,29 @@ impl Recorded {
             verified = Some(verify_recorded(quote, signature, key, &values, nonce)?);
         }
         let verified = verified.ok_or_else(|| missing("a signature"))?;
-        Ok(claims(&verified, ak.as_ref()))
+        if let Some(runtime) = &self.hcl_runtime {
+            check_hcl_key(runtime, ak.as_ref(), spki.as_deref())?;
+        }
+        let mut details = details(&verified);
+        self.describe_signature(&mut details);
+        if let Some(ak) = &ak {
+            let attributes = Public::read(ak.public())?.attributes();
+            details.insert("ak_name".to_owned(), hex::encode(ak.name()).into());
+            details.insert("ak_attributes".to_owned(), format!("{:08x}", attributes.bits()).into());
+        }
+        Ok(claims(&verified, ak.as_ref(), details))
+    }
+
+    /// What a TPMT_SIGNATURE says of itself.
+    fn describe_signature(&self, details: &mut Map<String, Value>) {
+        let Some(Ok(signature)) = self.signature.as_deref().map(TpmSignature::read) else { return };
+        let (scheme, hash) = match signature {
+            TpmSignature::RsaSsa { hash, .. } => ("rsassa", hash),
+            TpmSignature::RsaPss { hash, .. } => ("rsapss", hash),
+            TpmSignature::Ecdsa { hash, .. } => ("ecdsa", hash),
+        };
+        details.insert("sig_alg".to_owned(), scheme.into());
+        details.insert("sig_hash".to_owned(), hash.name().into());
     }
 
     fn values(&self) -> Result<RecordedValues, Rejection> {
@@ -99,7 +129,66 @@ fn missing(what: &str) -> Rejection {
     BundleReason::Missing.because(TPM_QUOTE, format_args!("no file for {what}"))
 }
 
-fn claims(quote: &VerifiedQuote<'_>, ak: Option<&AttestationKey>) -> serde_json::Result<serde_json::Value> {
+/// A paravisor's runtime data (Azure's HCL report): members that are named twice are refused.
+#[derive(Deserialize)]
+struct HclRuntime {
+    keys: Vec<HclKey>,
+}
+
+#[derive(Deserialize)]
+struct HclKey {
+    kid: String,
+    kty: String,
+    n: Base64Bytes,
+    e: Base64Bytes,
+}
+
+/// The paravisor names the AK by its key, so keys are compared, not names.
+fn check_hcl_key(runtime: &[u8], ak: Option<&AttestationKey>, spki: Option<&[u8]>) -> Result<(), Rejection> {
+    let expected = "the AK as the one HCLAkPub of the runtime data";
+    let other = |found: &str| TpmReason::AkCertificate.because(expected, found);
+    let runtime: HclRuntime = serde_json::from_slice(runtime).map_err(|error| other(&error.to_string()))?;
+    let mut named = runtime.keys.iter().filter(|key| key.kid == "HCLAkPub");
+    let (Some(key), None) = (named.next(), named.next()) else { return Err(other("none, or several")) };
+    if key.kty != "RSA" || key.e.0 != [1, 0, 1] {
+        return Err(other("a key of another type"));
+    }
+    let same = match (ak, spki) {
+        (Some(ak), _) => matches!(Public::read(ak.public())?.key(), Key::Rsa { modulus } if modulus == key.n.0),
+        (None, Some(spki)) => {
+            let numbers = [&[0], key.n.0.as_slice()].concat();
+            public_key(Scheme::RsaPkcs1Sha256, spki)?.key().windows(numbers.len()).any(|window| window == numbers)
+        }
+        (None, None) => false,
+    };
+    if same { Ok(()) } else { Err(other("another key")) }
+}
+
+/// The signed structure under the names of a manifest's details.
+fn details(quote: &VerifiedQuote<'_>) -> Map<String, Value> {
+    let mut details = Map::new();
+    let clock = quote.clock();
+    let mut say = |name: &str, value: Value| details.insert(name.to_owned(), value);
+    say("signature_valid", true.into());
+    say("qualified_signer", hex::encode(quote.qualified_signer()).into());
+    say("clock", clock.clock.into());
+    say("reset_count", clock.reset_count.into());
+    say("restart_count", clock.restart_count.into());
+    say("safe", u8::from(clock.safe).into());
+    say("firmware_version", format!("{:016x}", quote.firmware_version()).into());
+    if let Attested::Quote { selection, pcr_digest } = &quote.attest().attested {
+        let entry = |bank: &BankSelection| serde_json::json!({ "bank": bank.bank.name(), "pcrs": bank.indexes().collect::<Vec<_>>() });
+        say("pcr_select", selection.iter().map(entry).collect());
+        say("pcr_digest", hex::encode(pcr_digest).into());
+    }
+    details
+}
+
+fn claims(
+    quote: &VerifiedQuote<'_>,
+    ak: Option<&AttestationKey>,
+    details: Map<String, Value>,
+) -> serde_json::Result<Value> {
     let bank_unused = quote.check_banks_used().is_err();
     Ok(serde_json::json!({
         "ak_name": ak.map(|ak| hex::encode(ak.name())),
@@ -108,10 +197,11 @@ fn claims(quote: &VerifiedQuote<'_>, ak: Option<&AttestationKey>) -> serde_json:
         "firmware_bank_unused": bank_unused,
         "firmware_version": quote.firmware_version(),
         "clock": serde_json::to_value(quote.clock())?,
+        "details": details,
     }))
 }
 
-fn read_spki(pem: &[u8]) -> Result<Vec<u8>, Rejection> {
+pub(super) fn read_spki(pem: &[u8]) -> Result<Vec<u8>, Rejection> {
     SubjectPublicKeyInfoDer::from_pem_slice(pem)
         .map(|spki| spki.as_ref().to_vec())
         .map_err(|_| TpmReason::Malformed.because("a PEM public key", "none"))

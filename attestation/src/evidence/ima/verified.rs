@@ -86,6 +86,12 @@ impl<'a> VerifiedIma<'a> {
         &self.state
     }
 
+    /// The bytes of the covered entries: a prefix of the list that was verified.
+    #[must_use]
+    pub const fn bytes(&self) -> &'a [u8] {
+        self.list.bytes()
+    }
+
     /// Index of the first of these entries.
     #[must_use]
     pub const fn first(&self) -> u64 {

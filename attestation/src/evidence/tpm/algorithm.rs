@@ -22,6 +22,7 @@ pub(super) mod id {
     pub(crate) const OAEP: u16 = 0x0017;
     pub(crate) const ECDSA: u16 = 0x0018;
     pub(crate) const ECDH: u16 = 0x0019;
+    pub(crate) const ECMQV: u16 = 0x001d;
     pub(crate) const KDF1_SP800_56A: u16 = 0x0020;
     pub(crate) const KDF2: u16 = 0x0021;
     pub(crate) const KDF1_SP800_108: u16 = 0x0022;
@@ -101,7 +102,7 @@ impl TpmHash {
         }
     }
 
-    pub(super) fn digest(self) -> &'static digest::Algorithm {
+    pub(in crate::evidence) fn digest(self) -> &'static digest::Algorithm {
         match self {
             Self::Sha1 => &digest::SHA1_FOR_LEGACY_USE_ONLY,
             Self::Sha256 => &digest::SHA256,

@@ -6,11 +6,12 @@ use core::fmt;
 
 use aws_lc_rs::agreement;
 use aws_lc_rs::cipher::{self, EncryptionContext, StreamingEncryptingKey, UnboundCipherKey};
-use aws_lc_rs::{digest, hmac, rsa};
+use aws_lc_rs::{hmac, rsa};
 use zeroize::Zeroizing;
 
 use super::TpmReason;
 use super::algorithm::TpmHash;
+use super::kdf::{Secret, bits, kdfa, kdfe};
 use super::public::{Curve, Key, KeyScheme, Public, Symmetric};
 use crate::digest::Sha256Digest;
 use crate::rejection::Rejection;
@@ -48,9 +49,6 @@ impl fmt::Debug for ActivationSecret {
         f.write_str("ActivationSecret")
     }
 }
-
-/// A seed or a key on its way; cleared when dropped.
-type Secret = Zeroizing<Vec<u8>>;
 
 /// What travels to the TPM, each without its outer TPM2B size.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -128,8 +126,9 @@ fn refused() -> Rejection {
     TpmReason::Credential.because("an EK that can receive a seed", "a key the engine refuses")
 }
 
-/// A seed and the form in which only the key's TPM reads it (Part 1, B.10.4 and C.6.4).
-fn share_seed(public: &Public<'_>, label: &[u8], random: Randomness<'_>) -> Option<(Secret, Vec<u8>)> {
+/// A seed and the form in which only the key's TPM reads it (Part 1, B.10.4 and C.6.4): an OAEP ciphertext, or an
+/// ephemeral TPMS_ECC_POINT. `label` carries its terminating zero. `None` for a key the engine refuses.
+pub fn share_seed(public: &Public<'_>, label: &[u8], random: Randomness<'_>) -> Option<(Secret, Vec<u8>)> {
     let hash = public.name_alg();
     match public.key() {
         Key::Rsa { .. } => {
@@ -151,6 +150,7 @@ fn share_seed(public: &Public<'_>, label: &[u8], random: Randomness<'_>) -> Opti
             let algorithm = match curve {
                 Curve::P256 => &agreement::ECDH_P256,
                 Curve::P384 => &agreement::ECDH_P384,
+                Curve::P521 => &agreement::ECDH_P521,
             };
             let ephemeral = ephemeral_key(algorithm, curve, random)?;
             let ephemeral_public = ephemeral.compute_public_key().ok()?;
@@ -221,52 +221,6 @@ fn push_tpm2b(out: &mut Vec<u8>, bytes: &[u8]) -> Option<()> {
     out.extend_from_slice(&u16::try_from(bytes.len()).ok()?.to_be_bytes());
     out.extend_from_slice(bytes);
     Some(())
-}
-
-/// Digest and key sizes are tens of bytes.
-fn bits(bytes: usize) -> u32 {
-    u32::try_from(bytes).map_or(u32::MAX, |bytes| bytes.saturating_mul(8))
-}
-
-/// KDFa (Part 1, 11.4.10.2): SP 800-108 in counter mode with HMAC. `label` is without its terminating zero.
-fn kdfa(hash: TpmHash, key: &[u8], label: &[u8], context_u: &[u8], context_v: &[u8], bits: u32) -> Secret {
-    let key = hmac::Key::new(hash.hmac(), key);
-    derive(bits, |counter, out| {
-        let mut context = hmac::Context::with_key(&key);
-        for part in [&counter[..], label, &[0], context_u, context_v, &bits.to_be_bytes()] {
-            context.update(part);
-        }
-        out.extend_from_slice(context.sign().as_ref());
-    })
-}
-
-/// KDFe (Part 1, 11.4.10.3): SP 800-56A. `label` carries its terminating zero.
-fn kdfe(hash: TpmHash, z: &[u8], label: &[u8], party_u: &[u8], party_v: &[u8], bits: u32) -> Secret {
-    derive(bits, |counter, out| {
-        let mut context = digest::Context::new(hash.digest());
-        for part in [&counter[..], z, label, party_u, party_v] {
-            context.update(part);
-        }
-        out.extend_from_slice(context.finish().as_ref());
-    })
-}
-
-/// Blocks of a counter that starts at one, cut to `bits`, unused bits of the first octet cleared.
-fn derive(bits: u32, mut block: impl FnMut([u8; 4], &mut Vec<u8>)) -> Secret {
-    let size = usize::try_from(bits.div_ceil(8)).unwrap_or(usize::MAX);
-    // Whole blocks of up to 64 bytes: it never moves.
-    let mut out = Secret::new(Vec::with_capacity(size.saturating_add(64)));
-    for counter in 1_u32.. {
-        if size <= out.len() {
-            break;
-        }
-        block(counter.to_be_bytes(), &mut out);
-    }
-    out.truncate(size);
-    if let (Some(first), unused @ 1..) = (out.first_mut(), bits.wrapping_neg() % 8) {
-        *first &= 0xff >> unused;
-    }
-    out
 }
 
 #[cfg(test)]

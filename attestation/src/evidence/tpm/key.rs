@@ -10,8 +10,8 @@ use crate::rejection::Rejection;
 use crate::signature::{PreparedKey, PublicKey, Scheme, SignedBytes};
 use crate::x509;
 
-/// Longest r || s in DER: two INTEGERs of P-384 with sign octets.
-const ECDSA_DER_BYTES_MAX: usize = 104;
+/// Longest r || s in DER: two INTEGERs of P-521, whose top octet is a single bit.
+const ECDSA_DER_BYTES_MAX: usize = 139;
 
 /// An attestation key whose public area was checked: it signs only what its TPM made, and never leaves that TPM.
 /// [`AttestationKey::from_public`] is the only constructor.
@@ -94,6 +94,7 @@ impl Verifier {
             TpmSignature::Ecdsa { hash, .. } => KeyScheme::Ecdsa(*hash),
         };
         let kinds = [
+            Key::Ecc { curve: Curve::P521, x: &[], y: &[] },
             Key::Rsa { modulus: &[] },
             Key::Ecc { curve: Curve::P256, x: &[], y: &[] },
             Key::Ecc { curve: Curve::P384, x: &[], y: &[] },
@@ -126,7 +127,9 @@ impl Verifier {
         match self.scheme {
             KeyScheme::RsaSsa(hash) | KeyScheme::RsaPss(hash) | KeyScheme::Ecdsa(hash) => hash,
             // engine_scheme admits none of these.
-            KeyScheme::Null | KeyScheme::RsaEs | KeyScheme::Oaep(_) | KeyScheme::Ecdh(_) => TpmHash::Sha256,
+            KeyScheme::Null | KeyScheme::RsaEs | KeyScheme::Oaep(_) | KeyScheme::Ecdh(_) | KeyScheme::EcMqv(_) => {
+                TpmHash::Sha256
+            }
         }
     }
 
@@ -166,9 +169,12 @@ fn raw(scheme: KeyScheme, signature: &[u8]) -> Result<TpmSignature<'_>, Rejectio
             let (r, s) = signature.split_at(signature.len() / 2);
             Ok(TpmSignature::Ecdsa { hash, r, s })
         }
-        KeyScheme::Ecdsa(_) | KeyScheme::Null | KeyScheme::RsaEs | KeyScheme::Oaep(_) | KeyScheme::Ecdh(_) => {
-            Err(TpmReason::Signature.because("r and s of one length", signature.len()))
-        }
+        KeyScheme::Ecdsa(_)
+        | KeyScheme::Null
+        | KeyScheme::RsaEs
+        | KeyScheme::Oaep(_)
+        | KeyScheme::Ecdh(_)
+        | KeyScheme::EcMqv(_) => Err(TpmReason::Signature.because("r and s of one length", signature.len())),
     }
 }
 
@@ -200,6 +206,8 @@ fn engine_scheme(key: Key<'_>, scheme: KeyScheme) -> Result<Scheme, Rejection> {
         (Key::Ecc { curve: Curve::P256, .. }, KeyScheme::Ecdsa(Sha384)) => Ok(Scheme::EcdsaP256Sha384Der),
         (Key::Ecc { curve: Curve::P384, .. }, KeyScheme::Ecdsa(Sha256)) => Ok(Scheme::EcdsaP384Sha256Der),
         (Key::Ecc { curve: Curve::P384, .. }, KeyScheme::Ecdsa(Sha384)) => Ok(Scheme::EcdsaP384Sha384),
+        (Key::Ecc { curve: Curve::P521, .. }, KeyScheme::Ecdsa(Sha384)) => Ok(Scheme::EcdsaP521Sha384Der),
+        (Key::Ecc { curve: Curve::P521, .. }, KeyScheme::Ecdsa(Sha512)) => Ok(Scheme::EcdsaP521Sha512Der),
         (_, KeyScheme::RsaSsa(Sha1) | KeyScheme::RsaPss(Sha1) | KeyScheme::Ecdsa(Sha1)) => {
             Err(TpmReason::Sha1.because("SHA-256 or stronger", "sha1"))
         }
@@ -217,6 +225,7 @@ fn encode_ecdsa<'b>(scheme: Scheme, r: &[u8], s: &[u8], buffer: &'b mut [u8; ECD
         Scheme::EcdsaP384Sha384 => (48, true),
         Scheme::EcdsaP256Sha256Der | Scheme::EcdsaP256Sha384Der => (32, false),
         Scheme::EcdsaP384Sha256Der | Scheme::EcdsaP384Sha384Der => (48, false),
+        Scheme::EcdsaP521Sha384Der | Scheme::EcdsaP521Sha512Der => (66, false),
         Scheme::RsaPkcs1Sha256
         | Scheme::RsaPkcs1Sha384
         | Scheme::RsaPkcs1Sha512
@@ -237,7 +246,7 @@ fn encode_ecdsa<'b>(scheme: Scheme, r: &[u8], s: &[u8], buffer: &'b mut [u8; ECD
         second.get_mut(size.checked_sub(s.len())?..)?.copy_from_slice(s);
         return buffer.get(..size.checked_mul(2)?);
     }
-    // INTEGERs are signed: a zero before a set top bit. Two of up to 49 bytes keep every length below 128.
+    // INTEGERs are signed: a zero before a set top bit.
     let integer_size = |number: &[u8]| {
         let sign = usize::from(number.first().is_none_or(|first| 0x80 <= *first));
         number.len().saturating_add(sign)
@@ -250,7 +259,12 @@ fn encode_ecdsa<'b>(scheme: Scheme, r: &[u8], s: &[u8], buffer: &'b mut [u8; ECD
         at = end;
         Some(())
     };
-    push(&[0x30, u8::try_from(content).ok()?])?;
+    push(&[0x30])?;
+    // Two of P-521 may need the long form of a length.
+    if 0x80 <= content {
+        push(&[0x81])?;
+    }
+    push(&[u8::try_from(content).ok()?])?;
     for number in [r, s] {
         push(&[0x02, u8::try_from(integer_size(number)).ok()?])?;
         if number.len() < integer_size(number) {
@@ -258,5 +272,6 @@ fn encode_ecdsa<'b>(scheme: Scheme, r: &[u8], s: &[u8], buffer: &'b mut [u8; ECD
         }
         push(number)?;
     }
-    buffer.get(..content.checked_add(2)?)
+    let header = if 0x80 <= content { 3 } else { 2 };
+    buffer.get(..content.checked_add(header)?)
 }

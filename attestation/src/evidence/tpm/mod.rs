@@ -5,7 +5,9 @@
 //! * [`key`]: which keys may attest: an [`AttestationKey`](key) is one whose public area was checked
 //! * [`quote`]: quotes, of a bundle and recorded ones
 //! * [`certify`]: the certification of the credential key
+//! * [`possession`]: at enrolment, that a certified AK is in the host's TPM
 //! * [`credential`]: TPM2_MakeCredential, which proves that an AK lives beside an EK
+//! * [`kdf`]: the key derivation that it stands on
 
 use alloc::collections::BTreeMap;
 
@@ -13,6 +15,7 @@ use crate::anchor::Assurance;
 use crate::binder::Binder;
 use crate::claims::{HexBytes, PcrBank, PcrHash, TpmClaims};
 use crate::digest::Sha256Digest;
+use crate::endorsement::tpm::TpmIdentity;
 use crate::protocol::PcrSelection;
 use crate::reader::{ReadError, Reader};
 use crate::rejection::{Rejection, reasons};
@@ -23,7 +26,9 @@ pub mod algorithm;
 pub mod attest;
 pub mod certify;
 pub mod credential;
+pub mod kdf;
 pub mod key;
+pub mod possession;
 pub mod public;
 pub mod quote;
 
@@ -77,6 +82,22 @@ reasons! {
         EkCertificate = "tpm.ek.certificate",
             "the certificate is not that of an endorsement key",
             "send the manufacturer's EK certificate, not an AK certificate or a CA";
+        /// The certificate speaks for another key.
+        AkKey = "tpm.ak.key",
+            "the attestation key certificate is about another key",
+            "send the public area of the key that the certificate was issued for";
+        /// TCG TPM 2.0 Keys for Device Identity and Attestation 1.0, 8.
+        AkCertificate = "tpm.ak.certificate",
+            "the certificate is not that of an attestation key",
+            "send the manufacturer's IAK certificate or the cloud's AK certificate, not that of an EK or a CA";
+        /// An operator's word against a genuine certificate: the key leaked.
+        EkDenied = "tpm.ek.denied",
+            "the endorsement key is on the operator's deny list",
+            "replace the TPM or the board it is on; an operator registers the host again with the new key";
+        /// An operator's word against the running firmware.
+        FirmwareBelowMinimum = "tpm.firmware.below_minimum",
+            "the TPM's firmware is older than the operator believes",
+            "update the TPM's firmware";
         /// TPM 2.0 Part 2, 10.9.7: empty says nothing.
         SelectionEmpty = "tpm.quote.selection.empty",
             "the quote selects no PCR",
@@ -131,13 +152,14 @@ pub struct EnrolledTpm {
     ak: key::AttestationKey,
     ek: Sha256Digest,
     assurance: Assurance,
+    identity: TpmIdentity,
 }
 
 impl EnrolledTpm {
     /// An enrolled TPM, from the one record that enrolment made.
     #[must_use]
-    pub const fn new(ak: key::AttestationKey, ek: Sha256Digest, assurance: Assurance) -> Self {
-        Self { ak, ek, assurance }
+    pub const fn new(ak: key::AttestationKey, ek: Sha256Digest, assurance: Assurance, identity: TpmIdentity) -> Self {
+        Self { ak, ek, assurance, identity }
     }
 
     /// The enrolled AK.
@@ -156,6 +178,12 @@ impl EnrolledTpm {
     #[must_use]
     pub const fn assurance(&self) -> Assurance {
         self.assurance
+    }
+
+    /// What the EK certificate says the TPM is.
+    #[must_use]
+    pub const fn identity(&self) -> &TpmIdentity {
+        &self.identity
     }
 }
 
@@ -178,6 +206,7 @@ pub fn verify(
         assurance: enrolled.assurance,
         ak_name: HexBytes(enrolled.ak.name().to_vec()),
         ek: enrolled.ek,
+        identity: enrolled.identity.clone(),
         pcrs: quote.pcrs(),
         firmware_version: quote.firmware_version(),
         clock: quote.clock(),

@@ -103,15 +103,19 @@ pub enum KeyScheme {
     Oaep(TpmHash),
     /// TPM_ALG_ECDH.
     Ecdh(TpmHash),
+    /// TPM_ALG_ECMQV.
+    EcMqv(TpmHash),
 }
 
-/// TPM_ECC_CURVE (Part 2, 6.4), the two that are used here.
+/// TPM_ECC_CURVE (Part 2, 6.4), the NIST curves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Curve {
     /// TPM_ECC_NIST_P256.
     P256,
     /// TPM_ECC_NIST_P384.
     P384,
+    /// TPM_ECC_NIST_P521.
+    P521,
 }
 
 impl Curve {
@@ -121,6 +125,7 @@ impl Curve {
         match self {
             Self::P256 => 32,
             Self::P384 => 48,
+            Self::P521 => 66,
         }
     }
 }
@@ -262,6 +267,7 @@ impl<'a> Public<'a> {
             Key::Rsa { .. } => der(0x30, &[&oid(oid::RSA_ENCRYPTION), &[5, 0]]),
             Key::Ecc { curve: Curve::P256, .. } => der(0x30, &[&oid(oid::EC_PUBLIC_KEY), &oid(oid::P256)]),
             Key::Ecc { curve: Curve::P384, .. } => der(0x30, &[&oid(oid::EC_PUBLIC_KEY), &oid(oid::P384)]),
+            Key::Ecc { curve: Curve::P521, .. } => der(0x30, &[&oid(oid::EC_PUBLIC_KEY), &oid(oid::P521)]),
         };
         der(0x30, &[&algorithm, &der(0x03, &[&[0], &self.engine_key()])])
     }
@@ -322,13 +328,17 @@ fn read_ecc<'a>(reader: &mut Reader<'a>) -> Result<(KeyScheme, Key<'a>), Rejecti
         id::NULL => KeyScheme::Null,
         id::ECDSA => KeyScheme::Ecdsa(hash(reader)?),
         id::ECDH => KeyScheme::Ecdh(hash(reader)?),
-        other => return Err(TpmReason::Algorithm.because("ECDSA, ECDH or no scheme", Alg(other))),
+        id::ECMQV => KeyScheme::EcMqv(hash(reader)?),
+        other => return Err(TpmReason::Algorithm.because("ECDSA, ECDH, ECMQV or no scheme", Alg(other))),
     };
     let curve = match reader.u16_be().map_err(short)? {
         3 => Curve::P256,
         4 => Curve::P384,
+        5 => Curve::P521,
         other => {
-            return Err(TpmReason::Algorithm.because("TPM_ECC_NIST_P256 or P384", format_args!("curve {other:#06x}")));
+            return Err(
+                TpmReason::Algorithm.because("TPM_ECC_NIST_P256, P384 or P521", format_args!("curve {other:#06x}"))
+            );
         }
     };
     match reader.u16_be().map_err(short)? {

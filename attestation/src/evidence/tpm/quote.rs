@@ -59,6 +59,12 @@ impl VerifiedQuote<'_> {
         self.attest.qualified_signer
     }
 
+    /// The structure that was signed.
+    #[must_use]
+    pub fn attest(&self) -> &Attest<'_> {
+        &self.attest
+    }
+
     /// Refuses a bank that the firmware left unextended: whoever controls the host may extend it to any value
     /// (CVE-2021-42299). Firmware measures at least a separator into each of PCR 0 to 7 (PC Client PFP, 2.3.4), so
     /// those that were quoted are never all zero. A live quote must pass; a recorded one only says so in its claims,
@@ -180,6 +186,23 @@ pub fn verify_recorded<'a>(
         return Err(TpmReason::PcrValues.because(values.len(), presented));
     }
     finish(attest, values, verifier.hash())
+}
+
+/// Checks the signature of a recorded structure of either kind, and nothing else about it.
+///
+/// # Errors
+/// A [`TpmReason`].
+pub fn verify_recorded_attest<'a>(
+    attest: &'a [u8],
+    signature: RecordedSignature<'_>,
+    key: RecordedKey<'_>,
+) -> Result<Attest<'a>, Rejection> {
+    let signature = signature.read(key)?;
+    let signed = match key {
+        RecordedKey::Enrolled(ak) => ak.verifier().verify(attest, &signature)?,
+        RecordedKey::Spki(spki) => Verifier::recorded(spki, &signature)?.verify(attest, &signature)?,
+    };
+    Attest::read(signed.bytes())
 }
 
 fn verify_attest<'a>(

@@ -78,11 +78,7 @@ fn seeds_shared_with_ecc_keys_are_the_known_ones() {
     let mut judged = 0;
     for case in cases {
         let public = unhex(&case.public_key);
-        // P-521 and ECMQV keys are refused when they are read.
-        let Ok(public) = Public::read(&public) else {
-            assert!(["P521", "ECMQV"].iter().any(|other| case.name.contains(other)), "{}", case.name);
-            continue;
-        };
+        let public = Public::read(&public).unwrap();
         let ephemeral = unhex(&case.ephemeral_private);
         let label = format!("{}\0", case.label);
         let shared = share_seed(&public, label.as_bytes(), &mut |scalar| {
@@ -95,7 +91,7 @@ fn seeds_shared_with_ecc_keys_are_the_known_ones() {
         assert_eq!(hex::encode(point), case.ciphertext, "{}", case.name);
         judged += 1;
     }
-    assert!(20 <= judged, "{judged} cases judged");
+    assert!(60 <= judged, "{judged} cases judged");
 }
 
 #[derive(Deserialize)]

@@ -1,0 +1,9 @@
+//! What the fuzz targets call: one module for each family of readers. Each function takes any bytes, must not panic,
+//! and asserts what holds for every input that is accepted.
+
+pub mod bundle;
+pub mod lineage;
+pub mod snp;
+pub mod tokens;
+pub mod tpm;
+pub mod x509;

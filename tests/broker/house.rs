@@ -1,0 +1,245 @@
+//! A broker in this process, and hosts whose TPM is a few keys.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use countersign::broker::Broker;
+use countersign::cli::Output;
+use countersign::cli::init::{InitArgs, init};
+use countersign::cli::log::{ReplayArgs, replay};
+use countersign::clock::{Clock, monotonic};
+use countersign::config::{Config, DataDir};
+use countersign::problem::Problem;
+use countersign_attestation::binder::{Binder, Role};
+use countersign_attestation::claims::PcrHash;
+use countersign_attestation::digest::Sha256Digest;
+use countersign_attestation::evidence::bundle::{Bundle, ImaEntries};
+use countersign_attestation::evidence::tpm::public::Public;
+use countersign_attestation::lineage::entry::Entry;
+use countersign_attestation::protocol::{
+    ActivationRequest, AttestationRequest, AttestationResponse, Base64Bytes, Challenge, Endorsement, EnrollmentRequest,
+    EnrollmentTask, HostId, activation_proof,
+};
+use tempfile::TempDir;
+
+use crate::measured::{Boot, List};
+use crate::tpm::{AkKind, CredentialKey, SimManufacturer, SimTpm};
+
+/// A trust domain's broker and the maker of its hosts' TPMs.
+pub(crate) struct House {
+    pub(crate) folder: TempDir,
+    pub(crate) clock: Clock,
+    pub(crate) maker: SimManufacturer,
+    broker: Option<Arc<Broker>>,
+}
+
+impl House {
+    pub(crate) fn new() -> Self {
+        let (folder, maker) = (TempDir::new().unwrap(), SimManufacturer::new());
+        let anchor = folder.path().join("root.der");
+        std::fs::write(&anchor, maker.anchor().root).unwrap();
+        let listen: SocketAddr = "127.0.0.1:8443".parse().unwrap();
+        let args = InitArgs {
+            data_dir: folder.path().join("data"),
+            trust_domain: "fleet.example".into(),
+            listen,
+            server_name: vec![],
+            tpm_anchor: vec![],
+            simulated_tpm_anchor: vec![anchor],
+        };
+        init(&args).unwrap();
+        let mut house = Self { folder, clock: Clock::manual(Clock::system().now()), maker, broker: None };
+        house.start();
+        house
+    }
+
+    pub(crate) fn data(&self) -> DataDir {
+        DataDir::at(&self.folder.path().join("data"))
+    }
+
+    fn start(&mut self) {
+        let config = Config::load(&self.data().config()).unwrap();
+        // The threads of the broker before end by themselves once nobody holds it, and then let go of its files.
+        let started = monotonic();
+        self.broker = loop {
+            match Broker::start(self.data(), config.clone(), self.clock.clone()) {
+                Ok(broker) => break Some(broker),
+                Err(error) => assert!(started.elapsed().as_secs() < 30, "{error:#}"),
+            }
+            std::thread::yield_now();
+        };
+    }
+
+    pub(crate) fn broker(&self) -> &Arc<Broker> {
+        self.broker.as_ref().unwrap()
+    }
+
+    /// Ends the broker, and starts it again on what it left on disk.
+    pub(crate) fn restart(&mut self) {
+        drop(self.broker.take());
+        self.start();
+    }
+
+    pub(crate) async fn register_reference(&self, manifest: &serde_json::Value) -> Result<String, Problem> {
+        self.broker().register_reference(&operator(), manifest.to_string().as_bytes()).await
+    }
+
+    pub(crate) fn standing(&self, host: &Host) -> String {
+        let trust = self.broker().trust.host(&host.id).unwrap().unwrap();
+        serde_json::to_value(trust.standing).unwrap().as_str().unwrap().to_owned()
+    }
+
+    /// Replays every decision that keeps its inputs, each to the same bytes; their events.
+    pub(crate) fn replay_all(&self) -> Vec<&'static str> {
+        let lineage = &self.broker().lineage;
+        let entries = (0..lineage.head().size).map(|index| (index, lineage.read(index).unwrap().unwrap()));
+        let entries = entries.map(|(index, bytes)| (index, Entry::decode(&bytes).unwrap()));
+        let decisions = entries.filter(|(_, entry)| entry.inputs().is_some());
+        let replay = |(index, entry): (u64, Entry)| {
+            let args = ReplayArgs { entry: index, data_dir: self.data().path().to_owned(), output: Output::Table };
+            let mut said = Vec::new();
+            assert!(replay(&args, &mut said).unwrap(), "{}", String::from_utf8_lossy(&said));
+            entry.event().name()
+        };
+        decisions.map(replay).collect()
+    }
+
+    /// Files in the archive.
+    pub(crate) fn archived(&self) -> usize {
+        let folders = std::fs::read_dir(self.data().archive()).unwrap().map(|entry| entry.unwrap().path());
+        folders.filter(|path| path.is_dir()).map(|path| std::fs::read_dir(path).unwrap().count()).sum()
+    }
+}
+
+pub(crate) fn operator() -> HostId {
+    HostId::parse("admin").unwrap()
+}
+
+/// A machine that measures its boot and runs a kernel with a list.
+pub(crate) struct Host {
+    pub(crate) id: HostId,
+    pub(crate) tpm: SimTpm,
+    pub(crate) boot: Boot,
+    pub(crate) list: List,
+    key: CredentialKey,
+}
+
+/// What of its logs a host sends.
+#[derive(Clone)]
+pub(crate) struct Logs {
+    pub(crate) event_log: Option<Vec<u8>>,
+    pub(crate) ima: Option<ImaEntries>,
+}
+
+impl Host {
+    /// Booted with Secure Boot on, registered and enrolled.
+    pub(crate) async fn enrolled(house: &House, id: &str) -> Self {
+        let (mut tpm, boot) = (SimTpm::new(AkKind::P256), Boot::secure(true));
+        boot.measure(&mut tpm);
+        let list = List::begin(&mut tpm);
+        let id = HostId::parse(id).unwrap();
+        let host = Self { id: id.clone(), tpm, boot, list, key: CredentialKey::new() };
+        let ek = Sha256Digest::of(&[&Public::read(host.tpm.ek_public()).unwrap().spki()]);
+        house.broker().register(&operator(), id.clone(), ek, [].into()).await.unwrap();
+        let channel = CredentialKey::new();
+        let request = EnrollmentRequest {
+            host: id,
+            endorsement: Endorsement::EndorsementKey {
+                certificate: Base64Bytes(house.maker.ek_certificate(&host.tpm)),
+                public: Base64Bytes(host.tpm.ek_public().to_vec()),
+                intermediates: Vec::new(),
+            },
+            ak_public: Base64Bytes(host.tpm.ak_public().to_vec()),
+            channel_key: Base64Bytes(channel.spki()),
+        };
+        let begun = house.broker().begin_enrollment(request).unwrap();
+        let EnrollmentTask::ActivateCredential { credential_blob, encrypted_secret } = &begun.task else {
+            panic!("an EK is asked to activate a credential: {begun:?}");
+        };
+        let secret = host.tpm.activate(&credential_blob.0, &encrypted_secret.0).unwrap();
+        let proof = activation_proof(&secret, &begun.enrollment, &channel.spki());
+        let proof = ActivationRequest { proof: Base64Bytes(proof.to_vec()) };
+        house.broker().activate_enrollment(&begun.enrollment, proof).await.unwrap();
+        host
+    }
+
+    /// Another boot of the same machine: its counts, its PCRs and its list begin anew.
+    pub(crate) fn reboot(&mut self, boot: Boot) {
+        self.tpm.clock.reset_count += 1;
+        self.tpm.clock.restart_count = 0;
+        boot.measure(&mut self.tpm);
+        self.boot = boot;
+        self.list = List::begin(&mut self.tpm);
+    }
+
+    /// A new credential key from the next attestation on.
+    pub(crate) fn renew(&mut self) {
+        self.key = CredentialKey::new();
+    }
+
+    pub(crate) fn measure(&mut self, path: &str, content: &[u8]) {
+        self.list.measure(&mut self.tpm, path, content);
+    }
+
+    /// The logs that an honest agent sends.
+    pub(crate) fn logs(&self, challenge: &Challenge) -> Logs {
+        let clock = &self.tpm.clock;
+        let counts = (clock.reset_count, clock.restart_count);
+        let known = challenge.known_boot.filter(|known| (known.reset_count, known.restart_count) == counts);
+        let from = known.map_or(0, |known| known.ima_entries);
+        let quotes_list = challenge.pcr_selection.iter().any(|entry| entry.pcrs.contains(&10));
+        Logs {
+            event_log: known.is_none().then(|| self.boot.log()),
+            ima: quotes_list.then(|| ImaEntries { from, list: self.list.from(from) }),
+        }
+    }
+
+    /// Evidence for a challenge, with these logs.
+    pub(crate) fn evidence(&mut self, challenge: &Challenge, logs: Logs) -> AttestationRequest {
+        self.tpm.clock.clock += 1000;
+        let nonce = challenge.nonce.0.clone().try_into().unwrap();
+        let qualifying = Binder::new(Role::Host, &nonce, &self.key.spki()).qualifying_data();
+        let (tpm_quote, tpm_pcrs) = self.tpm.quote(&challenge.pcr_selection, &qualifying);
+        let tpm_certify = self.tpm.certify(&self.key, &qualifying);
+        let Logs { event_log, ima } = logs;
+        AttestationRequest {
+            challenge: challenge.challenge.clone(),
+            credential_key: Base64Bytes(self.key.spki()),
+            evidence: Bundle { tpm_quote, tpm_pcrs, tpm_certify, event_log, ima, snp: None }.encode(),
+        }
+    }
+
+    /// Attests with what `change` makes of the honest logs; a denial's code.
+    pub(crate) async fn attest_with(
+        &mut self,
+        house: &House,
+        change: impl FnOnce(&mut Logs),
+    ) -> Result<AttestationResponse, String> {
+        let challenge = house.broker().challenge(&self.id).unwrap();
+        let mut logs = self.logs(&challenge);
+        change(&mut logs);
+        let request = self.evidence(&challenge, logs);
+        house.broker().attest(&self.id, request).await.map_err(|problem| problem.code().to_owned())
+    }
+
+    pub(crate) async fn attest(&mut self, house: &House) -> Result<AttestationResponse, String> {
+        self.attest_with(house, |_| {}).await
+    }
+
+    /// A PCR's value, for manifests.
+    pub(crate) fn pcr(&self, index: u8) -> String {
+        hex::encode(self.tpm.pcr(PcrHash::Sha256, index))
+    }
+}
+
+/// A manifest that names a boot, and whatever `more` says.
+pub(crate) fn manifest(host: &Host, more: &serde_json::Value) -> serde_json::Value {
+    let mut manifest = serde_json::json!({
+        "id": "image-1",
+        "tpm": { "pcrs": { "sha256": { "0": [host.pcr(0)], "4": [host.pcr(4)] } } },
+    });
+    for (name, value) in more.as_object().unwrap() {
+        manifest[name] = value.clone();
+    }
+    manifest
+}
