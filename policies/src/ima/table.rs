@@ -3,22 +3,15 @@
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
-use core::ops::Range;
 
 use countersign_attestation::evidence::ima::{DigestKind, FileDigest, HashAlgorithm};
 
-/// A digest that a file may have.
+/// A digest that a file may have, of SHA-1, SHA-256, SHA-384 or SHA-512.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Listed {
     pub(super) kind: DigestKind,
     pub(super) algorithm: HashAlgorithm,
     pub(super) digest: Vec<u8>,
-}
-
-impl Listed {
-    fn is(&self, digest: &FileDigest<'_>) -> bool {
-        self.digest == digest.digest && self.algorithm == digest.algorithm && self.kind == digest.kind
-    }
 }
 
 /// What the table knows of a name.
@@ -32,26 +25,20 @@ pub(super) enum Known {
     Unknown,
 }
 
-#[derive(Clone, Debug, Default)]
-struct Row {
-    name: Range<usize>,
-    digests: Range<usize>,
-}
-
-/// A fixed map.
+/// A fixed map. Each name lies beside its digests, so that a look-up touches one slot and one place more.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Table {
-    names: Vec<u8>,
-    digests: Vec<Listed>,
-    rows: Vec<Row>,
-    /// By hash: high half of the hash, and row number plus one; zero is free. A power of two, at least twice the rows.
+    /// For each name `u32 length of the name, u32 number of digests, (u8 kind and hash, digest)*, name`.
+    rows: Vec<u8>,
+    /// By hash: high half of the hash, and where the row begins plus one; zero is free. A power of two, at least twice
+    /// as many as names.
     slots: Vec<(u32, u32)>,
     /// Most slashes in a name that ends with one.
     directory_depth: usize,
 }
 
 impl Table {
-    /// The table of these names. `None`: more than 2^31 of them.
+    /// The table of these names. `None`: more than fit into 4 GiB.
     pub(super) fn new(listed: BTreeMap<Vec<u8>, Vec<Listed>>) -> Option<Self> {
         let capacity = listed.len().checked_mul(2)?.max(2).checked_next_power_of_two()?;
         let mut table = Self { slots: alloc::vec![(0, 0); capacity], ..Self::default() };
@@ -62,13 +49,18 @@ impl Table {
                 let slashes = name.iter().filter(|byte| **byte == b'/').count();
                 table.directory_depth = table.directory_depth.max(slashes);
             }
-            let (hash, start, first) = (hash(&name), table.names.len(), table.digests.len());
-            table.names.extend_from_slice(&name);
-            table.digests.append(&mut digests);
-            table.rows.push(Row { name: start..table.names.len(), digests: first..table.digests.len() });
-            let number = u32::try_from(table.rows.len()).ok()?;
+            let start = u32::try_from(table.rows.len()).ok()?.checked_add(1)?;
+            table.rows.extend_from_slice(&u32::try_from(name.len()).ok()?.to_le_bytes());
+            table.rows.extend_from_slice(&u32::try_from(digests.len()).ok()?.to_le_bytes());
+            for listed in digests {
+                let (mark, size) = mark(listed.kind, listed.algorithm);
+                table.rows.push(mark);
+                table.rows.extend_from_slice(listed.digest.get(..size)?);
+            }
+            table.rows.extend_from_slice(&name);
+            let hash = hash(&name);
             let free = probe(hash, capacity).find(|at| matches!(table.slots.get(*at), Some((_, 0))))?;
-            *table.slots.get_mut(free)? = (tag(hash), number);
+            *table.slots.get_mut(free)? = (tag(hash), start);
         }
         Some(table)
     }
@@ -77,30 +69,33 @@ impl Table {
         self.rows.is_empty()
     }
 
-    fn row(&self, name: &[u8]) -> Option<&Row> {
+    /// The digests of a name, as they lie in its row.
+    fn digests(&self, name: &[u8]) -> Option<Digests<'_>> {
         let hash = hash(name);
         for at in probe(hash, self.slots.len()) {
-            let (found, number) = *self.slots.get(at)?;
-            let index = usize::try_from(number).ok()?.checked_sub(1)?;
-            if found == tag(hash) {
-                let row = self.rows.get(index)?;
-                if self.names.get(row.name.clone())? == name {
-                    return Some(row);
-                }
+            let (found, start) = *self.slots.get(at)?;
+            let start = usize::try_from(start.checked_sub(1)?).ok()?;
+            if found != tag(hash) {
+                continue;
+            }
+            let (length, rest) = self.rows.get(start..)?.split_first_chunk::<4>()?;
+            if usize::try_from(u32::from_le_bytes(*length)).ok()? != name.len() {
+                continue;
+            }
+            let (count, rest) = rest.split_first_chunk::<4>()?;
+            let digests = Digests { count: u32::from_le_bytes(*count), rest };
+            if digests.clone().past().starts_with(name) {
+                return Some(digests);
             }
         }
         None
     }
 
-    fn lists(&self, row: &Row, digest: &FileDigest<'_>) -> bool {
-        self.digests.get(row.digests.clone()).unwrap_or_default().iter().any(|listed| listed.is(digest))
-    }
-
     /// Looks a name up: itself, then the directories above it.
     pub(super) fn look_up(&self, name: &[u8], digest: &FileDigest<'_>) -> Known {
         let mut known = Known::Unknown;
-        if let Some(row) = self.row(name) {
-            if self.lists(row, digest) {
+        if let Some(mut digests) = self.digests(name) {
+            if digests.any(|listed| listed.is(digest)) {
                 return Known::Listed;
             }
             known = Known::OtherDigests;
@@ -108,11 +103,75 @@ impl Table {
         let slashes = name.iter().enumerate().filter(|(_, byte)| **byte == b'/').take(self.directory_depth);
         for (at, _) in slashes {
             let directory = name.get(..=at).unwrap_or_default();
-            if self.row(directory).is_some_and(|row| self.lists(row, digest)) {
+            if self.digests(directory).is_some_and(|mut digests| digests.any(|listed| listed.is(digest))) {
                 return Known::Listed;
             }
         }
         known
+    }
+}
+
+/// A digest in its row.
+struct Row<'a> {
+    mark: u8,
+    digest: &'a [u8],
+}
+
+impl Row<'_> {
+    fn is(&self, digest: &FileDigest<'_>) -> bool {
+        self.digest == digest.digest && self.mark == mark(digest.kind, digest.algorithm).0
+    }
+}
+
+/// The digests of a row, one after the other.
+#[derive(Clone)]
+struct Digests<'a> {
+    count: u32,
+    rest: &'a [u8],
+}
+
+impl<'a> Digests<'a> {
+    /// What follows them: the name.
+    fn past(mut self) -> &'a [u8] {
+        while self.next().is_some() {}
+        self.rest
+    }
+}
+
+impl<'a> Iterator for Digests<'a> {
+    type Item = Row<'a>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.count = self.count.checked_sub(1)?;
+        let (mark, rest) = self.rest.split_first()?;
+        let (digest, rest) = rest.split_at_checked(size(*mark))?;
+        self.rest = rest;
+        Some(Row { mark: *mark, digest })
+    }
+}
+
+/// Kind and hash in one byte, and the digest's size. What is never listed is zero.
+const fn mark(kind: DigestKind, algorithm: HashAlgorithm) -> (u8, usize) {
+    let (low, size) = match algorithm {
+        HashAlgorithm::Sha1 => (1, 20),
+        HashAlgorithm::Sha256 => (2, 32),
+        HashAlgorithm::Sha384 => (3, 48),
+        HashAlgorithm::Sha512 => (4, 64),
+        HashAlgorithm::Md5 | HashAlgorithm::Sha224 | HashAlgorithm::Sm3 | HashAlgorithm::Other => return (0, 0),
+    };
+    match kind {
+        DigestKind::File => (low, size),
+        DigestKind::Verity => (low | 0x80, size),
+    }
+}
+
+const fn size(mark: u8) -> usize {
+    match mark & 0x7f {
+        1 => 20,
+        2 => 32,
+        3 => 48,
+        4 => 64,
+        _ => 0,
     }
 }
 

@@ -47,10 +47,16 @@ impl Digest {
     /// `bytes` filled up with zeros to `size`.
     pub(super) fn from_bytes(bytes: &[u8], size: usize) -> Self {
         let mut digest = Self { bytes: [0; DIGEST_BYTES_MAX], size: size.min(DIGEST_BYTES_MAX) };
-        for (to, from) in digest.bytes.iter_mut().zip(bytes) {
-            *to = *from;
-        }
+        copy(&mut digest.bytes, bytes);
         digest
+    }
+
+    /// The digest of two values, one after the other.
+    pub(super) fn of_both(hash: TpmHash, first: &Self, second: &Self) -> Self {
+        let mut both = [0_u8; 2 * DIGEST_BYTES_MAX];
+        copy(&mut both, first.as_slice());
+        copy(both.get_mut(first.size..).unwrap_or_default(), second.as_slice());
+        Self::of(hash, both.get(..first.size.saturating_add(second.size)).unwrap_or_default())
     }
 
     pub(super) fn filled(byte: u8, size: usize) -> Self {
@@ -59,6 +65,14 @@ impl Digest {
 
     pub(super) fn as_slice(&self) -> &[u8] {
         self.bytes.get(..self.size).unwrap_or_default()
+    }
+}
+
+/// Copies as much as there is room for.
+fn copy(to: &mut [u8], from: &[u8]) {
+    let length = to.len().min(from.len());
+    if let (Some(to), Some(from)) = (to.get_mut(..length), from.get(..length)) {
+        to.copy_from_slice(from);
     }
 }
 
@@ -206,6 +220,7 @@ pub struct ImaEntry<'a> {
     template: &'a [u8],
     data: FrameData<'a>,
     said: TemplateData<'a>,
+    is_violation: bool,
 }
 
 impl<'a> ImaEntry<'a> {
@@ -215,7 +230,8 @@ impl<'a> ImaEntry<'a> {
             FrameData::Fields(bytes) => TemplateData::read(&Fields::of(template)?, bytes)?,
             FrameData::Legacy { digest, name } => TemplateData::legacy(digest, name)?,
         };
-        Ok(Self { pcr, template_hash, template, data, said })
+        let is_violation = template_hash.iter().all(|byte| *byte == 0);
+        Ok(Self { pcr, template_hash, template, data, said, is_violation })
     }
 
     /// The PCR it was extended into.
@@ -252,8 +268,8 @@ impl<'a> ImaEntry<'a> {
     /// file was open for writing when it was measured, or was opened for writing while in use (ToMToU). Which of both
     /// the kernel tells the audit log only; and nothing covers what the entry says, its name among it.
     #[must_use]
-    pub fn is_violation(&self) -> bool {
-        self.template_hash.iter().all(|byte| *byte == 0)
+    pub const fn is_violation(&self) -> bool {
+        self.is_violation
     }
 
     /// Hands the bytes under the template hash to `read`.
@@ -262,12 +278,8 @@ impl<'a> ImaEntry<'a> {
             FrameData::Fields(bytes) => read(bytes),
             FrameData::Legacy { digest, name } => {
                 let mut padded = [0; LEGACY_HASHED_BYTES];
-                for (to, from) in padded.iter_mut().zip(digest) {
-                    *to = *from;
-                }
-                for (to, from) in padded.iter_mut().skip(LEGACY_DIGEST_BYTES).zip(name) {
-                    *to = *from;
-                }
+                copy(&mut padded, digest);
+                copy(padded.get_mut(LEGACY_DIGEST_BYTES..).unwrap_or_default(), name);
                 read(&padded)
             }
         }

@@ -105,12 +105,7 @@ impl Lane {
         };
         let Some(slot) = self.values.get_mut(usize::from(entry.pcr())) else { return };
         let old = slot.take().unwrap_or_else(|| Digest::filled(0, size));
-        let mut both = [0_u8; 128];
-        for (to, from) in both.iter_mut().zip(old.as_slice().iter().chain(digest.as_slice())) {
-            *to = *from;
-        }
-        let whole = both.get(..size.saturating_mul(2)).unwrap_or_default();
-        *slot = Some(Digest::of(self.bank, whole));
+        *slot = Some(Digest::of_both(self.bank, &old, &digest));
     }
 }
 

@@ -103,9 +103,11 @@ const NAMED: [(&[u8], &[Field]); 8] = [
 
 /// The fields of one template.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fields {
-    fields: [Field; FIELDS_MAX],
-    count: usize,
+pub enum Fields {
+    /// Those of a named template.
+    Named(&'static [Field]),
+    /// Those of a list of field ids, and how many.
+    Listed([Field; FIELDS_MAX], usize),
 }
 
 impl Fields {
@@ -114,30 +116,32 @@ impl Fields {
     /// # Errors
     /// [`ImaReason::Template`].
     pub fn of(name: &[u8]) -> Result<Self, Rejection> {
-        let mut read = Self { fields: [Field::D; FIELDS_MAX], count: 0 };
         if let Some((_, fields)) = NAMED.iter().find(|(named, _)| *named == name) {
-            fields.iter().try_for_each(|field| read.push(*field))
-        } else {
-            name.split(|byte| *byte == b'|').try_for_each(|id| {
-                let (_, field) = FIELDS.iter().find(|(known, _)| *known == id)?;
-                // Twice the same would leave open which one counts.
-                if read.all().contains(field) { None } else { read.push(*field) }
-            })
+            return Ok(Self::Named(fields));
         }
-        .map(|()| read)
-        .ok_or_else(|| ImaReason::Template.because("a template of the kernel, or field ids once each", shown(name)))
-    }
-
-    fn push(&mut self, field: Field) -> Option<()> {
-        *self.fields.get_mut(self.count)? = field;
-        self.count = self.count.saturating_add(1);
-        Some(())
+        let (mut fields, mut count) = ([Field::D; FIELDS_MAX], 0_usize);
+        for id in name.split(|byte| *byte == b'|') {
+            let field = FIELDS.iter().find(|(known, _)| *known == id).map(|(_, field)| *field);
+            // Twice the same would leave open which one counts.
+            let field = field.filter(|field| !fields.iter().take(count).any(|before| before == field));
+            let (Some(slot), Some(field)) = (fields.get_mut(count), field) else {
+                return Err(
+                    ImaReason::Template.because("a template of the kernel, or field ids once each", shown(name))
+                );
+            };
+            *slot = field;
+            count = count.saturating_add(1);
+        }
+        Ok(Self::Listed(fields, count))
     }
 
     /// The fields in their order.
     #[must_use]
     pub fn all(&self) -> &[Field] {
-        self.fields.get(..self.count).unwrap_or_default()
+        match self {
+            Self::Named(fields) => fields,
+            Self::Listed(fields, count) => fields.get(..*count).unwrap_or_default(),
+        }
     }
 }
 
