@@ -37,7 +37,7 @@ const WORKERS: usize = 4;
 /// Why the two disagree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Why {
-    /// tpm2_checkquote reads past magic, type, TPMI_YES_NO and trailing bytes without a look (TPM 2.0 Part 2, 10.12.12).
+    /// tpm2_checkquote reads past magic, type, TPMI_YES_NO and trailing bytes without a look (Part 2, 10.12.12).
     Form,
     /// It takes empty selections, banks named twice and banks it cannot hash: it never compares the signed selection
     /// with anything.

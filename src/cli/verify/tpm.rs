@@ -20,6 +20,7 @@ use rustls_pki_types::pem::PemObject as _;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::eventlog::quote_replays;
 use super::{CaseError, CaseFiles, Judgement};
 
 /// Banks in tpm2-tools' own form of a selection (`TPML_PCR_SELECTION` as C lays it out).
@@ -27,6 +28,19 @@ const TOOLS_BANKS: usize = 16;
 
 /// Bytes of a `TPM2B_DIGEST` as C lays it out: size, then room for SHA-512.
 const TOOLS_DIGEST_ROOM: usize = 64;
+
+/// The boot logs of a case: one, or one for each resume.
+const LOG_ROLES: [&str; 9] = [
+    "eventlog",
+    "eventlog_1",
+    "eventlog_2",
+    "eventlog_3",
+    "eventlog_4",
+    "eventlog_5",
+    "eventlog_6",
+    "eventlog_7",
+    "eventlog_8",
+];
 
 /// Judges a recorded quote. Without a nonce in the case, none was sent: the quote must carry none.
 ///
@@ -43,6 +57,7 @@ pub fn judge_quote(files: CaseFiles<'_>, nonce: Option<&str>) -> Result<Judgemen
         pcrs: files.read("pcrs")?,
         pcrs_tools: files.read("pcrs_tpm2tools")?,
         hcl_runtime: files.read("hcl_runtime_json")?,
+        event_logs: LOG_ROLES.iter().filter_map(|role| files.read(role).transpose()).collect::<Result<_, _>>()?,
     };
     match recorded.judge(&nonce) {
         Ok(claims) => Ok(Judgement::Accepted(claims?)),
@@ -60,6 +75,7 @@ struct Recorded {
     pcrs: Option<Vec<u8>>,
     pcrs_tools: Option<Vec<u8>>,
     hcl_runtime: Option<Vec<u8>>,
+    event_logs: Vec<Vec<u8>>,
 }
 
 impl Recorded {
@@ -93,6 +109,10 @@ impl Recorded {
         }
         let mut details = details(&verified);
         self.describe_signature(&mut details);
+        // What the logs explain is only said: a quote is genuine whatever they do. `eventlog-replay` judges them.
+        if !self.event_logs.is_empty() {
+            details.insert("eventlog_replay".to_owned(), quote_replays(&self.event_logs, &values));
+        }
         if let Some(ak) = &ak {
             let attributes = Public::read(ak.public())?.attributes();
             details.insert("ak_name".to_owned(), hex::encode(ak.name()).into());
