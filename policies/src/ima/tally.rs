@@ -203,10 +203,20 @@ impl ImaRules {
         if !self.pcrs.iter().all(|pcr| verified.attests_pcr(*pcr)) {
             tally.offend_once(OffenceKind::PcrUnattested);
         }
-        for (index, entry) in verified.entries() {
-            let class = self.class(&entry, |entry| verified.boot_aggregate(entry));
-            tally.add(index, &entry, class, self.violations);
-        }
+        let mut known = 0_u64;
+        verified.visit(
+            |extended| {
+                let is_listed = self.templates.contains(extended);
+                known = known.saturating_add(u64::from(is_listed));
+                is_listed
+            },
+            |index, entry| {
+                let class = self.class(entry, |entry| verified.boot_aggregate(entry));
+                tally.add(index, entry, class, self.violations);
+            },
+        );
+        tally.entries = tally.entries.saturating_add(known);
+        tally.listed = tally.listed.saturating_add(known);
         tally
     }
 
