@@ -152,6 +152,7 @@ fn each_way_to_enrol_has_exactly_the_described_members() {
     assert!(serde_json::from_value::<EnrollmentTask>(unknown).is_err(), "unknown members are refused");
 }
 
+#[expect(clippy::too_many_lines, reason = "one sample of each message")]
 fn samples() -> BTreeMap<&'static str, BTreeSet<String>> {
     let bytes = || Base64Bytes(vec![1]);
     let host = || HostId::parse("gpu-17").unwrap();

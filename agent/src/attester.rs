@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::broker_client::{BrokerClient, BrokerError};
 use crate::clock::{self, Now};
+use crate::collect::logs::Logs;
 use crate::collect::snp::SnpSource;
 use crate::collect::tpm::{CredentialKey, collect};
 use crate::device::Tpm;
@@ -64,6 +65,8 @@ pub struct Attester {
     pub tpm: Tpm,
     /// The AK.
     pub attestation_key: WrappedKey,
+    /// Event log and IMA list.
+    pub logs: Logs,
     /// Where SNP reports come from.
     pub snp: SnpSource,
     /// The broker, with the channel certificate.
@@ -80,11 +83,12 @@ impl Attester {
     pub fn new(
         tpm: Tpm,
         attestation_key: WrappedKey,
+        logs: Logs,
         snp: SnpSource,
         broker: BrokerClient,
         baseline: watch::Sender<Option<Baseline>>,
     ) -> Self {
-        Self { tpm, attestation_key, snp, broker, baseline, current: None }
+        Self { tpm, attestation_key, logs, snp, broker, baseline, current: None }
     }
 
     /// Attests once.
@@ -109,24 +113,37 @@ impl Attester {
             Some(_) | None => CredentialKey::New,
         };
         let is_new = wanted == CredentialKey::New;
-        // 2. The TPM's part, in one sequence.
+        // 2. The TPM's part, in one sequence. How long the IMA list was before: what comes while the TPM works may be
+        //    in the quote or not, and is news for the watch.
         let (ak, selection) = (self.attestation_key.clone(), challenge.pcr_selection.clone());
+        let ima_length = self.logs.ima_length(&selection)?;
         let evidence = self.tpm.run(move |session| collect(session, &ak, wanted, &nonce, &selection)).await?;
-        let quoted = Baseline { selection: challenge.pcr_selection, values: evidence.pcrs.clone() };
-        self.baseline.send_replace(Some(quoted));
-        // 3. The SNP report over the same binder, where there is one.
+        let (selection, values) = (challenge.pcr_selection.clone(), evidence.pcrs.clone());
+        self.baseline.send_replace(Some(Baseline { selection, values, ima_length }));
+        // 3. The logs behind the quote, and the SNP report over the same binder, where there is one.
         let key = evidence.credential_key;
         let report_data = *key.binder(&nonce)?.report_data();
-        let source = self.snp.clone();
-        let snp = tokio::task::spawn_blocking(move || source.collect(&report_data)).await;
-        let snp = snp.map_err(|_| AgentError::Tpm(crate::device::TpmError::Stopped))??;
+        let (mut logs, snp) = (self.logs.clone(), self.snp.clone());
+        let (known, selection) = (challenge.known_boot, challenge.pcr_selection);
+        let collected = tokio::task::spawn_blocking(move || {
+            let new = logs.collect(known, evidence.boot, &selection)?;
+            Ok::<_, AgentError>((logs, new, snp.collect(&report_data)?))
+        });
+        let (logs, new, snp) = collected.await.map_err(|_| AgentError::Tpm(crate::device::TpmError::Stopped))??;
+        self.logs = logs;
+        tracing::debug!(
+            event_log_bytes = new.event_log.as_ref().map(Vec::len),
+            ima_from = new.ima.as_ref().map(|ima| ima.from),
+            ima_bytes = new.ima.as_ref().map(|ima| ima.list.len()),
+            "evidence is collected"
+        );
         let tpm_pcrs = evidence.pcrs.to_tpm2bs();
         let bundle = Bundle {
             tpm_quote: evidence.quote,
             tpm_pcrs,
             tpm_certify: evidence.certify,
-            event_log: None,
-            ima: None,
+            event_log: new.event_log,
+            ima: new.ima,
             snp,
         };
         // 4. The broker decides.

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use countersign_attestation::protocol::HostId;
 
+use crate::collect::logs;
 use crate::keys::{AkKind, EkKind};
 
 /// Countersign's attester: proves what this host is, keeps its execution credential, and stops the workload when trust
@@ -107,9 +108,15 @@ pub struct RunArgs {
     /// How long a frozen workload may wait for trust to come back before it is killed.
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = duration)]
     pub grace: Duration,
-    /// How often the PCRs are looked at.
+    /// How often PCRs and the IMA list are looked at.
     #[arg(long, value_name = "TIME", default_value = "100ms", value_parser = duration)]
     pub watch_interval: Duration,
+    /// The firmware's event log, where there is one.
+    #[arg(long, env = "COUNTERSIGN_EVENT_LOG", value_name = "FILE", default_value = logs::EVENT_LOG)]
+    pub event_log: PathBuf,
+    /// The kernel's measurement list (IMA), where there is one.
+    #[arg(long, env = "COUNTERSIGN_IMA_LIST", value_name = "FILE", default_value = logs::IMA_LIST)]
+    pub ima_list: PathBuf,
     /// Certificate of the key that signs this machine's SNP reports, when the host hands over none.
     #[arg(long, value_name = "FILE")]
     pub snp_vek: Option<PathBuf>,

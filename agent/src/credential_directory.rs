@@ -247,9 +247,9 @@ mod tests {
             let reader = scope.spawn(|| {
                 let mut pairs = 0_u32;
                 while !done.load(Ordering::Relaxed) || pairs == 0 {
-                    let resolved = fs::canonicalize(temporary.path().join("current")).unwrap();
-                    let read = |name: &str| fs::read_to_string(resolved.join(name));
                     // Two switches while we looked away: then the generation is gone, whole.
+                    let Ok(resolved) = fs::canonicalize(temporary.path().join("current")) else { continue };
+                    let read = |name: &str| fs::read_to_string(resolved.join(name));
                     let (Ok(certificate), Ok(key)) = (read("credential.pem"), read("key.pem")) else { continue };
                     assert_eq!(certificate.split(' ').nth(1), key.split(' ').nth(1));
                     pairs += 1;

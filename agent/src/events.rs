@@ -23,6 +23,8 @@ pub enum EventKind {
     AttestFailed,
     /// A PCR changed.
     DriftSeen,
+    /// The IMA list has new entries.
+    ImaGrown,
     /// Trust ended.
     TrustLost,
     /// The workload was started.

@@ -1,5 +1,6 @@
 //! `countersign-agent`.
 
+use core::time::Duration;
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -8,6 +9,9 @@ use countersign_agent::enroll::{Enrolled, Order, enroll};
 use countersign_agent::error::{AgentError, EXIT_LOCAL, EXIT_OK};
 use countersign_agent::{guard, identity, run};
 use tracing_subscriber::EnvFilter;
+
+/// How long threads may take to end. Those that wait for the network end at once; a TPM is done with most commands.
+const SHUTDOWN_MAX: Duration = Duration::from_millis(500);
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -46,8 +50,9 @@ fn serve(command: Command) -> ExitCode {
     };
     // On the main thread, which lives as long as the process: see Workload::start.
     let result = runtime.block_on(execute(command));
-    // A TPM that does not answer must not keep the agent from ending.
-    runtime.shutdown_background();
+    // Threads that still run while the C libraries clean up after main would run into freed memory. A TPM that does not
+    // answer must not keep the agent from ending, though.
+    runtime.shutdown_timeout(SHUTDOWN_MAX);
     match result {
         Ok(code) => ExitCode::from(code),
         Err(error) => {

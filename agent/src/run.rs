@@ -1,5 +1,5 @@
-//! The daemon: three tasks and their story. The attester attests, the watch looks at the PCRs, and this file, which
-//! never waits for TPM or network, draws the consequences.
+//! The daemon: three tasks and their story. The attester attests, the watch looks at PCRs and IMA list, and this file,
+//! which never waits for TPM or network, draws the consequences.
 
 use core::time::Duration;
 use std::env::current_exe;
@@ -14,6 +14,7 @@ use crate::attester::{Attester, Command, Granted, Outcome};
 use crate::broker_client::BrokerClient;
 use crate::cgroup;
 use crate::clock;
+use crate::collect::logs::Logs;
 use crate::collect::snp::SnpSource;
 use crate::config::RunArgs;
 use crate::credential_directory::{CredentialDirectory, Status};
@@ -24,7 +25,7 @@ use crate::events::{Details, EventKind, Events};
 use crate::pulse_watch::Subject;
 use crate::state::StateDirectory;
 use crate::trust::{Cause, Change, Event, Grant, Trust};
-use crate::watch as pcr_watch;
+use crate::watch as measurements;
 
 /// How often clocks are looked at. It bounds how late the end of a lease is noticed.
 const TICK: Duration = Duration::from_millis(25);
@@ -47,7 +48,9 @@ pub async fn run(args: RunArgs) -> Result<u8, AgentError> {
     let (baseline, quoted) = watch::channel(None);
     let snp = SnpSource::system(args.snp_vek.clone());
     let token_keys = enrollment.token_keys.clone();
-    let mut attester = Attester::new(tpm.clone(), enrollment.ak_key, snp, broker.clone(), baseline);
+    let logs = Logs::at(&args.event_log, &args.ima_list);
+    let ima = logs.ima.clone();
+    let mut attester = Attester::new(tpm.clone(), enrollment.ak_key, logs, snp, broker.clone(), baseline);
     let (subject, watched) = tokio::sync::watch::channel(None);
     let (commands, inbox) = mpsc::channel(QUEUE);
     let host = Host {
@@ -69,7 +72,7 @@ pub async fn run(args: RunArgs) -> Result<u8, AgentError> {
     }
     let (sender, outcomes) = mpsc::channel(QUEUE);
     let attesting = tokio::spawn(attester.run(inbox, sender));
-    let watching = tokio::spawn(pcr_watch::run(tpm, args.watch_interval, quoted, commands, events));
+    let watching = tokio::spawn(measurements::run(tpm, ima, args.watch_interval, quoted, commands, events));
     let (revoked, revocations) = mpsc::channel(QUEUE);
     let following = tokio::spawn(follow(broker, token_keys, watched, revoked));
     let result = host.supervise(outcomes, revocations).await;

@@ -8,10 +8,11 @@ mod swtpm;
 
 use core::time::Duration;
 use std::fs;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output};
 
-use broker::{Answer, Broker};
+use broker::{Answer, Broker, IMA_ENTRY_BYTES};
 use countersign_attestation::protocol::{Base64Bytes, Endorsement};
 use rustls_pki_types::pem::PemObject as _;
 use swtpm::Swtpm;
@@ -45,6 +46,7 @@ impl Host {
     fn agent(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_countersign-agent"));
         command.env("COUNTERSIGN_STATE_DIR", self.path("state"));
+        command.env("COUNTERSIGN_EVENT_LOG", self.path("event-log")).env("COUNTERSIGN_IMA_LIST", self.path("ima-list"));
         command
     }
 
@@ -86,6 +88,13 @@ impl Host {
         let output = curl.output().unwrap();
         assert!(output.status.success(), "{}", stderr(&output));
         String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// The kernel measures something: first the list, then the PCR.
+    fn measure(&self, what: u8) {
+        let mut list = fs::File::options().create(true).append(true).open(self.path("ima-list")).unwrap();
+        list.write_all(&ima_entry(what)).unwrap();
+        self.tpm.extend(10, &hex::encode([what; 32]));
     }
 
     fn status(&self) -> serde_json::Value {
@@ -150,6 +159,15 @@ fn state_of(pid: u64) -> Option<char> {
 /// Gone, or waiting for whoever adopted it.
 fn is_dead(pid: u64) -> bool {
     state_of(pid).is_none_or(|state| matches!(state, 'Z' | 'X'))
+}
+
+/// An entry as the kernel exports it: PCR, digest, the template's name and data with their lengths before them.
+fn ima_entry(what: u8) -> [u8; IMA_ENTRY_BYTES] {
+    let (pcr, digest, name) = (10_u32.to_le_bytes(), [what; 20], *b"ima-ng");
+    let data = vec![what; IMA_ENTRY_BYTES - 4 - 20 - 4 - 6 - 4];
+    let length = |bytes: &[u8]| u32::try_from(bytes.len()).unwrap().to_le_bytes();
+    let entry = [&pcr[..], &digest, &length(&name), &name, &length(&data), &data].concat();
+    entry.try_into().unwrap()
 }
 
 fn stderr(output: &Output) -> String {
@@ -336,4 +354,54 @@ fn a_workload_dies_with_an_agent_that_is_killed() {
     agent.child.kill().unwrap();
     agent.child.wait().unwrap();
     eventually("the workload is dead", || is_dead(pid));
+}
+
+#[test]
+fn logs_travel_once_and_a_new_ima_entry_within_a_second() {
+    let host = Host::enrolled();
+    fs::write(host.path("event-log"), b"what the firmware measured").unwrap();
+    host.measure(1);
+    host.measure(2);
+    let mut agent = host.run(&[], WORKLOAD);
+    agent.until("workload_started", 1);
+    let new = |at: usize| host.broker.attestations()[at].ima.clone().map(|ima| (ima.from, ima.list));
+    assert_eq!(host.broker.attestations()[0].event_log.as_deref(), Some(b"what the firmware measured".as_slice()));
+    assert_eq!(new(0), Some((0, [ima_entry(1), ima_entry(2)].concat())));
+
+    // Long before its fifteen seconds are over.
+    let before = countersign_agent::clock::wall().0;
+    host.measure(3);
+    agent.until("ima_grown", 1);
+    let granted = agent.until("granted", 2)["at_ms"].as_u64().unwrap();
+    assert!(granted - before < 1_000, "{} ms", granted - before);
+    eventually("the entry was sent", || {
+        host.broker
+            .attestations()
+            .iter()
+            .skip(1)
+            .any(|sent| sent.ima.as_ref().is_some_and(|ima| ima.list == ima_entry(3)))
+    });
+    assert!(host.broker.attestations()[1..].iter().all(|sent| sent.event_log.is_none()), "the boot is known");
+
+    // Another run of the agent in the same boot goes on; another boot starts over.
+    agent.child.kill().unwrap();
+    agent.child.wait().unwrap();
+    assert_eq!(host.once().status.code(), Some(0));
+    let last = |host: &Host| host.broker.attestations().pop().unwrap();
+    assert_eq!((last(&host).event_log, last(&host).ima.map(|ima| (ima.from, ima.list))), (None, Some((3, Vec::new()))));
+    host.tpm.reset();
+    assert_eq!(host.once().status.code(), Some(0));
+    let ima = last(&host).ima.unwrap();
+    assert!(last(&host).event_log.is_some(), "another boot");
+    assert_eq!((ima.from, ima.list.len()), (0, 3 * IMA_ENTRY_BYTES));
+}
+
+#[test]
+fn a_log_that_cannot_be_read_is_no_absent_log() {
+    let host = Host::enrolled();
+    fs::create_dir(host.path("event-log")).unwrap();
+    let once = host.once();
+    assert_eq!(once.status.code(), Some(1));
+    assert!(stderr(&once).contains("event-log"), "{}", stderr(&once));
+    assert_eq!(host.broker.attestations().len(), 0);
 }

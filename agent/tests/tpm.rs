@@ -3,6 +3,7 @@
 
 #[path = "../../tests/sim/tpm.rs"]
 mod sim;
+#[expect(dead_code, reason = "other tests use the rest")]
 #[path = "../../tests/sim/swtpm.rs"]
 mod swtpm;
 

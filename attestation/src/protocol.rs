@@ -231,9 +231,9 @@ pub struct Challenge {
     pub known_boot: Option<KnownBoot>,
 }
 
-/// The boot that the host was in at its last attestation. A host that reads the same counts from its TPM
-/// (TPM2_ReadClock) sends no event log, and IMA entries from `ima_entries` on; any other host sends its event log whole
-/// and IMA entries from 0. The counts in the signed quote decide what the broker expects.
+/// The boot that the host was in at its last attestation. A host whose quote has the same counts sends no event log,
+/// and IMA entries from `ima_entries` on; any other host sends its event log whole and IMA entries from 0. (Not those
+/// of TPM2_ReadClock: a key outside the endorsement hierarchy signs others.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KnownBoot {

@@ -137,7 +137,7 @@ fn parsed(algorithm: &'static dyn VerificationAlgorithm, key: &[u8]) -> anyhow::
     ParsedPublicKey::new(algorithm, key).map_err(|error| anyhow!("{error}"))
 }
 
-fn rejected(rejection: Rejection) -> anyhow::Error {
+pub(crate) fn rejected(rejection: Rejection) -> anyhow::Error {
     anyhow!("{rejection}")
 }
 
@@ -150,13 +150,23 @@ fn unreadable(error: impl core::fmt::Debug) -> anyhow::Error {
 }
 
 /// Runs both in alternating blocks of `size`. Neither may fail.
-fn compare(
+pub(crate) fn compare(
+    size: u32,
+    ours: &dyn Fn() -> anyhow::Result<()>,
+    raw: &dyn Fn() -> anyhow::Result<()>,
+) -> anyhow::Result<Ratio> {
+    compare_blocks(BLOCKS, size, ours, raw)
+}
+
+/// The same with another number of blocks, for what takes long.
+pub(crate) fn compare_blocks(
+    blocks: usize,
     size: u32,
     ours: &dyn Fn() -> anyhow::Result<()>,
     raw: &dyn Fn() -> anyhow::Result<()>,
 ) -> anyhow::Result<Ratio> {
     let (mut all_ours, mut all_raw, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
-    for round in 0..BLOCKS {
+    for round in 0..blocks {
         // Whoever goes first finds colder caches; each does it every other time.
         let (one, other) = if round % 2 == 0 {
             let one = block(size, ours)?;
@@ -172,7 +182,7 @@ fn compare(
     all_ours.sort_unstable();
     all_raw.sort_unstable();
     ratios.sort_unstable_by(f64::total_cmp);
-    let middle = BLOCKS / 2;
+    let middle = blocks / 2;
     let at = |list: &[Duration]| list.get(middle).copied().unwrap_or_default();
     Ok(Ratio { ours: at(&all_ours), raw: at(&all_raw), ratio: ratios.get(middle).copied().unwrap_or_default() })
 }

@@ -410,6 +410,12 @@ impl ReferenceSet {
         self.manifests.values()
     }
 
+    /// Whether some manifest asks for an event log.
+    #[must_use]
+    pub fn names_boot(&self) -> bool {
+        self.manifests().any(|manifest| manifest.boot.is_some())
+    }
+
     /// SHA-256 over the digests of the manifests in the order of their ids.
     #[must_use]
     pub const fn digest(&self) -> Sha256Digest {

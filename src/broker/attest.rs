@@ -59,12 +59,16 @@ impl Broker {
         let made = self.challenges.make(host, self.clock.now()).map_err(|_| Refusal::Internal.plain())?;
         // What cannot be restored is asked for again; the attestation then says what is wrong.
         let trust = self.trust.host(host)?.filter(|_| !self.boots.wants_everything(host));
+        let references = &self.references.current().references;
         let known = trust.and_then(|trust| self.known(host, &trust).ok().flatten());
+        // A boot without a log is not known well enough where a log may be needed.
+        let known =
+            known.filter(|known| known.event_log.is_some() || (known.ima.is_some() && !references.names_boot()));
         Ok(Challenge {
             challenge: made.token,
             nonce: Base64Bytes(made.nonce.to_vec()),
             expires_at: made.expires_at,
-            pcr_selection: self.references.current().references.pcr_selection().to_vec(),
+            pcr_selection: references.pcr_selection().to_vec(),
             known_boot: known.as_ref().map(Known::to_challenge),
         })
     }

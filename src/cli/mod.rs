@@ -7,6 +7,7 @@ pub mod client;
 pub mod demo;
 pub mod hosts;
 pub mod init;
+pub mod inspect;
 pub mod log;
 pub mod refs;
 pub mod serve;
@@ -50,6 +51,8 @@ enum Command {
     Replay(log::ReplayArgs),
     /// Judge recorded evidence offline, as a manifest lists it.
     Verify(verify::VerifyArgs),
+    /// Show what a file of evidence says, and what of it is signed.
+    Inspect(inspect::InspectArgs),
     /// Show the main job end to end on this machine: attest, drift, deny.
     Demo(demo::DemoArgs),
 }
@@ -100,6 +103,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Verify(args) => {
             return Ok(as_told(verify::run(&args, &mut stdout())? == ExitOutcome::AsExpected));
         }
+        Command::Inspect(args) => inspect::run(&args, &mut stdout())?,
         Command::Demo(args) => return demo::run(&args).map(as_told),
     }
     Ok(ExitCode::SUCCESS)

@@ -1,5 +1,6 @@
 //! IMA lists: gone on with from the broker's own record of this boot, judged by the rules of the matching manifest.
 
+use countersign_attestation::claims::PcrHash;
 use countersign_attestation::evidence::bundle::ImaEntries;
 use serde_json::{Value, json};
 
@@ -177,7 +178,7 @@ async fn rules_without_a_list_match_nobody() {
     let denied = host.attest_with(&house, |logs| logs.ima = None).await;
     assert_eq!(denied.unwrap_err(), "reference.ima.not_presented");
     // A kernel that measures nothing sends nothing.
-    host.tpm.reset_pcr(countersign_attestation::claims::PcrHash::Sha256, 10);
+    host.tpm.reset_pcr(PcrHash::Sha256, 10);
     host.list = List::default();
     let denied = host.attest_with(&house, |logs| logs.ima = Some(ImaEntries { from: 0, list: vec![] })).await;
     assert!(denied.is_err());
@@ -197,4 +198,19 @@ async fn every_decision_replays_to_the_same_bytes() {
     host.attest(&house).await.unwrap_err();
     let replayed = house.replay_all();
     assert_eq!(replayed, ["granted", "granted", "denied", "granted", "revoked"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a21_a_list_that_begins_with_another_boot_is_refused() {
+    let house = House::new();
+    let mut host = trusted(&house).await;
+    for first in ["boot_aggregate", SHELL.0] {
+        host.reboot(Boot::secure(true));
+        for bank in [PcrHash::Sha256, PcrHash::Sha384] {
+            host.tpm.reset_pcr(bank, 10);
+        }
+        host.list = List::default();
+        host.measure(first, SHELL.1);
+        assert_eq!(host.attest(&house).await.unwrap_err(), "ima.boot_aggregate.mismatch", "{first}");
+    }
 }

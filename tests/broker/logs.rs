@@ -148,3 +148,38 @@ async fn drifted_pcrs_revoke_whatever_log_comes_beside_them() {
     assert_eq!(denied.unwrap_err(), "reference.pcr_mismatch");
     assert_eq!(house.standing(&host), "revoked");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_manifest_names_of_the_boot_is_asked_for_and_judged() {
+    let mut house = House::new();
+    let mut host = Host::enrolled(&house, "gpu-1").await;
+    let reference = manifest(&host, &json!({ "boot": { "secure_boot": "on" } }));
+    house.register_reference(&reference).await.unwrap();
+    let selection = house.broker().challenge(&host.id).unwrap().pcr_selection;
+    assert_eq!(selection[0].pcrs, [0, 4, 7]);
+    let denied = host.attest_with(&house, |logs| logs.event_log = None).await;
+    assert_eq!(denied.unwrap_err(), "reference.boot.not_presented");
+    host.attest(&house).await.unwrap();
+    house.restart();
+    // The known log, replayed again.
+    host.attest_with(&house, |logs| assert_eq!(logs.event_log, None)).await.unwrap();
+    host.reboot(Boot::secure(false));
+    assert_eq!(host.attest(&house).await.unwrap_err(), "reference.boot.secure_boot");
+    assert_eq!(house.standing(&host), "revoked");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_known_log_counts_only_while_the_pcrs_it_explains_hold_its_values() {
+    let house = House::new();
+    let mut host = Host::enrolled(&house, "gpu-1").await;
+    let reference = manifest(&host, &json!({ "boot": { "secure_boot": "on" } }));
+    house.register_reference(&reference).await.unwrap();
+    host.attest(&house).await.unwrap();
+    // PCR 7 has no golden value here: only the log says what it must hold.
+    host.tpm.extend(PcrHash::Sha256, 7, b"more");
+    let denied = host.attest(&house).await.unwrap_err();
+    assert!(denied.starts_with("eventlog."), "{denied}");
+    assert_eq!(house.broker().challenge(&host.id).unwrap().known_boot, None);
+    let denied = host.attest(&house).await.unwrap_err();
+    assert!(denied.starts_with("eventlog."), "{denied}");
+}

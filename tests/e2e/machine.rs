@@ -1,4 +1,4 @@
-//! A machine with a TPM (swtpm), booted into a known state, with our agent on it.
+//! A machine with a TPM (swtpm), booted into a known state, with its logs and our agent on it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,15 +7,20 @@ use std::process::{Command, Stdio};
 use countersign_attestation::digest::Sha256Digest;
 use serde::Deserialize;
 
+use crate::firmware::Boot;
 use crate::fleet::{Fleet, Process, sibling, succeed, wait_until};
+use crate::kernel::{Extend, Kernel};
 use crate::swtpm::Swtpm;
 
-/// What firmware, boot loader and kernel measure, and the PCR of each.
-const BOOT: [(u8, &str); 4] = [(0, "firmware"), (4, "boot loader"), (7, "secure boot"), (11, "unified kernel image")];
+/// The kernel that machines boot.
+pub(crate) const KERNEL: &str = "/boot/vmlinuz-6.12";
+/// What firmware and boot loader measure, with a log, and what the system measures later, without one.
 pub(crate) const PCRS: &str = "0,4,7,11";
 
 pub(crate) struct Machine {
     pub(crate) tpm: Swtpm,
+    /// The kernel's measurement list, on machines whose kernel keeps one.
+    pub(crate) kernel: Option<Kernel>,
     folder: PathBuf,
     /// How much the agent logs.
     pub(crate) log: &'static str,
@@ -29,6 +34,14 @@ pub(crate) struct AgentEvent {
     pub(crate) pid: Option<u32>,
 }
 
+/// Of the logs, what was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sent {
+    pub(crate) event_log_bytes: Option<u64>,
+    pub(crate) ima_from: Option<u64>,
+    pub(crate) ima_bytes: Option<u64>,
+}
+
 #[derive(Deserialize)]
 struct Identity {
     ek_fingerprint: String,
@@ -40,6 +53,7 @@ impl Machine {
         fs::create_dir_all(folder).unwrap();
         let machine = Self {
             tpm: Swtpm::start(&folder.join("tpm")),
+            kernel: None,
             folder: folder.to_owned(),
             log: "info",
             told: Told(folder.to_owned()),
@@ -50,19 +64,37 @@ impl Machine {
 
     /// Power off, power on, and the same boot again.
     pub(crate) fn reboot(self) -> Self {
-        let Self { tpm, folder, log, told } = self;
+        let Self { tpm, folder, log, told, .. } = self;
         // TPM2_Shutdown, as an operating system does; without it the TPM counts a failure.
         assert!(tpm.tool("tpm2_shutdown", &["--clear"]).status.success());
         drop(tpm);
-        let machine = Self { tpm: Swtpm::resume(&folder.join("tpm")), folder, log, told };
+        let machine = Self { tpm: Swtpm::resume(&folder.join("tpm")), kernel: None, folder, log, told };
         machine.measure();
         machine
     }
 
     fn measure(&self) {
-        for (pcr, what) in BOOT {
-            self.extend(pcr, what);
-        }
+        let boot = Boot::of(KERNEL);
+        self.tpm.extend_all(&boot.extends());
+        fs::write(self.event_log(), boot.log()).unwrap();
+        self.extend(11, "system extensions");
+    }
+
+    pub(crate) fn event_log(&self) -> PathBuf {
+        self.folder.join("binary_bios_measurements")
+    }
+
+    /// The kernel begins its measurement list.
+    pub(crate) fn start_ima(&mut self) {
+        let list = self.folder.join("binary_runtime_measurements");
+        let (kernel, first) = Kernel::boot(&list, &Boot::of(KERNEL).pcrs());
+        self.kernel = Some(kernel);
+        self.extend_with(first);
+    }
+
+    /// What the kernel has put on its list goes to the PCR.
+    pub(crate) fn extend_with(&self, Extend(digests): Extend) {
+        self.tpm.extend_all(&[digests]);
     }
 
     pub(crate) fn extend(&self, pcr: u8, what: &str) {
@@ -79,8 +111,10 @@ impl Machine {
 
     pub(crate) fn agent(&self, args: &[&str]) -> Command {
         let mut command = Command::new(sibling("countersign-agent"));
-        command.args(args).env("COUNTERSIGN_TCTI", self.tpm.tcti()).env("RUST_LOG", self.log);
+        command.args(args).env("COUNTERSIGN_TCTI", self.tpm.tcti()).env("RUST_LOG", self.log).env("NO_COLOR", "1");
         command.env("COUNTERSIGN_STATE_DIR", self.state()).stdin(Stdio::null());
+        command.env("COUNTERSIGN_EVENT_LOG", self.event_log());
+        command.env("COUNTERSIGN_IMA_LIST", self.folder.join("binary_runtime_measurements"));
         command
     }
 
@@ -90,10 +124,15 @@ impl Machine {
 
     /// Registered by the operator, enrolled by the agent.
     pub(crate) fn enroll(&self, fleet: &Fleet, id: &str) -> String {
-        let identity = succeed(self.agent(&["identity", "--output", "json"]).env("RUST_LOG", "error"));
+        self.enroll_by(fleet, id, "rsa2048")
+    }
+
+    /// Likewise, with this kind of EK.
+    pub(crate) fn enroll_by(&self, fleet: &Fleet, id: &str, ek: &str) -> String {
+        let identity = succeed(self.agent(&["identity", "--output", "json", "--ek", ek]).env("RUST_LOG", "error"));
         let identity: Identity = serde_json::from_str(&identity).unwrap();
         fleet.operator_ok(&["hosts", "add", id, "--ek-sha256", &identity.ek_fingerprint, "--label", "rack=4"]);
-        let mut enroll = self.agent(&["enroll", "--host", id, "--broker", &fleet.url(), "--broker-ca"]);
+        let mut enroll = self.agent(&["enroll", "--host", id, "--ek", ek, "--broker", &fleet.url(), "--broker-ca"]);
         let output = enroll.arg(fleet.broker_ca()).output().unwrap();
         let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert!(output.status.success(), "{said}");
@@ -105,6 +144,18 @@ impl Machine {
     pub(crate) fn attest_once(&self) -> (Option<i32>, String) {
         let output = self.agent(&["run", "--once"]).output().unwrap();
         (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+
+    /// What the last attestation sent of the logs.
+    pub(crate) fn sent(said: &str) -> Sent {
+        let line = said.lines().rfind(|line| line.contains("evidence is collected"));
+        let line = line.unwrap_or_else(|| panic!("what was sent: {said}"));
+        let number = |name: &str| -> Option<u64> {
+            let (_, rest) = line.split_once(&format!("{name}="))?;
+            rest.split_whitespace().next()?.parse().ok()
+        };
+        let [event_log_bytes, ima_from, ima_bytes] = ["event_log_bytes", "ima_from", "ima_bytes"].map(number);
+        Sent { event_log_bytes, ima_from, ima_bytes }
     }
 
     /// The golden state that the newest evidence showed becomes a reference.

@@ -6,9 +6,16 @@ mod bad_input;
 mod client;
 mod crash;
 mod drift;
+#[path = "../sim/firmware.rs"]
+mod firmware;
 mod fleet;
 mod identity;
+#[path = "../sim/ima.rs"]
+mod ima;
+#[path = "../sim/kernel.rs"]
+mod kernel;
 mod lapse;
+mod logs;
 mod machine;
 mod revocation;
 mod routes;

@@ -72,8 +72,46 @@ impl Swtpm {
     /// # Panics
     /// When tpm2_pcrextend is missing or fails.
     pub(crate) fn extend(&self, pcr: u8, digest_hex: &str) {
-        let output = self.tool("tpm2_pcrextend", &[&format!("{pcr}:sha256={digest_hex}")]);
+        self.extend_all(&[format!("{pcr}:sha256={digest_hex}")]);
+    }
+
+    /// Extends PCRs in this order, each `PCR:BANK=DIGEST,BANK=DIGEST`: what firmware and kernel measure.
+    ///
+    /// # Panics
+    /// When tpm2_pcrextend is missing or fails.
+    pub(crate) fn extend_all(&self, extends: &[String]) {
+        let output = self.tool("tpm2_pcrextend", &extends.iter().map(String::as_str).collect::<Vec<_>>());
         assert!(output.status.success(), "tpm2_pcrextend: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// Defines an NV index and writes it, as a manufacturer does with its certificates.
+    ///
+    /// # Panics
+    /// When tpm2-tools are missing or fail.
+    pub(crate) fn store(&self, index: u32, content: &[u8]) {
+        let (index, size) = (format!("{index:#010x}"), content.len().to_string());
+        let attributes = "ownerread|ownerwrite|authread|authwrite|policyread|no_da";
+        let path = self.directory.join("nv");
+        fs::write(&path, content).expect("write the content of an NV index");
+        let path = path.display().to_string();
+        let define = ["-C", "o", "-s", &size, "-a", attributes, &index];
+        for (name, arguments) in
+            [("tpm2_nvdefine", define.as_slice()), ("tpm2_nvwrite", &["-C", "o", "-i", &path, &index])]
+        {
+            let output = self.tool(name, arguments);
+            assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+        }
+    }
+
+    /// Reset of the machine after an orderly shutdown: PCRs start anew, and resetCount grows.
+    ///
+    /// # Panics
+    /// When tpm2-tools or swtpm_ioctl are missing or fail.
+    pub(crate) fn reset(&self) {
+        assert!(self.tool("tpm2_shutdown", &["--clear"]).status.success());
+        let control = format!("127.0.0.1:{}", self.port + 1);
+        assert!(self.tool("swtpm_ioctl", &["--tcp", &control, "-i"]).status.success());
+        assert!(self.tool("tpm2_startup", &["--clear"]).status.success());
     }
 
     /// Runs one of tpm2-tools against this TPM.

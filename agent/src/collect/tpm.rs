@@ -15,6 +15,7 @@ use tss_esapi::structures::{
 use tss_esapi::traits::Marshall as _;
 use tss_esapi::tss2_esys::TPML_PCR_SELECTION;
 
+use crate::collect::logs::Boot;
 use crate::device::{Refused as _, Session, TpmError};
 use crate::keys::{self, WrappedKey};
 
@@ -54,6 +55,8 @@ pub struct TpmEvidence {
     pub quote: Vec<u8>,
     /// See [`PcrValues`].
     pub pcrs: PcrValues,
+    /// The boot that the quote is of.
+    pub boot: Boot,
     /// TPM2B_ATTEST, TPMT_SIGNATURE, TPM2B_PUBLIC.
     pub certify: Vec<u8>,
 }
@@ -91,11 +94,19 @@ pub fn collect(
     let key = credential_key.load(session, parent)?;
     session.flush(parent)?;
     let qualifying_data = credential_key.binder(nonce)?.qualifying_data();
-    let (quote, pcrs) = quote(session, ak, &qualifying_data, selection)?;
+    let Quoted { quote, pcrs, boot } = quote(session, ak, &qualifying_data, selection)?;
     let certify = certify(session, key, ak, &qualifying_data, &credential_key)?;
     session.flush(key)?;
     session.flush(ak)?;
-    Ok(TpmEvidence { credential_key, quote, pcrs, certify })
+    Ok(TpmEvidence { credential_key, quote, pcrs, boot, certify })
+}
+
+/// A quote, the PCR values that its pcrDigest covers, and its boot.
+#[derive(Debug, PartialEq, Eq)]
+struct Quoted {
+    quote: Vec<u8>,
+    pcrs: PcrValues,
+    boot: Boot,
 }
 
 /// TPM2_Quote, and the PCR values that its pcrDigest covers.
@@ -104,25 +115,26 @@ fn quote(
     ak: KeyHandle,
     qualifying_data: &[u8],
     selection: &[PcrSelection],
-) -> Result<(Vec<u8>, PcrValues), TpmError> {
+) -> Result<Quoted, TpmError> {
     let list = selection_list(selection)?;
     settle(|| {
         let data = Data::try_from(qualifying_data).refused("qualifyingData")?;
         // The key's own scheme: a signature in another one would not be the AK's.
         let (attest, signature) =
             session.authorized("TPM2_Quote", |context| context.quote(ak, data, SignatureScheme::Null, list.clone()))?;
-        Ok((pcr_digest(&attest)?, signed(&attest, &signature)?, read_pcrs(session, selection)?))
+        let clock = attest.clock_info();
+        let boot = Boot { reset_count: clock.reset_count(), restart_count: clock.restart_count() };
+        let quote = signed(&attest, &signature)?;
+        Ok((pcr_digest(&attest)?, Quoted { quote, pcrs: read_pcrs(session, selection)?, boot }))
     })
 }
 
-/// Repeats `attempt` (quoted digest, quote, values read) until the values are the ones that were quoted.
-fn settle(
-    mut attempt: impl FnMut() -> Result<(Vec<u8>, Vec<u8>, PcrValues), TpmError>,
-) -> Result<(Vec<u8>, PcrValues), TpmError> {
+/// Repeats `attempt` (quoted digest, quote with the values read) until the values are the ones that were quoted.
+fn settle(mut attempt: impl FnMut() -> Result<(Vec<u8>, Quoted), TpmError>) -> Result<Quoted, TpmError> {
     for _ in 0..READ_ATTEMPTS {
-        let (quoted, quote, values) = attempt()?;
-        if quoted == digest_of(&values) {
-            return Ok((quote, values));
+        let (digest, quoted) = attempt()?;
+        if digest == digest_of(&quoted.pcrs) {
+            return Ok(quoted);
         }
     }
     Err(TpmError::Answer { command: "TPM2_PCR_Read", found: "PCRs that change faster than they are read".to_owned() })
@@ -231,7 +243,10 @@ fn selection_list(selection: &[PcrSelection]) -> Result<PcrSelectionList, TpmErr
 
 #[cfg(test)]
 mod tests {
-    use super::{PcrValues, READ_ATTEMPTS, digest_of, settle};
+    use super::{PcrValues, Quoted, READ_ATTEMPTS, digest_of, settle};
+    use crate::collect::logs::Boot;
+
+    const BOOT: Boot = Boot { reset_count: 1, restart_count: 0 };
 
     #[test]
     fn values_that_were_not_quoted_are_read_again_and_never_returned() {
@@ -241,13 +256,13 @@ mod tests {
         let settled = settle(|| {
             attempts += 1;
             let read = if attempts == 3 { 3 } else { attempts + 1 };
-            Ok((digest_of(&values(attempts)), vec![attempts], values(read)))
+            Ok((digest_of(&values(attempts)), Quoted { quote: vec![attempts], pcrs: values(read), boot: BOOT }))
         });
-        assert_eq!(settled, Ok((vec![3], values(3))));
+        assert_eq!(settled, Ok(Quoted { quote: vec![3], pcrs: values(3), boot: BOOT }));
         let mut tries = 0;
         let restless = settle(|| {
             tries += 1;
-            Ok((digest_of(&values(1)), vec![1], values(2)))
+            Ok((digest_of(&values(1)), Quoted { quote: vec![1], pcrs: values(2), boot: BOOT }))
         });
         assert!(restless.is_err());
         assert_eq!(tries, READ_ATTEMPTS);

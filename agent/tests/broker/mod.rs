@@ -17,10 +17,11 @@ use countersign_attestation::UnixMillis;
 use countersign_attestation::claims::PcrHash;
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::evidence::bundle::Bundle;
+use countersign_attestation::evidence::tpm::attest::Attest;
 use countersign_attestation::protocol::{
     ActivationRequest, ActivationResponse, AttestationRequest, AttestationResponse, Base64Bytes, Challenge,
-    Endorsement, EnrollmentChallenge, EnrollmentRequest, EnrollmentTask, IssuedCredential, PcrSelection, Problem,
-    activation_proof,
+    Endorsement, EnrollmentChallenge, EnrollmentRequest, EnrollmentTask, IssuedCredential, KnownBoot, PcrSelection,
+    Problem, activation_proof,
 };
 use countersign_attestation::reader::Reader;
 use rcgen::{
@@ -49,9 +50,13 @@ struct State {
     enrollments: Vec<EnrollmentRequest>,
     keys: VecDeque<Vec<u8>>,
     attestations: Vec<Bundle>,
+    /// What the next challenge says of the host's boot.
+    known: Option<KnownBoot>,
     revoked: bool,
 }
 
+/// Size of every entry in the IMA lists of these tests.
+pub(crate) const IMA_ENTRY_BYTES: usize = 64;
 const SECRET: &[u8] = b"thirty-two bytes, made by no one";
 
 /// A running broker.
@@ -113,8 +118,9 @@ impl Broker {
         let port = listener.local_addr().unwrap().port();
         let answer = Answer::Grant(45_000);
         let (keys, attestations) = Default::default();
+        let enrollments = Vec::new();
         let state =
-            State { answer, enrollment_refusals: 0, enrollments: Vec::new(), keys, attestations, revoked: false };
+            State { answer, enrollment_refusals: 0, enrollments, keys, attestations, known: None, revoked: false };
         let state = Arc::new(Mutex::new(state));
         let shared = (Arc::new(config), Arc::clone(&state), authority, directory.to_path_buf());
         std::thread::spawn(move || {
@@ -240,26 +246,34 @@ fn respond(
         "/v1/whoami" => Some((200, format!("authenticated: {authenticated}"))),
         _ if !authenticated => Some((401, problem("channel.certificate.missing", None))),
         "/v1/challenges" if state.answer == Answer::Silence => None,
-        "/v1/challenges" => Some((201, json(&challenge()))),
+        "/v1/challenges" => Some((201, json(&challenge(state.known)))),
         "/v1/attestations" => attestation(&serde_json::from_slice(body).unwrap(), &mut state, authority),
         other => panic!("{other} is not asked for"),
     }
 }
 
-fn challenge() -> Challenge {
+fn challenge(known_boot: Option<KnownBoot>) -> Challenge {
     let mut nonce = vec![0; 32];
     aws_lc_rs::rand::fill(&mut nonce).unwrap();
     Challenge {
         challenge: hex::encode(&nonce),
         nonce: Base64Bytes(nonce),
         expires_at: UnixMillis(u64::MAX),
-        pcr_selection: vec![PcrSelection { bank: PcrHash::Sha256, pcrs: vec![0, 7, 14] }],
-        known_boot: None,
+        pcr_selection: vec![PcrSelection { bank: PcrHash::Sha256, pcrs: vec![0, 7, 10, 14] }],
+        known_boot,
     }
 }
 
 fn attestation(request: &AttestationRequest, state: &mut State, authority: &Authority) -> Option<(u16, String)> {
-    state.attestations.push(Bundle::decode(&request.evidence).unwrap());
+    let bundle = Bundle::decode(&request.evidence).unwrap();
+    if let Answer::Grant(_) = state.answer {
+        let clock = Attest::read(Reader::new(&bundle.tpm_quote).tpm2b().unwrap()).unwrap().clock;
+        let new = bundle.ima.as_ref();
+        let ima_entries = new.map_or(0, |new| new.from + (new.list.len() / IMA_ENTRY_BYTES) as u64);
+        let (reset_count, restart_count) = (clock.reset_count, clock.restart_count);
+        state.known = Some(KnownBoot { reset_count, restart_count, ima_entries });
+    }
+    state.attestations.push(bundle);
     let lease_ms = match state.answer {
         Answer::Silence => return None,
         Answer::Deny => return Some((403, problem("tpm.pcr.mismatch", Some(Sha256Digest([9; 32]))))),

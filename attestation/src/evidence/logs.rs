@@ -12,8 +12,8 @@ use super::ima::{self, BootAggregate, ImaState, VerifiedIma};
 reasons! {
     /// Why the logs of a bundle do not explain its quote.
     LogReason {
-        /// TPM 2.0 Part 1, 36: TPM2_Startup counts one of resetCount and restartCount up. Whoever can reset the TPM alone
-        /// can fill its PCRs with the values of a boot that never was.
+        /// TPM 2.0 Part 1, 36: TPM2_Startup counts one of resetCount and restartCount up. Whoever can reset the TPM
+        /// alone can fill its PCRs with the values of a boot that never was.
         BootLogMissing = "tpm.boot.log_missing",
             "the TPM was reset or resumed since the host's last attestation, and no event log says what started since",
             "send the firmware's event log; a host without one is readmitted by an operator after each restart";

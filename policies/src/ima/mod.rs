@@ -13,8 +13,8 @@
 //! }
 //! ```
 //!
-//! * `files`: by path, the digests a file may have. A path that ends with `/` is a directory: any file below it may have
-//!   any of its digests.
+//! * `files`: by path, the digests a file may have. A path that ends with `/` is a directory: any file below it may
+//!   have any of its digests.
 //! * `excludes`: directories (ending with `/`) and single files of which nothing is judged. Everything excluded can run
 //!   anything, so one that takes in all of `/`, `/usr/bin/` or another place of programs does not load. The kernel
 //!   writes a path as its process sees it: `/tmp/` is every container's `/tmp/` too.

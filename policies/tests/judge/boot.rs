@@ -97,7 +97,9 @@ fn the_shipped_policies_demand_boot_and_list_where_they_are_installed() {
     let some = set(&json!({ "dbx": [hex(0x44)] }));
     assert_eq!(boot(&with_boot(|boot| boot.secure_boot = SecureBoot::Off), &some), ["policy.forbidden"]);
     assert_eq!(boot(&with_boot(|boot| boot.secure_boot = SecureBoot::Unknown), &some), ["policy.forbidden"]);
-    let unseparated = with_boot(|boot| drop(boot.separators.insert(2, Separator::Missing)));
+    let unseparated = with_boot(|boot| {
+        boot.separators.insert(2, Separator::Missing);
+    });
     assert_eq!(boot(&unseparated, &some), ["policy.forbidden"]);
 
     let runtime = |claims: &Claims| codes(&judge(claims, &unnamed, &policies(&["baseline", "runtime-integrity"], &[])));

@@ -250,6 +250,9 @@ fn explain(stage: &Stage, operator: &Operator, narrator: &mut Narrator) -> anyho
 fn agent(stage: &Stage, args: &[&str]) -> anyhow::Result<Command> {
     let mut command = Command::new(sibling("countersign-agent")?);
     command.args(args).env("COUNTERSIGN_TCTI", stage.swtpm.tcti());
+    // The software TPM has neither this machine's firmware nor its kernel behind it.
+    command.env("COUNTERSIGN_EVENT_LOG", stage.dir.join("event-log"));
+    command.env("COUNTERSIGN_IMA_LIST", stage.dir.join("ima-list"));
     Ok(command)
 }
 

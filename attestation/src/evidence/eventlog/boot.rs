@@ -141,7 +141,7 @@ impl<'a> Story<'_, 'a> {
         Labelled { pcr: u8::try_from(event.pcr_index).unwrap_or(u8::MAX), label, digest: self.digests(event) }
     }
 
-    /// Images: their digest is Authenticode's and covers nothing of UEFI_IMAGE_LOAD_EVENT (PC Client PFP 1.06, 10.2.3).
+    /// Images: the digest is Authenticode's and covers nothing of UEFI_IMAGE_LOAD_EVENT (PC Client PFP 1.06, 10.2.3).
     fn read_image(&mut self, event: &Event<'_>) {
         let kind = match event.event_type {
             EventType::EV_EFI_BOOT_SERVICES_APPLICATION => ImageKind::Application,
@@ -195,7 +195,7 @@ impl<'a> Story<'_, 'a> {
         }
     }
 
-    /// Variables that let an image be loaded. Shim hashes one byte less than it logs, so what is read is what was hashed.
+    /// Variables that let an image be loaded. Shim hashes one byte less than it logs: what was hashed is read.
     fn read_authority(&mut self, event: &Event<'a>) {
         let shorter = event.data.split_last().map_or(event.data, |(_, rest)| rest);
         let Some(bound) = [event.data, shorter].into_iter().find(|data| self.verified.binds(event, data)) else {
@@ -221,11 +221,21 @@ impl<'a> Story<'_, 'a> {
                     let Ok(text) = core::str::from_utf8(bound) else { break };
                     let command =
                         ["linux ", "linuxefi ", "linux16 "].into_iter().find_map(|word| text.strip_prefix(word));
-                    if let Some(line) = command.or((label == b"kernel_cmdline").then_some(text)) {
+                    if let Some(line) =
+                        command.or(matches!(label, b"kernel_cmdline" | b"grub_kernel_cmdline").then_some(text))
+                    {
                         self.add_command_line(line);
                     }
                     return;
                 }
+            }
+        }
+        // systemd-boot before 250 logs one byte less than it hashes: the last NUL's second half.
+        if let Some((0, rest)) =
+            event.data.split_last().filter(|_| self.verified.binds_parts(event, &[event.data, &[0]]))
+        {
+            if let Some(text) = utf16(rest) {
+                return self.add_command_line(&text);
             }
         }
         let tagged = event.data.get(8..).filter(|_| event.event_type == EventType::EV_EVENT_TAG);
@@ -356,10 +366,11 @@ fn trim_nul(bytes: &[u8]) -> &[u8] {
     bytes.strip_suffix(&[0]).unwrap_or(bytes)
 }
 
-/// `grub_cmd: text`.
+/// `grub_cmd: text`; Red Hat's GRUB writes `grub_cmd text`.
 fn split_label(data: &[u8]) -> Option<(&[u8], &[u8])> {
-    let at = data.windows(2).position(|pair| pair == b": ")?;
+    let at = data.iter().position(|byte| *byte == b' ')?;
     let (label, rest) = data.split_at_checked(at)?;
+    let label = label.strip_suffix(b":").unwrap_or(label);
     let plain = |byte: &u8| byte.is_ascii_lowercase() || *byte == b'_';
-    label.iter().all(plain).then_some((label, rest.get(2..)?))
+    label.iter().all(plain).then_some((label, rest.strip_prefix(b" ")?))
 }

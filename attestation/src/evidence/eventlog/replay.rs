@@ -2,7 +2,7 @@
 
 use alloc::collections::BTreeMap;
 
-use aws_lc_rs::digest::Context;
+use aws_lc_rs::digest::{self, Context};
 
 use super::event_type::EventType;
 use super::log::{Event, EventLog, PCRS};
@@ -35,14 +35,17 @@ impl BankReplay {
     }
 
     fn extend(&mut self, event: &Event<'_>) {
-        let Some(digest) = event.digest(self.hash).filter(|_| event.is_extended()) else { return };
+        let Some(measured) = event.digest(self.hash).filter(|_| event.is_extended()) else { return };
         let index = usize::try_from(event.pcr_index).unwrap_or(usize::MAX);
         let size = self.hash.size();
         let Some(value) = self.values.get_mut(index).and_then(|value| value.get_mut(..size)) else { return };
-        let mut context = Context::new(self.hash.digest());
-        context.update(value);
-        context.update(digest);
-        value.copy_from_slice(context.finish().as_ref());
+        // One-shot over the two: a context would be allocated, which costs as much as the hashing.
+        let mut both = [0; 128];
+        for (to, from) in both.iter_mut().zip(value.iter().chain(measured)) {
+            *to = *from;
+        }
+        let whole = both.get(..size.saturating_add(measured.len())).unwrap_or_default();
+        value.copy_from_slice(digest::digest(self.hash.digest(), whole).as_ref());
         self.extended |= 1_u32.checked_shl(event.pcr_index).unwrap_or_default();
     }
 
@@ -114,12 +117,15 @@ impl EventLog<'_> {
     }
 }
 
-/// Whether `digest` is the hash of `data`.
+/// Whether `expected` is the hash of `data`.
 #[must_use]
-pub fn is_digest_of(hash: TpmHash, digest: &[u8], data: &[&[u8]]) -> bool {
+pub fn is_digest_of(hash: TpmHash, expected: &[u8], data: &[&[u8]]) -> bool {
+    if let [whole] = data {
+        return digest::digest(hash.digest(), whole).as_ref() == expected;
+    }
     let mut context = Context::new(hash.digest());
     data.iter().for_each(|part| context.update(part));
-    context.finish().as_ref() == digest
+    context.finish().as_ref() == expected
 }
 
 /// Whether an event's type makes its data the digest's preimage, without exception in the profile (PC Client PFP 1.06,
