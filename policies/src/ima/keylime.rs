@@ -141,15 +141,14 @@ impl ImaRules {
             keys,
             violations: Weaker::Refused,
             padded_sha1: Weaker::Refused,
-            // Keylime lists whatever the kernel hashes with; the tally counts these apart.
-            sha1_digests: Weaker::Admitted,
             pcrs: BTreeSet::from([10]),
         }
         .checked()
     }
 }
 
-/// Hex alone; the hash is told by the length.
+/// Hex alone; the hash is told by the length. Keylime lists whatever the kernel hashes with, SHA-1 too; the tally counts
+/// those apart.
 fn read_hex(text: &str) -> Result<Option<Listed>, Finding> {
     let malformed = || PolicyReason::ImaRulesDigest.because("hex digits of a digest", format_args!("`{text}`"));
     let digits = text.split_once(':').map_or(text, |(_, digits)| digits);

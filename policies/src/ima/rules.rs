@@ -48,7 +48,6 @@ pub struct ImaRules {
     pub(super) keys: Vec<ImaKey>,
     pub(super) violations: Weaker,
     pub(super) padded_sha1: Weaker,
-    pub(super) sha1_digests: Weaker,
     pub(super) pcrs: BTreeSet<u8>,
 }
 
@@ -109,7 +108,6 @@ impl ImaRules {
             keys,
             violations: written.violations,
             padded_sha1: written.padded_sha1,
-            sha1_digests: sha1,
             pcrs,
         }
         .checked()

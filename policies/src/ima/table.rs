@@ -140,9 +140,10 @@ impl Templates {
     pub(super) fn contains(&self, hash: &[u8; 32]) -> bool {
         for at in probe(low(hash), self.slots.len()) {
             match self.slots.get(at) {
-                Some(slot) if slot == hash => return *hash != [0; 32],
-                Some(slot) if *slot != [0; 32] => {}
-                Some(_) | None => return false,
+                Some([0, rest @ ..]) if *rest == [0; 31] => return false,
+                Some(slot) if slot == hash => return true,
+                Some(_) => {}
+                None => return false,
             }
         }
         false
@@ -268,7 +269,7 @@ mod tests {
 
     use countersign_attestation::evidence::ima::{DigestKind, FileDigest, HashAlgorithm};
 
-    use super::{Known, Listed, Table};
+    use super::{Known, Listed, Sha256Digest, Table, Templates};
 
     fn listed(byte: u8) -> Listed {
         Listed { kind: DigestKind::File, algorithm: HashAlgorithm::Sha256, digest: vec![byte; 32] }
@@ -293,6 +294,29 @@ mod tests {
         }
         assert_eq!(table.look_up(b"", &seven), Known::Unknown);
         assert_eq!(Table::new(BTreeMap::new()).unwrap().look_up(b"/a", &seven), Known::Unknown);
+    }
+
+    #[test]
+    fn template_hashes_are_of_listed_files_alone() {
+        let verity = Listed { kind: DigestKind::Verity, ..listed(2) };
+        let sha1 = Listed { algorithm: HashAlgorithm::Sha1, digest: vec![3; 20], ..listed(3) };
+        let rows = BTreeMap::from([
+            (b"/a".to_vec(), vec![listed(1), verity, sha1]),
+            (b"/directory/".to_vec(), vec![listed(1)]),
+        ]);
+        let templates = Templates::new(&rows).unwrap();
+        // `40 "sha256:" 0 digest 3 "/a" 0`.
+        let hash = |byte: u8, name: &[u8]| {
+            let length = u8::try_from(name.len() + 1).unwrap();
+            let parts = [&[40, 0, 0, 0][..], b"sha256:\0", &[byte; 32], &[length, 0, 0, 0], name, b"\0"];
+            Sha256Digest::of(&parts).0
+        };
+        assert!(templates.contains(&hash(1, b"/a")));
+        for other in [hash(2, b"/a"), hash(1, b"/b"), hash(1, b"/directory/"), [0; 32], [0xff; 32]] {
+            assert!(!templates.contains(&other));
+        }
+        assert_eq!(templates.slots.iter().filter(|slot| **slot != [0; 32]).count(), 1);
+        assert!(!Templates::new(&BTreeMap::new()).unwrap().contains(&[0; 32]));
     }
 
     #[test]

@@ -247,8 +247,7 @@ impl ImaRules {
             return Class::Listed(digest.algorithm);
         }
         let known = match self.files.look_up(name, digest) {
-            Known::Listed if self.admits(digest) => return Class::Listed(digest.algorithm),
-            Known::Listed => Known::OtherDigests,
+            Known::Listed => return Class::Listed(digest.algorithm),
             known @ (Known::OtherDigests | Known::Unknown) => known,
         };
         let signature = data.signature;
@@ -269,16 +268,11 @@ impl ImaRules {
     }
 
     fn class_of_buffer(&self, name: &[u8], digest: &FileDigest<'_>) -> Class {
-        let listed = self.buffers.look_up(name, digest) == Known::Listed && self.admits(digest);
+        let listed = self.buffers.look_up(name, digest) == Known::Listed;
         if listed || self.ignored_buffers.contains(name) {
             return Class::Buffer;
         }
         if self.excludes.cover(name) { Class::Excluded } else { Class::Offence(OffenceKind::Buffer) }
-    }
-
-    fn admits(&self, digest: &FileDigest<'_>) -> bool {
-        digest.algorithm.bank().is_some()
-            || (digest.algorithm == HashAlgorithm::Sha1 && self.sha1_digests == Weaker::Admitted)
     }
 }
 
