@@ -24,6 +24,8 @@ use countersign_attestation::status_list::StatusList;
 
 #[path = "../../tests/sim/amd.rs"]
 mod amd;
+#[path = "../../tests/sim/ima.rs"]
+mod ima;
 #[path = "../../tests/sim/tpm.rs"]
 mod tpm;
 
@@ -49,6 +51,7 @@ fn main() {
     snp_seeds();
     token_seeds();
     lineage_seeds();
+    ima_seeds();
 }
 
 fn tpm_seeds() {
@@ -150,4 +153,52 @@ fn lineage_seeds() {
     seed("tile", "path", b"tile/0/x001/234.p/5");
     let head = TreeHead { size: 3, root: Sha256Digest([9; 32]) };
     seed("checkpoint", "three", note_text("log.example/fuzz", head).as_bytes());
+}
+
+fn ima_seeds() {
+    use ima::{Measured, d_ng, d_ngv2, n_ng};
+    let entries = [
+        Measured::ng("boot_aggregate", &[1; 32]),
+        Measured::sig("/usr/bin/bash", &[2; 32], &[3, 2, 4, 1, 2, 3, 4, 0, 2, 9, 9]),
+        Measured::legacy("/sbin/init", &[3; 20]),
+        Measured::buf(".ima", &[4; 32]),
+        Measured::violation("/var/log/x"),
+        Measured::of(10, "ima-sigv2", &[d_ngv2("verity", "sha512", &[5; 64]), n_ng("/opt/x"), Vec::new()]),
+        Measured::of(
+            10,
+            "ima-modsig",
+            &[d_ng("sha256", &[6; 32]), n_ng("/lib/m.ko"), Vec::new(), d_ng("sha256", &[7; 32]), vec![8; 40]],
+        ),
+        Measured::of(
+            10,
+            "evm-sig",
+            &[
+                d_ng("sha256", &[6; 32]),
+                n_ng("/etc/x"),
+                vec![5, 2, 4, 1, 2, 3, 4, 0, 1, 9],
+                n_ng("security.ima"),
+                vec![4, 0, 0, 0],
+                vec![1, 2, 3, 4],
+                vec![0; 4],
+                vec![0; 4],
+                vec![0; 2],
+            ],
+        ),
+        Measured::of(10, "n-ng|d-ng|sig", &[n_ng("/a"), d_ng("sha1", &[1; 20]), Vec::new()]),
+        Measured::ng("/in/another/pcr", &[9; 32]).in_pcr(11),
+    ];
+    seed("ima", "whole", &ima::list(&entries));
+    for (index, entry) in entries.iter().enumerate() {
+        seed("ima", &index.to_string(), &ima::list(&[entries[0].clone(), entry.clone()]));
+    }
+    let line = |fields: &str| format!("10 {} {fields}\n", "00".repeat(20));
+    let digest = format!("sha256:{}", "01".repeat(32));
+    let lines = [
+        line(&format!("ima-ng {digest} boot_aggregate")),
+        line(&format!("ima-sig {digest} /usr/bin/bash 030204")),
+        line(&format!("ima {} /sbin/init", "01".repeat(20))),
+        line(&format!("ima-buf {digest} .ima 0102")),
+        line(&format!("evm-sig {digest} /etc/x 0502 security.ima 04 01 0 0 33188")),
+    ];
+    seed("ima", "ascii", lines.concat().as_bytes());
 }

@@ -17,7 +17,7 @@ mod sim;
 
 use sim::{KernelExtends, Measured, list, replay};
 
-const ENTRIES: u32 = 16_384;
+const ENTRIES: u32 = 50_000;
 const ROUNDS: u32 = 20;
 
 fn main() {

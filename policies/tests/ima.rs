@@ -213,6 +213,8 @@ fn signed_files_need_no_digest() {
         assert_eq!(codes(&tally(&rules, &[signed("/p", b"program", &bad)])), ["ima.file.signature"], "{bad:02x?}");
     }
     assert_eq!(codes(&tally(&rules, &[signed("/p", b"program", &[])])), ["ima.file.unlisted"]);
+    let sm3 = Measured::of(10, "ima-sig", &[d_ng("sm3", &sha256(b"program")), n_ng("/p"), good]);
+    assert_eq!(codes(&tally(&rules, &[sm3])), ["ima.file.signature"], "the same bytes, of another hash");
     let sha1 = Measured::of(10, "ima-sig", &[d_ng("sha1", &[1; 20]), n_ng("/p"), ours.sign([3, 2, 2], b"x")]);
     assert_eq!(codes(&tally(&rules, &[sha1])), ["ima.file.signature"]);
 }
@@ -275,6 +277,29 @@ fn what_is_weak_must_be_admitted_by_name() {
     let both = [file("/a", b"a"), file("/a", b"a").in_pcr(11)];
     assert_eq!(codes(&tally(&of(json!({"pcrs": [10, 11]})), &both)), Vec::<&str>::new());
     assert_eq!(codes(&ImaTally::start()), ["ima.nothing_measured"]);
+}
+
+#[test]
+fn entries_of_a_pcr_that_was_not_quoted_count_for_nothing() {
+    let rules = rules(&json!({"files": {"/a": [listed(b"a")]}}));
+    let entries = [file("/a", b"a"), file("/a", b"a").in_pcr(12), file("/b", b"b").in_pcr(12), file("/a", b"a")];
+    let bytes = list(&entries);
+    let mut quoted = quoted(&entries, KernelExtends::Own);
+    quoted.get_mut(&PcrHash::Sha256).unwrap().remove(&12);
+    let verified = verify(&bytes, &ImaState::start(), &quoted).unwrap();
+    let tally = rules.tally(&verified, &ImaTally::start());
+    assert_eq!((tally.entries, tally.listed, tally.next, codes(&tally)), (2, 2, 4, vec![]));
+}
+
+#[test]
+fn every_bank_is_judged_alike() {
+    let rules = rules(&json!({"files": {"/a": [listed(b"a")]}}));
+    let entries = [file("/a", b"a"), file("/b", b"b"), file("/a", b"b"), file("/a", b"a")];
+    let value = replay(&entries, &digest::SHA384, KernelExtends::Own).remove(&10).unwrap();
+    let sha384 = BTreeMap::from([(PcrHash::Sha384, BTreeMap::from([(10, HexBytes(value))]))]);
+    let bytes = list(&entries);
+    let verified = verify(&bytes, &ImaState::start(), &sha384).unwrap();
+    assert_eq!(rules.tally(&verified, &ImaTally::start()), tally(&rules, &entries), "with and without SHA-256 hashes");
 }
 
 #[test]

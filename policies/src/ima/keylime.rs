@@ -17,7 +17,7 @@ use serde::de::IgnoredAny;
 
 use super::excludes::Excludes;
 use super::rules::{ImaRules, Weaker, check_size, read_pem_key, read_table};
-use super::table::Listed;
+use super::table::{Listed, Table, Templates};
 use crate::finding::{Finding, PolicyReason};
 use crate::json::Members;
 
@@ -92,8 +92,8 @@ impl ImaRules {
             })
             .transpose()?;
         let Some(written) = written else {
-            let (files, buffers) = (read_table(None, read_hex, true)?, read_table(None, read_hex, false)?);
-            return Self::of_keylime(digest, files, buffers, BTreeSet::new(), Excludes::default(), registered);
+            let files = read_table(None, read_hex, true)?;
+            return Self::of_keylime(digest, files, Table::default(), BTreeSet::new(), Excludes::default(), registered);
         };
         if written.meta.version != VERSION {
             return Err(syntax("meta.version 1", &written.meta.version));
@@ -116,7 +116,7 @@ impl ImaRules {
         Self::of_keylime(
             digest,
             read_table(Some(files), read_hex, true)?,
-            read_table(Some(buffers), read_hex, false)?,
+            read_table(Some(buffers), read_hex, false)?.0,
             written.ima.ignored_keyrings.into_iter().map(String::into_bytes).collect(),
             Excludes::read_keylime(&written.excludes.unwrap_or_default())?,
             registered,
@@ -125,8 +125,8 @@ impl ImaRules {
 
     fn of_keylime(
         digest: Sha256Digest,
-        files: super::table::Table,
-        buffers: super::table::Table,
+        (files, templates): (Table, Templates),
+        buffers: Table,
         ignored_buffers: BTreeSet<Vec<u8>>,
         excludes: Excludes,
         keys: Vec<ImaKey>,
@@ -134,21 +134,21 @@ impl ImaRules {
         Self {
             digest,
             files,
+            templates,
             buffers,
             ignored_buffers,
             excludes,
             keys,
             violations: Weaker::Refused,
             padded_sha1: Weaker::Refused,
-            // Keylime lists whatever the kernel hashes with; the tally counts these apart.
-            sha1_digests: Weaker::Admitted,
             pcrs: BTreeSet::from([10]),
         }
         .checked()
     }
 }
 
-/// Hex alone; the hash is told by the length.
+/// Hex alone; the hash is told by the length. Keylime lists whatever the kernel hashes with, SHA-1 too; the tally counts
+/// those apart.
 fn read_hex(text: &str) -> Result<Option<Listed>, Finding> {
     let malformed = || PolicyReason::ImaRulesDigest.because("hex digits of a digest", format_args!("`{text}`"));
     let digits = text.split_once(':').map_or(text, |(_, digits)| digits);

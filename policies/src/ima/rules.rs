@@ -9,7 +9,7 @@ use countersign_attestation::evidence::ima::{DigestKind, HashAlgorithm, ImaKey};
 use serde::Deserialize;
 
 use super::excludes::Excludes;
-use super::table::{Listed, Table};
+use super::table::{Listed, Table, Templates};
 use crate::finding::{Finding, PolicyReason};
 use crate::json::Members;
 
@@ -17,8 +17,8 @@ use crate::json::Members;
 const RULES_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Keys that sign files of one fleet.
 pub(super) const KEYS_MAX: usize = 64;
-/// Digests of one file.
-const DIGESTS_MAX: usize = 65_536;
+/// Digests of one file, or of a directory: each is compared, one after the other.
+const DIGESTS_MAX: usize = 4096;
 /// The PCR of IMA.
 const IMA_PCR: u8 = 10;
 /// A PEM block's limit: certificates are far smaller.
@@ -40,13 +40,14 @@ pub(super) enum Weaker {
 pub struct ImaRules {
     pub(super) digest: Sha256Digest,
     pub(super) files: Table,
+    /// Of `files`.
+    pub(super) templates: Templates,
     pub(super) buffers: Table,
     pub(super) ignored_buffers: BTreeSet<Vec<u8>>,
     pub(super) excludes: Excludes,
     pub(super) keys: Vec<ImaKey>,
     pub(super) violations: Weaker,
     pub(super) padded_sha1: Weaker,
-    pub(super) sha1_digests: Weaker,
     pub(super) pcrs: BTreeSet<u8>,
 }
 
@@ -90,7 +91,7 @@ impl ImaRules {
         let written: Written = serde_json::from_slice(json)
             .map_err(|error| PolicyReason::ImaRulesSyntax.because("IMA rules in JSON", error))?;
         let sha1 = written.sha1_digests;
-        let files = read_table(written.files, |text| read_digest(text, sha1), true)?;
+        let (files, templates) = read_table(written.files, |text| read_digest(text, sha1), true)?;
         let keys = written.signature_keys.iter().map(|pem| read_pem_key(pem.as_bytes())).collect::<Result<_, _>>()?;
         let pcrs = written.pcrs.unwrap_or_else(|| BTreeSet::from([IMA_PCR]));
         // 10 is where IMA measures; 16 and 23 can be reset (PC Client Platform TPM Profile 1.05, 4.6).
@@ -100,13 +101,13 @@ impl ImaRules {
         Self {
             digest: Sha256Digest::of(&[b"countersign/v1/ima-rules\0", json]),
             files,
-            buffers: read_table(written.buffers, |text| read_digest(text, sha1), false)?,
+            templates,
+            buffers: read_table(written.buffers, |text| read_digest(text, sha1), false)?.0,
             ignored_buffers: BTreeSet::new(),
             excludes: Excludes::read(&written.excludes)?,
             keys,
             violations: written.violations,
             padded_sha1: written.padded_sha1,
-            sha1_digests: sha1,
             pcrs,
         }
         .checked()
@@ -150,7 +151,7 @@ pub(super) fn read_table(
     written: Option<Members<Vec<String>>>,
     read: impl Fn(&str) -> Result<Option<Listed>, Finding>,
     paths: bool,
-) -> Result<Table, Finding> {
+) -> Result<(Table, Templates), Finding> {
     let mut listed: BTreeMap<Vec<u8>, Vec<Listed>> = BTreeMap::new();
     for (name, texts) in written.map(|members| members.0).unwrap_or_default() {
         let unreal = name.is_empty() || name.contains('\0') || (paths && (name == "/" || name.contains("//")));
@@ -167,7 +168,8 @@ pub(super) fn read_table(
         let row: &mut Vec<Listed> = listed.entry(name).or_default();
         row.extend(digests.into_iter().flatten());
     }
-    Table::new(listed).ok_or_else(|| PolicyReason::ImaRulesSize.because("fewer names", "too many"))
+    let templates = Templates::new(&listed);
+    Table::new(listed).zip(templates).ok_or_else(|| PolicyReason::ImaRulesSize.because("fewer names", "too many"))
 }
 
 /// `[verity:]algorithm:hex`.

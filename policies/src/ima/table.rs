@@ -4,6 +4,7 @@
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
+use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::evidence::ima::{DigestKind, FileDigest, HashAlgorithm};
 
 /// A digest that a file may have, of SHA-1, SHA-256, SHA-384 or SHA-512.
@@ -111,6 +112,61 @@ impl Table {
     }
 }
 
+/// The template hashes that listed files have in the commonest template (`ima-ng`): an entry whose extended hash is one
+/// of these says exactly a listed name and digest. They are whole SHA-256 hashes, so that nothing else has to be compared.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Templates {
+    /// Zero is free. A power of two, at least twice as many as hashes.
+    slots: Vec<[u8; 32]>,
+}
+
+impl Templates {
+    /// Those of `listed`: files by path, not directories, and not what is admitted for its SHA-1 only.
+    pub(super) fn new(listed: &BTreeMap<Vec<u8>, Vec<Listed>>) -> Option<Self> {
+        let mut hashes = Vec::new();
+        for (name, digests) in listed.iter().filter(|(name, _)| name.last() != Some(&b'/')) {
+            hashes.extend(digests.iter().filter_map(|listed| template_hash(name, listed)));
+        }
+        let capacity = hashes.len().checked_mul(2)?.max(2).checked_next_power_of_two()?;
+        let mut slots = alloc::vec![[0; 32]; capacity];
+        for hash in hashes {
+            let place = probe(low(&hash), capacity).find(|at| slots.get(*at).is_some_and(|slot| *slot == [0; 32]));
+            *slots.get_mut(place?)? = hash;
+        }
+        Some(Self { slots })
+    }
+
+    /// Whether `hash` is one of them.
+    pub(super) fn contains(&self, hash: &[u8; 32]) -> bool {
+        for at in probe(low(hash), self.slots.len()) {
+            match self.slots.get(at) {
+                Some([0, rest @ ..]) if *rest == [0; 31] => return false,
+                Some(slot) if slot == hash => return true,
+                Some(_) => {}
+                None => return false,
+            }
+        }
+        false
+    }
+}
+
+/// SHA-256 of `u32 length, algorithm:\0digest, u32 length, name\0` (IMA-templates.rst).
+fn template_hash(name: &[u8], listed: &Listed) -> Option<[u8; 32]> {
+    if listed.kind != DigestKind::File || listed.algorithm.bank().is_none() {
+        return None;
+    }
+    let algorithm = listed.algorithm.name().as_bytes();
+    let digest_length = algorithm.len().checked_add(listed.digest.len())?.checked_add(2)?;
+    let digest_length = u32::try_from(digest_length).ok()?.to_le_bytes();
+    let name_length = u32::try_from(name.len().checked_add(1)?).ok()?.to_le_bytes();
+    let parts = [&digest_length[..], algorithm, b":\0", &listed.digest, &name_length, name, b"\0"];
+    Some(Sha256Digest::of(&parts).0)
+}
+
+fn low(hash: &[u8; 32]) -> u64 {
+    hash.first_chunk().map_or(0, |first| u64::from_le_bytes(*first))
+}
+
 /// A digest in its row.
 struct Row<'a> {
     mark: u8,
@@ -213,7 +269,7 @@ mod tests {
 
     use countersign_attestation::evidence::ima::{DigestKind, FileDigest, HashAlgorithm};
 
-    use super::{Known, Listed, Table};
+    use super::{Known, Listed, Sha256Digest, Table, Templates};
 
     fn listed(byte: u8) -> Listed {
         Listed { kind: DigestKind::File, algorithm: HashAlgorithm::Sha256, digest: vec![byte; 32] }
@@ -238,6 +294,29 @@ mod tests {
         }
         assert_eq!(table.look_up(b"", &seven), Known::Unknown);
         assert_eq!(Table::new(BTreeMap::new()).unwrap().look_up(b"/a", &seven), Known::Unknown);
+    }
+
+    #[test]
+    fn template_hashes_are_of_listed_files_alone() {
+        let verity = Listed { kind: DigestKind::Verity, ..listed(2) };
+        let sha1 = Listed { algorithm: HashAlgorithm::Sha1, digest: vec![3; 20], ..listed(3) };
+        let rows = BTreeMap::from([
+            (b"/a".to_vec(), vec![listed(1), verity, sha1]),
+            (b"/directory/".to_vec(), vec![listed(1)]),
+        ]);
+        let templates = Templates::new(&rows).unwrap();
+        // `40 "sha256:" 0 digest 3 "/a" 0`.
+        let hash = |byte: u8, name: &[u8]| {
+            let length = u8::try_from(name.len() + 1).unwrap();
+            let parts = [&[40, 0, 0, 0][..], b"sha256:\0", &[byte; 32], &[length, 0, 0, 0], name, b"\0"];
+            Sha256Digest::of(&parts).0
+        };
+        assert!(templates.contains(&hash(1, b"/a")));
+        for other in [hash(2, b"/a"), hash(1, b"/b"), hash(1, b"/directory/"), [0; 32], [0xff; 32]] {
+            assert!(!templates.contains(&other));
+        }
+        assert_eq!(templates.slots.iter().filter(|slot| **slot != [0; 32]).count(), 1);
+        assert!(!Templates::new(&BTreeMap::new()).unwrap().contains(&[0; 32]));
     }
 
     #[test]

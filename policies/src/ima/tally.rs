@@ -203,10 +203,20 @@ impl ImaRules {
         if !self.pcrs.iter().all(|pcr| verified.attests_pcr(*pcr)) {
             tally.offend_once(OffenceKind::PcrUnattested);
         }
-        for (index, entry) in verified.entries() {
-            let class = self.class(&entry, |entry| verified.boot_aggregate(entry));
-            tally.add(index, &entry, class, self.violations);
-        }
+        let mut known = 0_u64;
+        verified.visit(
+            |extended| {
+                let is_listed = self.templates.contains(extended);
+                known = known.saturating_add(u64::from(is_listed));
+                is_listed
+            },
+            |index, entry| {
+                let class = self.class(entry, |entry| verified.boot_aggregate(entry));
+                tally.add(index, entry, class, self.violations);
+            },
+        );
+        tally.entries = tally.entries.saturating_add(known);
+        tally.listed = tally.listed.saturating_add(known);
         tally
     }
 
@@ -237,8 +247,7 @@ impl ImaRules {
             return Class::Listed(digest.algorithm);
         }
         let known = match self.files.look_up(name, digest) {
-            Known::Listed if self.admits(digest) => return Class::Listed(digest.algorithm),
-            Known::Listed => Known::OtherDigests,
+            Known::Listed => return Class::Listed(digest.algorithm),
             known @ (Known::OtherDigests | Known::Unknown) => known,
         };
         let signature = data.signature;
@@ -259,16 +268,11 @@ impl ImaRules {
     }
 
     fn class_of_buffer(&self, name: &[u8], digest: &FileDigest<'_>) -> Class {
-        let listed = self.buffers.look_up(name, digest) == Known::Listed && self.admits(digest);
+        let listed = self.buffers.look_up(name, digest) == Known::Listed;
         if listed || self.ignored_buffers.contains(name) {
             return Class::Buffer;
         }
         if self.excludes.cover(name) { Class::Excluded } else { Class::Offence(OffenceKind::Buffer) }
-    }
-
-    fn admits(&self, digest: &FileDigest<'_>) -> bool {
-        digest.algorithm.bank().is_some()
-            || (digest.algorithm == HashAlgorithm::Sha1 && self.sha1_digests == Weaker::Admitted)
     }
 }
 

@@ -35,13 +35,7 @@ pub(super) struct Digest {
 
 impl Digest {
     pub(super) fn of(hash: TpmHash, data: &[u8]) -> Self {
-        let algorithm = match hash {
-            TpmHash::Sha1 => &digest::SHA1_FOR_LEGACY_USE_ONLY,
-            TpmHash::Sha256 => &digest::SHA256,
-            TpmHash::Sha384 => &digest::SHA384,
-            TpmHash::Sha512 => &digest::SHA512,
-        };
-        Self::from_bytes(digest::digest(algorithm, data).as_ref(), hash.size())
+        Self::from_bytes(hashed(hash, data).as_ref(), hash.size())
     }
 
     /// `bytes` filled up with zeros to `size`.
@@ -51,25 +45,37 @@ impl Digest {
         digest
     }
 
-    /// The digest of two values, one after the other.
-    pub(super) fn of_both(hash: TpmHash, first: &Self, second: &Self) -> Self {
-        let mut both = [0_u8; 2 * DIGEST_BYTES_MAX];
-        copy(&mut both, first.as_slice());
-        copy(both.get_mut(first.size..).unwrap_or_default(), second.as_slice());
-        Self::of(hash, both.get(..first.size.saturating_add(second.size)).unwrap_or_default())
-    }
-
-    pub(super) fn filled(byte: u8, size: usize) -> Self {
-        Self { bytes: [byte; DIGEST_BYTES_MAX], size: size.min(DIGEST_BYTES_MAX) }
-    }
-
     pub(super) fn as_slice(&self) -> &[u8] {
         self.bytes.get(..self.size).unwrap_or_default()
     }
 }
 
+/// The engine's digest of `data`.
+pub(super) fn hashed(hash: TpmHash, data: &[u8]) -> digest::Digest {
+    let algorithm = match hash {
+        TpmHash::Sha1 => &digest::SHA1_FOR_LEGACY_USE_ONLY,
+        TpmHash::Sha256 => &digest::SHA256,
+        TpmHash::Sha384 => &digest::SHA384,
+        TpmHash::Sha512 => &digest::SHA512,
+    };
+    digest::digest(algorithm, data)
+}
+
+/// Compares digests, those of one known size in registers.
+#[inline]
+pub(super) fn are_equal(one: &[u8], other: &[u8]) -> bool {
+    if let (Ok(one), Ok(other)) = (<&[u8; 20]>::try_from(one), <&[u8; 20]>::try_from(other)) {
+        return one == other;
+    }
+    if let (Ok(one), Ok(other)) = (<&[u8; 32]>::try_from(one), <&[u8; 32]>::try_from(other)) {
+        return one == other;
+    }
+    one == other
+}
+
 /// Copies as much as there is room for.
-fn copy(to: &mut [u8], from: &[u8]) {
+#[inline]
+pub(super) fn copy(to: &mut [u8], from: &[u8]) {
     let length = to.len().min(from.len());
     if let (Some(to), Some(from)) = (to.get_mut(..length), from.get(..length)) {
         to.copy_from_slice(from);
@@ -113,6 +119,15 @@ impl<'a> ImaList<'a> {
         Self { bytes: self.bytes.get(..bytes).unwrap_or_default(), hash: self.hash }
     }
 
+    /// The entry that begins at `offset`.
+    pub(super) fn entry_at(&self, offset: usize) -> Option<ImaEntry<'a>> {
+        ImaEntry::read(&mut Reader::new(self.bytes.get(offset..)?), self.hash).ok()
+    }
+
+    pub(super) const fn reader(&self) -> Reader<'a> {
+        Reader::new(self.bytes)
+    }
+
     /// Its entries, each with its offset. The first one that cannot be read ends them.
     #[must_use]
     pub const fn entries(&self) -> ListEntries<'a> {
@@ -124,8 +139,7 @@ impl<'a> ImaList<'a> {
         let mut reader = Reader::new(self.bytes);
         let (mut pcrs, mut count) = (0_u32, 0_u64);
         while reader.offset() < self.bytes.len() {
-            let frame = Frame::read(&mut reader, self.hash)?;
-            pcrs |= 1_u32.checked_shl(u32::from(frame.pcr)).unwrap_or_default();
+            pcrs |= 1_u32.checked_shl(u32::from(Frame::read(&mut reader, self.hash)?.pcr)).unwrap_or_default();
             count = count.saturating_add(1);
         }
         Ok((pcrs, count))
@@ -151,6 +165,7 @@ impl ListEntries<'_> {
 impl<'a> Iterator for ListEntries<'a> {
     type Item = Result<ImaEntry<'a>, Rejection>;
 
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         if self.failed || self.reader.finish().is_ok() {
             return None;
@@ -166,11 +181,13 @@ impl<'a> Iterator for ListEntries<'a> {
 }
 
 /// An entry's bytes, cut at its lengths.
-struct Frame<'a> {
-    pcr: u8,
-    template_hash: &'a [u8],
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Frame<'a> {
+    pub(super) pcr: u8,
+    pub(super) template_hash: &'a [u8],
     template: &'a [u8],
     data: FrameData<'a>,
+    pub(super) is_violation: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -180,15 +197,21 @@ enum FrameData<'a> {
 }
 
 impl<'a> Frame<'a> {
-    fn read(reader: &mut Reader<'a>, hash: TpmHash) -> Result<Self, Rejection> {
+    #[inline]
+    pub(super) fn read(reader: &mut Reader<'a>, hash: TpmHash) -> Result<Self, Rejection> {
         let failed = malformed("a whole entry");
-        let pcr = reader.u32_le().map_err(failed)?;
+        // PCR, template hash and the length of the template's name at once.
+        let head = reader.bytes(hash.size().saturating_add(8)).map_err(failed)?;
+        let parts = head.split_first_chunk::<4>().and_then(|(pcr, rest)| Some((pcr, rest.split_last_chunk::<4>()?)));
+        let Some((pcr, (template_hash, length))) = parts else {
+            return Err(ImaReason::Malformed.because("a whole entry", "less"));
+        };
+        let (pcr, length) = (u32::from_le_bytes(*pcr), u32::from_le_bytes(*length));
         let pcr = u8::try_from(pcr)
             .ok()
             .filter(|pcr| *pcr < PCRS)
             .ok_or_else(|| ImaReason::Pcr.because("a PCR below 24", format_args!("PCR {pcr}")))?;
-        let template_hash = reader.bytes(hash.size()).map_err(failed)?;
-        let length = length(reader)?;
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
         if NAME_BYTES_MAX < length {
             return Err(
                 ImaReason::Template.because("a template name of at most 255 bytes", format_args!("{length} bytes"))
@@ -203,10 +226,52 @@ impl<'a> Frame<'a> {
             let length = self::length(reader)?;
             FrameData::Fields(reader.bytes(length).map_err(failed)?)
         };
-        Ok(Self { pcr, template_hash, template, data })
+        let is_violation = template_hash.iter().all(|byte| *byte == 0);
+        Ok(Self { pcr, template_hash, template, data, is_violation })
+    }
+
+    /// What it says.
+    #[inline]
+    pub(super) fn said(&self) -> Result<TemplateData<'a>, Rejection> {
+        match self.data {
+            FrameData::Fields(bytes) => TemplateData::read(&Fields::of(self.template)?, bytes),
+            FrameData::Legacy { digest, name } => TemplateData::legacy(digest, name),
+        }
+    }
+
+    /// Hands the bytes under the template hash to `read`.
+    #[inline]
+    fn hashed<T>(&self, read: impl FnOnce(&[u8]) -> T) -> T {
+        match self.data {
+            FrameData::Fields(bytes) => read(bytes),
+            FrameData::Legacy { digest, name } => {
+                let mut padded = [0; LEGACY_HASHED_BYTES];
+                copy(&mut padded, digest);
+                copy(padded.get_mut(LEGACY_DIGEST_BYTES..).unwrap_or_default(), name);
+                read(&padded)
+            }
+        }
+    }
+
+    /// The digest of its template data.
+    #[inline]
+    pub(super) fn digest(&self, hash: TpmHash) -> digest::Digest {
+        self.hashed(|bytes| hashed(hash, bytes))
+    }
+
+    /// Checks the template hash in the list, of `hash`, against the template data. A violation has none.
+    #[inline]
+    pub(super) fn check_template_hash(&self, hash: TpmHash) -> Result<(), Rejection> {
+        if self.is_violation || are_equal(self.digest(hash).as_ref(), self.template_hash) {
+            return Ok(());
+        }
+        let name = self.said().map(|said| shown(said.name.unwrap_or_default())).unwrap_or_default();
+        let found = alloc::format!("{} for {name}", hex::encode(self.template_hash));
+        Err(ImaReason::TemplateHash.because(hex::encode(self.digest(hash)), found))
     }
 }
 
+#[inline]
 fn length(reader: &mut Reader<'_>) -> Result<usize, Rejection> {
     let length = reader.u32_le().map_err(malformed("a length"))?;
     Ok(usize::try_from(length).unwrap_or(usize::MAX))
@@ -215,41 +280,32 @@ fn length(reader: &mut Reader<'_>) -> Result<usize, Rejection> {
 /// One measurement. What it says is only its own: [`super::verify`] ties it to a quote.
 #[derive(Clone, Copy, Debug)]
 pub struct ImaEntry<'a> {
-    pcr: u8,
-    template_hash: &'a [u8],
-    template: &'a [u8],
-    data: FrameData<'a>,
+    frame: Frame<'a>,
     said: TemplateData<'a>,
-    is_violation: bool,
 }
 
 impl<'a> ImaEntry<'a> {
     fn read(reader: &mut Reader<'a>, hash: TpmHash) -> Result<Self, Rejection> {
-        let Frame { pcr, template_hash, template, data } = Frame::read(reader, hash)?;
-        let said = match data {
-            FrameData::Fields(bytes) => TemplateData::read(&Fields::of(template)?, bytes)?,
-            FrameData::Legacy { digest, name } => TemplateData::legacy(digest, name)?,
-        };
-        let is_violation = template_hash.iter().all(|byte| *byte == 0);
-        Ok(Self { pcr, template_hash, template, data, said, is_violation })
+        let frame = Frame::read(reader, hash)?;
+        Ok(Self { frame, said: frame.said()? })
     }
 
     /// The PCR it was extended into.
     #[must_use]
     pub const fn pcr(&self) -> u8 {
-        self.pcr
+        self.frame.pcr
     }
 
     /// The template hash in the list.
     #[must_use]
     pub const fn template_hash(&self) -> &'a [u8] {
-        self.template_hash
+        self.frame.template_hash
     }
 
     /// The template's name: a named one or field ids.
     #[must_use]
     pub const fn template(&self) -> &'a [u8] {
-        self.template
+        self.frame.template
     }
 
     /// What it says.
@@ -269,25 +325,11 @@ impl<'a> ImaEntry<'a> {
     /// the kernel tells the audit log only; and nothing covers what the entry says, its name among it.
     #[must_use]
     pub const fn is_violation(&self) -> bool {
-        self.is_violation
+        self.frame.is_violation
     }
 
-    /// Hands the bytes under the template hash to `read`.
-    pub(super) fn hashed<T>(&self, read: impl FnOnce(&[u8]) -> T) -> T {
-        match self.data {
-            FrameData::Fields(bytes) => read(bytes),
-            FrameData::Legacy { digest, name } => {
-                let mut padded = [0; LEGACY_HASHED_BYTES];
-                copy(&mut padded, digest);
-                copy(padded.get_mut(LEGACY_DIGEST_BYTES..).unwrap_or_default(), name);
-                read(&padded)
-            }
-        }
-    }
-
-    /// The digest of its template data.
-    pub(super) fn digest(&self, hash: TpmHash) -> Digest {
-        self.hashed(|bytes| Digest::of(hash, bytes))
+    pub(super) const fn frame(&self) -> &Frame<'a> {
+        &self.frame
     }
 
     /// Checks the template hash in the list, of `hash`, against the template data. A violation has none.
@@ -295,10 +337,6 @@ impl<'a> ImaEntry<'a> {
     /// # Errors
     /// [`ImaReason::TemplateHash`].
     pub fn check_template_hash(&self, hash: TpmHash) -> Result<(), Rejection> {
-        if self.is_violation() || self.digest(hash).as_slice() == self.template_hash {
-            return Ok(());
-        }
-        let found = alloc::format!("{} for {}", hex::encode(self.template_hash), shown(self.name()));
-        Err(ImaReason::TemplateHash.because(hex::encode(self.digest(hash).as_slice()), found))
+        self.frame.check_template_hash(hash)
     }
 }

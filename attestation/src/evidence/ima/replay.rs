@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
-use super::list::{Digest, ImaEntry, ImaList, PCRS};
+use super::list::{Frame, ImaList, PCRS, are_equal, copy, hashed};
 use crate::claims::HexBytes;
 use crate::evidence::tpm::algorithm::TpmHash;
 use crate::rejection::Rejection;
@@ -51,61 +51,81 @@ impl Extension {
 pub(super) struct Lane {
     pub(super) bank: TpmHash,
     pub(super) extension: Extension,
-    /// By PCR; `None` was never extended.
-    values: [Option<Digest>; PCRS_COUNT],
+    /// By PCR.
+    slots: [Slot; PCRS_COUNT],
+}
+
+/// A PCR: its value, and behind it what was extended last, as both are hashed.
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    bytes: [u8; 128],
+    is_extended: bool,
 }
 
 const PCRS_COUNT: usize = 24;
 
 impl Lane {
     pub(super) const fn new(bank: TpmHash, extension: Extension) -> Self {
-        Self { bank, extension, values: [None; PCRS_COUNT] }
+        Self { bank, extension, slots: [Slot { bytes: [0; 128], is_extended: false }; PCRS_COUNT] }
     }
 
-    /// Sets a value to go on from.
+    /// Sets a value to go on from, which is of the bank's size.
     pub(super) fn set(&mut self, pcr: u8, value: &[u8]) {
-        if let Some(slot) = self.values.get_mut(usize::from(pcr)) {
-            *slot = Some(Digest::from_bytes(value, self.bank.size()));
+        if let Some(slot) = self.slots.get_mut(usize::from(pcr)) {
+            copy(&mut slot.bytes, value);
+            slot.is_extended = true;
         }
     }
 
-    /// The value of a PCR; zero where it was never extended.
+    /// Whether the PCR has this value; zero where it was never extended.
+    #[inline]
     pub(super) fn holds(&self, pcr: u8, value: &[u8]) -> bool {
-        match self.values.get(usize::from(pcr)) {
-            Some(Some(digest)) => digest.as_slice() == value,
-            Some(None) => value.iter().all(|byte| *byte == 0) && value.len() == self.bank.size(),
-            None => false,
-        }
+        let slot = self.slots.get(usize::from(pcr));
+        let held = slot.and_then(|slot| slot.bytes.get(..self.bank.size()));
+        held.is_some_and(|held| are_equal(held, value))
     }
 
     /// The PCRs that were extended, with their values.
     pub(super) fn values(&self) -> impl Iterator<Item = (u8, HexBytes)> {
-        let numbered = (0..PCRS).zip(&self.values);
-        numbered.filter_map(|(pcr, value)| Some((pcr, HexBytes(value.as_ref()?.as_slice().to_vec()))))
+        let extended = (0..PCRS).zip(&self.slots).filter(|(_, slot)| slot.is_extended);
+        extended.filter_map(|(pcr, slot)| Some((pcr, HexBytes(slot.bytes.get(..self.bank.size())?.to_vec()))))
     }
 
-    /// Extends what the kernel did for `entry`. `sha1` is the SHA-1 template hash.
-    pub(super) fn extend(&mut self, entry: &ImaEntry<'_>, list: TpmHash) {
+    /// What was extended into the PCR last.
+    pub(super) fn last(&self, pcr: u8) -> &[u8] {
         let size = self.bank.size();
-        let violation = entry.is_violation();
-        let digest = match (self.extension, violation) {
-            (Extension::TemplateHash | Extension::PaddedSha1FullViolation, true) => Digest::filled(0xff, size),
+        let slot = self.slots.get(usize::from(pcr));
+        slot.and_then(|slot| slot.bytes.get(size..)?.get(..size)).unwrap_or_default()
+    }
+
+    /// Extends what the kernel did for `entry` of a list with template hashes of `list`.
+    #[inline]
+    pub(super) fn extend(&mut self, entry: &Frame<'_>, list: TpmHash) {
+        let size = self.bank.size();
+        let Some(slot) = self.slots.get_mut(usize::from(entry.pcr)) else { return };
+        let both = size.saturating_mul(2);
+        let Some(extended) = slot.bytes.get_mut(size..both) else { return };
+        match (self.extension, entry.is_violation) {
+            (Extension::TemplateHash | Extension::PaddedSha1FullViolation, true) => extended.fill(0xff),
             (Extension::PaddedSha1, true) => {
-                Digest::from_bytes(Digest::filled(0xff, TpmHash::Sha1.size()).as_slice(), size)
+                extended.fill(0);
+                copy(extended, &[0xff; 20]);
             }
             // The list's own template hash was checked to be this digest.
-            (Extension::TemplateHash, false) if self.bank == list => Digest::from_bytes(entry.template_hash(), size),
-            (Extension::TemplateHash, false) => entry.digest(self.bank),
-            (Extension::PaddedSha1 | Extension::PaddedSha1FullViolation, false) if list == TpmHash::Sha1 => {
-                Digest::from_bytes(entry.template_hash(), size)
-            }
+            (Extension::TemplateHash, false) if self.bank == list => copy(extended, entry.template_hash),
+            (Extension::TemplateHash, false) => copy(extended, entry.digest(self.bank).as_ref()),
             (Extension::PaddedSha1 | Extension::PaddedSha1FullViolation, false) => {
-                Digest::from_bytes(entry.digest(TpmHash::Sha1).as_slice(), size)
+                extended.fill(0);
+                if list == TpmHash::Sha1 {
+                    copy(extended, entry.template_hash);
+                } else {
+                    copy(extended, entry.digest(TpmHash::Sha1).as_ref());
+                }
             }
-        };
-        let Some(slot) = self.values.get_mut(usize::from(entry.pcr())) else { return };
-        let old = slot.take().unwrap_or_else(|| Digest::filled(0, size));
-        *slot = Some(Digest::of_both(self.bank, &old, &digest));
+        }
+        let next = hashed(self.bank, slot.bytes.get(..both).unwrap_or_default());
+        copy(&mut slot.bytes, next.as_ref());
+        slot.is_extended = true;
     }
 }
 
@@ -136,7 +156,7 @@ impl Replay {
             entries = entries.saturating_add(1);
             count(&mut templates, (entry.pcr(), entry.template().to_vec()), 1);
             count(&mut violations, entry.pcr(), u64::from(entry.is_violation()));
-            lanes.iter_mut().for_each(|lane| lane.extend(&entry, list.hash()));
+            lanes.iter_mut().for_each(|lane| lane.extend(entry.frame(), list.hash()));
         }
         let mut values: BTreeMap<u8, BTreeMap<_, _>> = BTreeMap::new();
         for lane in &lanes {

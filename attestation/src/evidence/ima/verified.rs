@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 use super::ImaReason;
-use super::list::{Digest, ImaEntry, ImaList, ListEntries};
+use super::list::{Digest, Frame, ImaEntry, ImaList, ListEntries};
 use super::replay::{Extension, Lane};
 use crate::claims::{HexBytes, PcrBank, PcrHash};
 use crate::evidence::tpm::algorithm::TpmHash;
@@ -70,6 +70,17 @@ pub struct VerifiedIma<'a> {
     attested_pcrs: u32,
     extends_sha1: bool,
     boot_aggregates: BTreeMap<TpmHash, Aggregates>,
+    /// Of the attested entries, where SHA-256 of the template data was extended; else none.
+    marks: Vec<Mark>,
+}
+
+/// An attested entry, by what was extended for it.
+#[derive(Clone, Copy, Debug)]
+struct Mark {
+    extended: [u8; 32],
+    /// Where it begins, and its index, in this list.
+    offset: u32,
+    index: u32,
 }
 
 impl<'a> VerifiedIma<'a> {
@@ -78,6 +89,26 @@ impl<'a> VerifiedIma<'a> {
     #[must_use]
     pub const fn entries(&self) -> Entries<'a> {
         Entries { entries: self.list.entries(), next: self.first, attested_pcrs: self.attested_pcrs }
+    }
+
+    /// Goes through the covered entries. `is_known` is asked first, with what the kernel extended: SHA-256 of the
+    /// template data, or ones for a violation. Only those it does not know are read and handed on, and all of them
+    /// where the quote has no such bank. It is what makes judging cost next to nothing beside hashing.
+    pub fn visit(&self, mut is_known: impl FnMut(&[u8; 32]) -> bool, mut unknown: impl FnMut(u64, &ImaEntry<'a>)) {
+        if self.marks.is_empty() {
+            self.entries().for_each(|(index, entry)| unknown(index, &entry));
+            return;
+        }
+        for mark in &self.marks {
+            if is_known(&mark.extended) {
+                continue;
+            }
+            let offset = usize::try_from(mark.offset).unwrap_or(usize::MAX);
+            // It was read before, so that it is there.
+            if let Some(entry) = self.list.entry_at(offset) {
+                unknown(self.first.saturating_add(u64::from(mark.index)), &entry);
+            }
+        }
     }
 
     /// How far the list is verified now.
@@ -199,7 +230,7 @@ fn attest<'a>(list: ImaList<'a>, from: &ImaState, quoted: &RecordedValues) -> Re
     let targets = Targets::new(quoted, named | before | bit(IMA_PCR))?;
     let mut extensions = targets.first_extensions(from)?;
     let (pass, end) = loop {
-        let pass = Pass::run(list, &targets, targets.lanes(from, &extensions)?)?;
+        let pass = Pass::run(list, &targets, targets.lanes(from, &extensions)?, usize::try_from(count).unwrap_or(0))?;
         if let Some(end) = pass.end {
             break (pass, end);
         }
@@ -227,6 +258,7 @@ fn attest<'a>(list: ImaList<'a>, from: &ImaState, quoted: &RecordedValues) -> Re
         attested_pcrs: targets.pcrs,
         extends_sha1,
         boot_aggregates: boot_aggregates(quoted),
+        marks: pass.marks,
     })
 }
 
@@ -291,6 +323,7 @@ impl<'q> Targets<'q> {
         Ok(lanes)
     }
 
+    #[inline]
     fn reached(&self, lanes: &[Lane], ever: &mut [bool]) -> bool {
         let mut all = true;
         for (((_, wanted), lane), ever) in self.banks.iter().zip(lanes).zip(ever) {
@@ -331,29 +364,42 @@ struct Pass {
     /// By lane: whether it held its quoted values at some entry.
     reached: Vec<bool>,
     violations: u64,
+    marks: Vec<Mark>,
 }
 
 impl Pass {
-    fn run(list: ImaList<'_>, targets: &Targets<'_>, lanes: Vec<Lane>) -> Result<Self, Rejection> {
-        let mut pass = Self { reached: alloc::vec![false; lanes.len()], lanes, end: None, violations: 0 };
-        let mut entries = list.entries();
-        let mut count = 0_u64;
-        loop {
+    fn run(list: ImaList<'_>, targets: &Targets<'_>, lanes: Vec<Lane>, room: usize) -> Result<Self, Rejection> {
+        let reached = alloc::vec![false; lanes.len()];
+        let mut pass = Self { reached, lanes, end: None, violations: 0, marks: Vec::with_capacity(room) };
+        let is_own = |lane: &Lane| lane.bank == TpmHash::Sha256 && lane.extension == Extension::TemplateHash;
+        let own = pass.lanes.iter().position(is_own);
+        let mut reader = list.reader();
+        for count in 0_u32.. {
+            let offset = reader.offset();
             if targets.reached(&pass.lanes, &mut pass.reached) {
-                pass.end = Some(End { entries: count, bytes: entries.offset() });
-                return Ok(pass);
+                pass.end = Some(End { entries: u64::from(count), bytes: offset });
+                break;
             }
-            let Some(entry) = entries.next() else { return Ok(pass) };
-            let entry = entry?;
+            if reader.finish().is_ok() {
+                break;
+            }
+            let entry = Frame::read(&mut reader, list.hash())?;
+            // Fields that cannot be read are refused here, so that none fails when it is judged.
+            entry.said()?;
             entry.check_template_hash(list.hash())?;
             for lane in &mut pass.lanes {
                 lane.extend(&entry, list.hash());
             }
-            if entry.is_violation() && bit(entry.pcr()) & targets.pcrs != 0 {
-                pass.violations = pass.violations.saturating_add(1);
+            if bit(entry.pcr) & targets.pcrs == 0 {
+                continue;
             }
-            count = count.saturating_add(1);
+            pass.violations = pass.violations.saturating_add(u64::from(entry.is_violation));
+            let last = own.and_then(|own| pass.lanes.get(own)?.last(entry.pcr).first_chunk::<32>());
+            if let (Some(extended), Ok(offset)) = (last, u32::try_from(offset)) {
+                pass.marks.push(Mark { extended: *extended, offset, index: count });
+            }
         }
+        Ok(pass)
     }
 
     /// Moves banks that never held their values on; whether there was one.
