@@ -74,6 +74,9 @@ impl Claims {
         let mut claims = self.clone();
         claims.credential_key = Sha256Digest([0; 32]);
         claims.tpm.clock.clock = 0;
+        if let Presented::Verified(creation) = &mut claims.tpm.credential_key.creation {
+            creation.outside_info = HexBytes(Vec::new());
+        }
         if let Presented::Verified(snp) = &mut claims.snp {
             snp.report_data = HexBytes(Vec::new());
         }
@@ -109,6 +112,43 @@ pub struct TpmClaims {
     pub firmware_version: u64,
     /// TPMS_CLOCK_INFO of the quote.
     pub clock: ClockInfo,
+    /// Who may have the credential key used, and what was noted when it was made.
+    pub credential_key: TpmKeyClaims,
+}
+
+/// What the certification of a key that lives in a TPM says, beside that it does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct TpmKeyClaims {
+    /// Who may have it used.
+    pub authorization: KeyAuthorization,
+    /// TPMS_CREATION_DATA, where TPM2_CertifyCreation certified it.
+    pub creation: Presented<CreationClaims>,
+}
+
+/// Who may have a key in a TPM used (TPM 2.0 Part 2, 8.3.3.7).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "by", content = "policy")]
+pub enum KeyAuthorization {
+    /// userWithAuth: whoever has its password, which may be empty.
+    Password,
+    /// Only who satisfies this authPolicy, a digest of the key's nameAlg. Of a policy of PCRs it is
+    /// [`policy_pcr`](crate::evidence::tpm::creation::policy_pcr).
+    Policy(HexBytes),
+}
+
+/// What a TPM noted when it made a key (TPM 2.0 Part 2, 15.1).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CreationClaims {
+    /// The PCRs of trusted banks whose state was noted.
+    pub pcr_select: BTreeMap<PcrHash, Vec<u8>>,
+    /// Digest of all noted PCRs with the key's nameAlg.
+    pub pcr_digest: HexBytes,
+    /// TPMA_LOCALITY of the command.
+    pub locality: u8,
+    /// Name of the key's parent, or its handle.
+    pub parent_name: HexBytes,
+    /// What the maker of the key had noted along.
+    pub outside_info: HexBytes,
 }
 
 /// TPMS_CLOCK_INFO (TPM 2.0 Part 2, 10.11.1).

@@ -7,10 +7,15 @@ use std::sync::LazyLock;
 use aws_lc_rs::signature::{RSA_PKCS1_SHA384, RSA_PSS_SHA256};
 use countersign_attestation::anchor::Assurance;
 use countersign_attestation::binder::{Binder, Role};
-use countersign_attestation::claims::{PcrHash, TpmClaims, TpmIdentity};
+use countersign_attestation::claims::{
+    HexBytes, KeyAuthorization, PcrHash, Presented, TpmClaims, TpmIdentity, TpmKeyClaims,
+};
 use countersign_attestation::endorsement::tpm::verify_ek;
 use countersign_attestation::evidence::bundle::Bundle;
 use countersign_attestation::evidence::tpm::algorithm::TpmHash;
+use countersign_attestation::evidence::tpm::attest::BankSelection;
+use countersign_attestation::evidence::tpm::creation::policy_pcr;
+use countersign_attestation::evidence::tpm::public::Public;
 use countersign_attestation::evidence::tpm::quote::{
     RecordedKey, RecordedSignature, RecordedValues, check_same_key, verify_recorded,
 };
@@ -307,6 +312,80 @@ fn the_certified_key_is_a_signing_key_of_this_tpm() {
     let attest = P256.certify_attest(&sim::name(&public), &binder().qualifying_data());
     let rsa = Bundle { tpm_certify: [P256.signed(&attest), tpm2b(&public)].concat(), ..bundle(&P256) };
     assert_eq!(code(&P256, &rsa), "tpm.certify.attributes");
+}
+
+/// What a software TPM of libtpms noted about a key whose policy is [`POLICY`]: PCR 16 and 23, both zero.
+const CREATION_DATA: &str = "00000001000b030000810020f5a5fd42d16a20302798ef6ed309979b43003d2320d9f0e8ea9831a92759fb4b01000b\
+    0022000b461009ca8a43e8a7b831d3deeae89486b5f624b30035029f5d8676b02460259d0022000ba88a5dfe0c80bf6b531b5e3ebf685ca7a923bc93\
+    ac91f93d54c3b543884486800003616263";
+/// The digest of it that the TPM gave.
+const CREATION_HASH: &str = "93bbaad048b851c87b28f2aabfe44cbef878e5ffa4a8e62e2363ba402a9e33ed";
+/// `tpm2_createpolicy --policy-pcr -l sha256:16,23+sha384:16`, all zero.
+const POLICY: &str = "4f06888ff0498bcc625c6c87f734aad36c7122ac69871681f968e91ccfcdb537";
+
+/// The claims about `public` under a certification of its creation, with `data` beside it.
+fn created(public: &[u8], hash: &[u8], data: &[u8]) -> Result<TpmKeyClaims, &'static str> {
+    let ak = AttestationKey::from_public(P256.ak_public()).unwrap();
+    let attest = P256.creation_attest(&sim::name(public), hash, &[9; 32]);
+    let record = [P256.signed(&attest), tpm2b(public), data.to_vec()].concat();
+    let spki = Public::read(public).unwrap().spki();
+    tpm::certify::verify(&record, &ak, &[9; 32], &spki).map_err(|rejection| rejection.code())
+}
+
+#[test]
+fn a_certified_creation_says_what_was_noted_when_the_key_was_made() {
+    let (data, hash) = (hex::decode(CREATION_DATA).unwrap(), hex::decode(CREATION_HASH).unwrap());
+    let claims = created(&KEY.public, &hash, &tpm2b(&data)).unwrap();
+    assert_eq!(claims.authorization, KeyAuthorization::Password);
+    let Presented::Verified(creation) = claims.creation else { panic!("creation data was certified") };
+    assert_eq!(creation.pcr_select, BTreeMap::from([(PcrHash::Sha256, vec![16, 23])]));
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &[0; 64]);
+    assert_eq!(creation.pcr_digest.0, digest.as_ref());
+    assert_eq!((creation.locality, creation.outside_info.0.as_slice()), (1, &b"abc"[..]));
+    for at in 0..data.len() {
+        let mut changed = data.clone();
+        changed[at] ^= 1;
+        assert_eq!(created(&KEY.public, &hash, &tpm2b(&changed)), Err("tpm.certify.creation_data"), "octet {at}");
+    }
+    assert_eq!(created(&KEY.public, &hash, &[]), Err("tpm.malformed"), "no creation data");
+    let two = [tpm2b(&data), vec![0]].concat();
+    assert_eq!(created(&KEY.public, &hash, &two), Err("tpm.malformed"), "and more");
+    // Signed garbage is garbage.
+    for wrong in [&data[..data.len() - 1], &[&data[..], &[0]].concat(), &[0; 9]] {
+        let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, wrong);
+        assert_eq!(created(&KEY.public, hash.as_ref(), &tpm2b(wrong)), Err("tpm.malformed"));
+    }
+    // A plain certification has no creation data, and is not one of a creation.
+    let ak = AttestationKey::from_public(P256.ak_public()).unwrap();
+    let record = [P256.certify(&KEY, &[9; 32]), tpm2b(&data)].concat();
+    let plain = tpm::certify::verify(&record, &ak, &[9; 32], &KEY.spki());
+    assert_eq!(plain.map_err(|rejection| rejection.code()), Err("tpm.malformed"));
+    let creation = P256.creation_attest(&sim::name(&KEY.public), &hash, &binder().qualifying_data());
+    let quote = Bundle { tpm_quote: P256.signed(&creation), ..bundle(&P256) };
+    assert_eq!(code(&P256, &quote), "tpm.attest.type");
+}
+
+#[test]
+fn a_key_under_a_policy_says_which() {
+    let zeros = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &[0; 32 + 32 + 48]);
+    let selection = [
+        BankSelection { bank: TpmHash::Sha256, pcrs: 1 << 16 | 1 << 23 },
+        BankSelection { bank: TpmHash::Sha384, pcrs: 1 << 16 },
+    ];
+    let policy = policy_pcr(TpmHash::Sha256, &selection, zeros.as_ref());
+    assert_eq!(hex::encode(&policy), POLICY, "as tpm2-tools and libtpms compute it");
+    let key = |attributes: u32, policy: &[u8]| {
+        let mut public = CredentialKey::with_attributes(attributes).public;
+        public.splice(8..10, tpm2b(policy));
+        public
+    };
+    let (data, hash) = (hex::decode(CREATION_DATA).unwrap(), hex::decode(CREATION_HASH).unwrap());
+    let claims = |public: &[u8]| created(public, &hash, &tpm2b(&data)).map(|claims| claims.authorization);
+    const WITHOUT_AUTH: u32 = sim::SIGNING_KEY_ATTRIBUTES & !(1 << 6);
+    assert_eq!(claims(&key(WITHOUT_AUTH, &policy)), Ok(KeyAuthorization::Policy(HexBytes(policy.clone()))));
+    // A password beside the policy is all that anyone needs.
+    assert_eq!(claims(&key(sim::SIGNING_KEY_ATTRIBUTES, &policy)), Ok(KeyAuthorization::Password));
+    assert_eq!(claims(&key(WITHOUT_AUTH, &[])), Err("tpm.certify.attributes"));
 }
 
 #[test]

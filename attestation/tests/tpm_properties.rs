@@ -96,6 +96,10 @@ proptest! {
                 prop_assert_eq!(name, &*theirs.name);
                 prop_assert_eq!(qualified_name, &*theirs.qualified_name);
             }
+            (Attested::Creation { name, creation_hash }, TpmuAttest::Creation(theirs)) => {
+                prop_assert_eq!(name, &*theirs.object_name);
+                prop_assert_eq!(creation_hash, &*theirs.creation_hash);
+            }
             (ours, theirs) => prop_assert!(false, "{:?} and {:?}", ours, theirs),
         }
     }

@@ -12,7 +12,9 @@ use cedar_policy::{
 };
 use countersign_attestation::UnixMillis;
 use countersign_attestation::anchor::Assurance;
-use countersign_attestation::claims::{Claims, ClockInfo, HexBytes, Presented, TpmClaims, TpmIdentity, TpmKind};
+use countersign_attestation::claims::{
+    Claims, ClockInfo, HexBytes, KeyAuthorization, Presented, TpmClaims, TpmIdentity, TpmKeyClaims, TpmKind,
+};
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::protocol::HostId;
 
@@ -359,6 +361,10 @@ fn nothing_proven() -> Claims {
             pcrs: BTreeMap::new(),
             firmware_version: 0,
             clock: ClockInfo { clock: 0, reset_count: 0, restart_count: 0, safe: false },
+            credential_key: TpmKeyClaims {
+                authorization: KeyAuthorization::Password,
+                creation: Presented::NotPresented,
+            },
         },
         credential_key: nothing,
         boot: Presented::NotPresented,

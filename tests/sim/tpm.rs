@@ -178,6 +178,14 @@ impl SimTpm {
         attest
     }
 
+    /// TPM2_CertifyCreation of a key: TPMS_ATTEST over its Name and the digest of its creation data.
+    pub(crate) fn creation_attest(&self, name: &[u8], creation_hash: &[u8], qualifying_data: &[u8]) -> Vec<u8> {
+        let mut attest = self.attest_head(0x801a, qualifying_data);
+        attest.extend(tpm2b(name));
+        attest.extend(tpm2b(creation_hash));
+        attest
+    }
+
     /// TPM2B_ATTEST and TPMT_SIGNATURE over any bytes, which a real restricted key would refuse.
     pub(crate) fn signed(&self, attest: &[u8]) -> Vec<u8> {
         [tpm2b(attest), self.sign(attest)].concat()

@@ -7,8 +7,8 @@ use std::vec;
 use countersign_attestation::UnixMillis;
 use countersign_attestation::anchor::{AmdProduct, Assurance};
 use countersign_attestation::claims::{
-    BootClaims, Claims, ClockInfo, HexBytes, ImaClaims, PcrHash, Presented, Revocation, SnpClaims, SnpSigningKey,
-    SnpTcb, TpmClaims, TpmIdentity,
+    BootClaims, Claims, ClockInfo, HexBytes, ImaClaims, KeyAuthorization, PcrHash, Presented, Revocation, SnpClaims,
+    SnpSigningKey, SnpTcb, TpmClaims, TpmIdentity, TpmKeyClaims,
 };
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::evidence::eventlog::claims::{
@@ -36,6 +36,10 @@ pub(crate) fn tpm_claims() -> Claims {
             pcrs: BTreeMap::from([(PcrHash::Sha256, bank)]),
             firmware_version: 0xffff_fffe_0000_0007,
             clock: ClockInfo { clock: u64::MAX, reset_count: 3, restart_count: 1, safe: true },
+            credential_key: TpmKeyClaims {
+                authorization: KeyAuthorization::Password,
+                creation: Presented::NotPresented,
+            },
         },
         credential_key: Sha256Digest([0xc0; 32]),
         boot: Presented::NotPresented,

@@ -25,6 +25,8 @@ use super::{CaseError, CaseFiles, Judgement};
 const TPM_GENERATED: u32 = 0xff54_4347;
 /// TPM_ST_ATTEST_CERTIFY.
 const CERTIFY: u16 = 0x8017;
+/// TPM_ST_ATTEST_CREATION.
+const CREATION: u16 = 0x801a;
 /// TPM_ST_ATTEST_QUOTE.
 const QUOTE: u16 = 0x8018;
 /// tcg-kp-AIKCertificate, 2.23.133.8.3.
@@ -51,6 +53,7 @@ fn parsed(attest: &Attest<'_>) -> Value {
             json!({ "type": QUOTE, "pcrSelect": selected, "pcrDigest": hex::encode(pcr_digest), "rest": 0 })
         }
         Attested::Certify { .. } => json!({ "type": CERTIFY, "rest": 0 }),
+        Attested::Creation { .. } => json!({ "type": CREATION, "rest": 0 }),
     };
     if let (Some(fields), Value::Object(own)) = (fields.as_object_mut(), own) {
         fields.extend(own);
@@ -76,6 +79,11 @@ fn fields(attest: &Attest<'_>) -> Value {
             "type": format!("{CERTIFY:#06x}"),
             "name": hex::encode(name),
             "qualifiedName": hex::encode(qualified_name),
+        }),
+        Attested::Creation { name, creation_hash } => json!({
+            "type": format!("{CREATION:#06x}"),
+            "name": hex::encode(name),
+            "creationHash": hex::encode(creation_hash),
         }),
         Attested::Quote { selection, pcr_digest } => {
             let bitmap = |pcrs: u32| match pcrs.to_le_bytes() {

@@ -120,7 +120,7 @@ mod tests {
 
     use super::{FirmwareVersion, TpmDenials};
     use crate::anchor::Assurance;
-    use crate::claims::{ClockInfo, HexBytes, TpmClaims, TpmIdentity};
+    use crate::claims::{ClockInfo, HexBytes, KeyAuthorization, Presented, TpmClaims, TpmIdentity, TpmKeyClaims};
     use crate::digest::Sha256Digest;
 
     fn claims(manufacturer: &str, model: &str, firmware: &str) -> TpmClaims {
@@ -132,6 +132,10 @@ mod tests {
             pcrs: BTreeMap::new(),
             firmware_version: FirmwareVersion::parse(firmware).unwrap().0,
             clock: ClockInfo { clock: 0, reset_count: 0, restart_count: 0, safe: true },
+            credential_key: TpmKeyClaims {
+                authorization: KeyAuthorization::Password,
+                creation: Presented::NotPresented,
+            },
         }
     }
 

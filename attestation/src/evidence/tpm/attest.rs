@@ -12,6 +12,7 @@ use crate::rejection::Rejection;
 const TPM_GENERATED: u32 = 0xff54_4347;
 const TPM_ST_ATTEST_CERTIFY: u16 = 0x8017;
 const TPM_ST_ATTEST_QUOTE: u16 = 0x8018;
+const TPM_ST_ATTEST_CREATION: u16 = 0x801a;
 
 /// The largest TPM2B_NAME: nameAlg and a SHA-512 digest. TPM2B_DATA is as large (Part 2, 10.5.3 and 10.4.3).
 const TPMT_HA_BYTES_MAX: usize = 66;
@@ -34,7 +35,7 @@ pub struct Attest<'a> {
     pub attested: Attested<'a>,
 }
 
-/// TPMU_ATTEST: the two kinds that are used.
+/// TPMU_ATTEST: the kinds that are used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Attested<'a> {
     /// TPMS_QUOTE_INFO.
@@ -51,6 +52,25 @@ pub enum Attested<'a> {
         /// Its qualified Name.
         qualified_name: &'a [u8],
     },
+    /// TPMS_CREATION_INFO.
+    Creation {
+        /// Name of the created object.
+        name: &'a [u8],
+        /// Digest of its TPMS_CREATION_DATA with its nameAlg.
+        creation_hash: &'a [u8],
+    },
+}
+
+impl Attested<'_> {
+    /// What it is, for explanations.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Quote { .. } => "a quote",
+            Self::Certify { .. } => "a certification",
+            Self::Creation { .. } => "a certification of a creation",
+        }
+    }
 }
 
 /// TPMS_PCR_SELECTION of a known bank, at least one PCR.
@@ -83,7 +103,7 @@ impl<'a> Attest<'a> {
             return Err(TpmReason::Magic.because(format_args!("{TPM_GENERATED:#010x}"), format_args!("{magic:#010x}")));
         }
         let kind = reader.u16_be().map_err(short)?;
-        if ![TPM_ST_ATTEST_QUOTE, TPM_ST_ATTEST_CERTIFY].contains(&kind) {
+        if ![TPM_ST_ATTEST_QUOTE, TPM_ST_ATTEST_CERTIFY, TPM_ST_ATTEST_CREATION].contains(&kind) {
             return Err(TpmReason::Type.because("a quote or a certification", format_args!("{kind:#06x}")));
         }
         let qualified_signer = bounded_tpm2b(&mut reader)?;
@@ -95,18 +115,22 @@ impl<'a> Attest<'a> {
             safe: yes_no(reader.u8().map_err(short)?)?,
         };
         let firmware_version = reader.u64_be().map_err(short)?;
-        let attested = if kind == TPM_ST_ATTEST_QUOTE {
-            let selection = read_selection(&mut reader)?;
-            Attested::Quote { selection, pcr_digest: reader.tpm2b().map_err(short)? }
-        } else {
-            Attested::Certify { name: bounded_tpm2b(&mut reader)?, qualified_name: bounded_tpm2b(&mut reader)? }
+        let attested = match kind {
+            TPM_ST_ATTEST_QUOTE => {
+                let selection = read_selection(&mut reader)?;
+                Attested::Quote { selection, pcr_digest: reader.tpm2b().map_err(short)? }
+            }
+            TPM_ST_ATTEST_CERTIFY => {
+                Attested::Certify { name: bounded_tpm2b(&mut reader)?, qualified_name: bounded_tpm2b(&mut reader)? }
+            }
+            _ => Attested::Creation { name: bounded_tpm2b(&mut reader)?, creation_hash: bounded_tpm2b(&mut reader)? },
         };
         reader.finish().map_err(short)?;
         Ok(Self { qualified_signer, extra_data, clock, firmware_version, attested })
     }
 }
 
-fn bounded_tpm2b<'a>(reader: &mut Reader<'a>) -> Result<&'a [u8], Rejection> {
+pub(super) fn bounded_tpm2b<'a>(reader: &mut Reader<'a>) -> Result<&'a [u8], Rejection> {
     let bytes = reader.tpm2b().map_err(malformed("TPMS_ATTEST"))?;
     if TPMT_HA_BYTES_MAX < bytes.len() {
         return Err(TpmReason::Malformed.because(format_args!("up to {TPMT_HA_BYTES_MAX} bytes"), bytes.len()));
@@ -125,11 +149,17 @@ fn yes_no(byte: u8) -> Result<bool, Rejection> {
 
 /// TPML_PCR_SELECTION (Part 2, 10.9.7) in canonical form: each bank once, at least one PCR in each.
 fn read_selection(reader: &mut Reader<'_>) -> Result<Vec<BankSelection>, Rejection> {
-    let short = malformed("TPML_PCR_SELECTION");
-    let count = reader.u32_be().map_err(short)?;
-    if count == 0 {
+    let selection = read_any_selection(reader)?;
+    if selection.is_empty() {
         return Err(TpmReason::SelectionEmpty.because("at least one bank", "an empty list"));
     }
+    Ok(selection)
+}
+
+/// The same, or no bank at all.
+pub(super) fn read_any_selection(reader: &mut Reader<'_>) -> Result<Vec<BankSelection>, Rejection> {
+    let short = malformed("TPML_PCR_SELECTION");
+    let count = reader.u32_be().map_err(short)?;
     if BANKS_MAX < count {
         return Err(TpmReason::SelectionForm.because(format_args!("up to {BANKS_MAX} banks, each once"), count));
     }

@@ -4,7 +4,7 @@
 //! * [`attest`]: what a TPM attests and how it signs it (TPMS_ATTEST, TPMT_SIGNATURE)
 //! * [`key`]: which keys may attest: an [`AttestationKey`](key) is one whose public area was checked
 //! * [`quote`]: quotes, of a bundle and recorded ones
-//! * [`certify`]: the certification of the credential key
+//! * [`certify`]: the certification of the credential key, and [`creation`], what was noted when it was made
 //! * [`possession`]: at enrolment, that a certified AK is in the host's TPM
 //! * [`credential`]: TPM2_MakeCredential, which proves that an AK lives beside an EK
 //! * [`kdf`]: the key derivation that it stands on
@@ -25,6 +25,7 @@ use super::bundle::Bundle;
 pub mod algorithm;
 pub mod attest;
 pub mod certify;
+pub mod creation;
 pub mod credential;
 pub mod kdf;
 pub mod key;
@@ -130,6 +131,10 @@ reasons! {
         CertifiedName = "tpm.certify.name",
             "the TPM certified another object",
             "certify the credential key itself, and send its public area unchanged";
+        /// TPM 2.0 Part 2, 10.12.7 and 15.1.
+        CreationData = "tpm.certify.creation_data",
+            "the creation data is not what the TPM certified",
+            "send the TPM2B_CREATION_DATA that TPM2_Create returned for the credential key, unchanged";
         /// The credential key must live in this TPM alone.
         CertifiedAttributes = "tpm.certify.attributes",
             "the certified key is not a signing key that only this TPM can use",
@@ -201,7 +206,7 @@ pub fn verify(
 ) -> Result<TpmClaims, Rejection> {
     let qualifying_data = binder.qualifying_data();
     let quote = quote::verify(&bundle.tpm_quote, &bundle.tpm_pcrs, &enrolled.ak, selection, &qualifying_data)?;
-    certify::verify(&bundle.tpm_certify, &enrolled.ak, &qualifying_data, credential_key_spki)?;
+    let credential_key = certify::verify(&bundle.tpm_certify, &enrolled.ak, &qualifying_data, credential_key_spki)?;
     Ok(TpmClaims {
         assurance: enrolled.assurance,
         ak_name: HexBytes(enrolled.ak.name().to_vec()),
@@ -210,6 +215,7 @@ pub fn verify(
         pcrs: quote.pcrs(),
         firmware_version: quote.firmware_version(),
         clock: quote.clock(),
+        credential_key,
     })
 }
 

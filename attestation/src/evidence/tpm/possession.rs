@@ -17,7 +17,9 @@ use crate::verified::Verified;
 pub fn verify_quote(record: &[u8], ak: &AttestationKey, qualifying_data: &[u8]) -> Result<(), Rejection> {
     match read(record, ak, qualifying_data)?.into_inner().attested {
         Attested::Quote { .. } => Ok(()),
-        Attested::Certify { .. } => Err(TpmReason::Type.because("a quote", "a certification")),
+        other @ (Attested::Certify { .. } | Attested::Creation { .. }) => {
+            Err(TpmReason::Type.because("a quote", other.kind()))
+        }
     }
 }
 
@@ -38,7 +40,9 @@ pub fn verify_certified_ak(
         Attested::Certify { name, .. } => {
             Err(TpmReason::CertifiedName.because(hex::encode(ak.name()), hex::encode(name)))
         }
-        Attested::Quote { .. } => Err(TpmReason::Type.because("a certification", "a quote")),
+        other @ (Attested::Quote { .. } | Attested::Creation { .. }) => {
+            Err(TpmReason::Type.because("a certification", other.kind()))
+        }
     }
 }
 

@@ -22,6 +22,7 @@ impl ObjectAttributes {
     const FIXED_TPM: u32 = 1 << 1;
     const FIXED_PARENT: u32 = 1 << 4;
     const SENSITIVE_DATA_ORIGIN: u32 = 1 << 5;
+    const USER_WITH_AUTH: u32 = 1 << 6;
     const RESTRICTED: u32 = 1 << 16;
     const DECRYPT: u32 = 1 << 17;
     const SIGN: u32 = 1 << 18;
@@ -54,6 +55,12 @@ impl ObjectAttributes {
     #[must_use]
     pub const fn sensitive_data_origin(self) -> bool {
         self.has(Self::SENSITIVE_DATA_ORIGIN)
+    }
+
+    /// The key's password authorizes its use, whatever its policy says.
+    #[must_use]
+    pub const fn user_with_auth(self) -> bool {
+        self.has(Self::USER_WITH_AUTH)
     }
 
     /// The key signs only what the TPM made, or decrypts only structures the TPM knows.
@@ -155,6 +162,7 @@ pub struct Public<'a> {
     bytes: &'a [u8],
     name_alg: TpmHash,
     attributes: ObjectAttributes,
+    auth_policy: &'a [u8],
     symmetric: Symmetric,
     scheme: KeyScheme,
     key: Key<'a>,
@@ -191,7 +199,7 @@ impl<'a> Public<'a> {
             id::ECC => read_ecc(reader)?,
             other => return Err(TpmReason::Algorithm.because("an RSA or ECC key", Alg(other))),
         };
-        Ok(Self { bytes, name_alg, attributes, symmetric, scheme, key })
+        Ok(Self { bytes, name_alg, attributes, auth_policy: policy, symmetric, scheme, key })
     }
 
     /// The TPMT_PUBLIC itself.
@@ -210,6 +218,12 @@ impl<'a> Public<'a> {
     #[must_use]
     pub const fn attributes(&self) -> ObjectAttributes {
         self.attributes
+    }
+
+    /// authPolicy: empty, or a digest of nameAlg.
+    #[must_use]
+    pub const fn auth_policy(&self) -> &'a [u8] {
+        self.auth_policy
     }
 
     /// The symmetric definition under which the key protects others.

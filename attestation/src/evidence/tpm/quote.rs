@@ -100,7 +100,7 @@ pub fn verify<'a>(
     let (bytes, signature) = read_signed(&mut reader)?;
     reader.finish().map_err(malformed("quote"))?;
     let attest = verify_attest(bytes, &signature, ak.verifier(), qualifying_data)?;
-    let Attested::Quote { selection, .. } = &attest.attested else { return Err(not_a_quote()) };
+    let Attested::Quote { selection, .. } = &attest.attested else { return Err(not_a_quote(&attest)) };
     check_requested(selection, requested)?;
     let mut reader = Reader::new(pcr_values);
     let mut values = Vec::with_capacity(24);
@@ -171,7 +171,7 @@ pub fn verify_recorded<'a>(
         }
     };
     let attest = verify_attest(attest, &signature, verifier, qualifying_data)?;
-    let Attested::Quote { selection, .. } = &attest.attested else { return Err(not_a_quote()) };
+    let Attested::Quote { selection, .. } = &attest.attested else { return Err(not_a_quote(&attest)) };
     let mut values = Vec::with_capacity(24);
     for entry in selection {
         for index in entry.indexes() {
@@ -240,7 +240,7 @@ fn finish<'a>(
     values: Vec<(TpmHash, u8, &'a [u8])>,
     hash: TpmHash,
 ) -> Result<VerifiedQuote<'a>, Rejection> {
-    let Attested::Quote { pcr_digest, .. } = &attest.attested else { return Err(not_a_quote()) };
+    let Attested::Quote { pcr_digest, .. } = &attest.attested else { return Err(not_a_quote(&attest)) };
     let mut context = digest::Context::new(hash.digest());
     for (bank, index, value) in &values {
         if value.len() != bank.size() {
@@ -256,8 +256,8 @@ fn finish<'a>(
     Ok(VerifiedQuote { attest, values })
 }
 
-fn not_a_quote() -> Rejection {
-    TpmReason::Type.because("a quote", "a certification")
+fn not_a_quote(attest: &Attest<'_>) -> Rejection {
+    TpmReason::Type.because("a quote", attest.attested.kind())
 }
 
 /// The DER `SubjectPublicKeyInfo` of an AK is the one its recorded public area spells.
