@@ -231,12 +231,9 @@ impl<'a> Story<'_, 'a> {
             }
         }
         // systemd-boot before 250 logs one byte less than it hashes: the last NUL's second half.
-        if let Some((0, rest)) =
-            event.data.split_last().filter(|_| self.verified.binds_parts(event, &[event.data, &[0]]))
-        {
-            if let Some(text) = utf16(rest) {
-                return self.add_command_line(&text);
-            }
+        let cut = event.data.split_last().filter(|_| self.verified.binds_parts(event, &[event.data, &[0]]));
+        if let Some(text) = cut.and_then(|(_, rest)| utf16(rest)) {
+            return self.add_command_line(&text);
         }
         let tagged = event.data.get(8..).filter(|_| event.event_type == EventType::EV_EVENT_TAG);
         for data in [Some(event.data), tagged].into_iter().flatten() {
