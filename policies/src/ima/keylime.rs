@@ -147,8 +147,8 @@ impl ImaRules {
     }
 }
 
-/// Hex alone; the hash is told by the length. Keylime lists whatever the kernel hashes with, SHA-1 too; the tally counts
-/// those apart.
+/// Hex alone; the hash is told by the length. Keylime lists whatever the kernel hashes with, SHA-1 too; the tally
+/// counts those apart.
 fn read_hex(text: &str) -> Result<Option<Listed>, Finding> {
     let malformed = || PolicyReason::ImaRulesDigest.because("hex digits of a digest", format_args!("`{text}`"));
     let digits = text.split_once(':').map_or(text, |(_, digits)| digits);

@@ -113,7 +113,7 @@ impl Table {
 }
 
 /// The template hashes that listed files have in the commonest template (`ima-ng`): an entry whose extended hash is one
-/// of these says exactly a listed name and digest. They are whole SHA-256 hashes, so that nothing else has to be compared.
+/// of these says exactly a listed name and digest. They are whole SHA-256 hashes, so that nothing else is compared.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Templates {
     /// Zero is free. A power of two, at least twice as many as hashes.

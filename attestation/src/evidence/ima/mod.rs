@@ -9,9 +9,9 @@
 //!
 //! What replay proves is the order and content of what the kernel measured. It does not prove that the kernel's policy
 //! measures everything, that a measured file was used, or why there is a violation: the kernel extends a fixed value
-//! for one, so even the path of a violation is the host's word. Nor does the template hash cover the template's name: a
-//! host can relabel an entry whose data reads under another template too. So an entry counts for what its data says, and
-//! data that says too little under its label counts for nothing.
+//! for one, so even the path of a violation is the host's word. Nor does the template hash cover the template's name:
+//! a host can relabel an entry whose data reads under another template too. So an entry counts for what its data says,
+//! and data that says too little under its label counts for nothing.
 
 use crate::reader::ReadError;
 use crate::rejection::{Rejection, reasons};
