@@ -28,7 +28,7 @@ type Values = BTreeMap<String, BTreeMap<u32, String>>;
 /// Why the two disagree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Why {
-    /// tpm2_eventlog starts PCR 0 at zero whatever StartupLocality or an H-CRTM event say (PC Client PFP 1.06, 10.4.5.3).
+    /// tpm2_eventlog starts PCR 0 at zero whatever StartupLocality or an H-CRTM event say (PFP 1.06, 10.4.5.3).
     StartValue,
     /// tpm2_eventlog extends the digests of EV_NO_ACTION events, which are never extended (10.4.5).
     NoActionExtended,

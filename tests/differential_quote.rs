@@ -6,6 +6,7 @@
     clippy::expect_used,
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
+    clippy::panic,
     clippy::disallowed_methods,
     clippy::unwrap_used,
     reason = "test code"

@@ -46,7 +46,7 @@ pub fn verify(
         ref other @ Attested::Quote { .. } => return Err(TpmReason::Type.because("a certification", other.kind())),
     };
     reader.finish().map_err(malformed("certification"))?;
-    // Part 2, 10.12.3: the Name covers the whole public area, attributes included; with SHA-1, another one may share it.
+    // Part 2, 10.12.3: the Name covers the whole public area, attributes included; with SHA-1, another may share it.
     if public.name_alg() == TpmHash::Sha1 {
         return Err(TpmReason::Sha1.because("a Name of SHA-256 or stronger", "sha1"));
     }
