@@ -1,6 +1,6 @@
 //! Genuine logs: what is read, replayed and told of them.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "test code")]
+#![expect(clippy::unwrap_used, reason = "test code")]
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

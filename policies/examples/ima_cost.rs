@@ -1,6 +1,6 @@
 //! What a measurement costs: `cargo run --release -p countersign-policies --example ima_cost`.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a stopwatch")]
+#![expect(clippy::unwrap_used, reason = "a stopwatch")]
 
 use core::hint::black_box;
 use core::time::Duration;
