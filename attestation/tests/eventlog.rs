@@ -1,11 +1,6 @@
 //! Event logs: form, replay to signed values, and what is believed of their words.
 
-#![expect(
-    clippy::as_conversions,
-    clippy::arithmetic_side_effects,
-    clippy::unwrap_used,
-    reason = "test code"
-)]
+#![expect(clippy::as_conversions, clippy::arithmetic_side_effects, clippy::unwrap_used, reason = "test code")]
 
 use std::collections::BTreeMap;
 
