@@ -24,6 +24,9 @@ use countersign_attestation::status_list::StatusList;
 
 #[path = "../../tests/sim/amd.rs"]
 mod amd;
+#[path = "../../tests/sim/eventlog.rs"]
+#[expect(dead_code, unreachable_pub, reason = "shared with tests that use more of it")]
+mod eventlog;
 #[path = "../../tests/sim/ima.rs"]
 mod ima;
 #[path = "../../tests/sim/tpm.rs"]
@@ -52,6 +55,18 @@ fn main() {
     token_seeds();
     lineage_seeds();
     ima_seeds();
+    eventlog_seeds();
+}
+
+fn eventlog_seeds() {
+    use eventlog::{LogBank, LogBuilder, LogEvent, boot_log};
+    let both = [LogBank::Sha1, LogBank::Sha256];
+    seed("eventlog", "boot", &boot_log(&both, true, "quiet").bytes());
+    seed("eventlog", "boot-sha384", &boot_log(&[LogBank::Sha384], false, "root=/dev/sda ro").bytes());
+    let mut located = LogBuilder::new(&both);
+    located.startup_locality(3);
+    located.event(&LogEvent::of(0, 8, b"v\0"));
+    seed("eventlog", "locality", &located.bytes());
 }
 
 fn tpm_seeds() {

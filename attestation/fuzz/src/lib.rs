@@ -2,6 +2,7 @@
 //! and asserts what holds for every input that is accepted.
 
 pub mod bundle;
+pub mod eventlog;
 pub mod ima;
 pub mod lineage;
 pub mod snp;
