@@ -1,4 +1,4 @@
-//! TPM evidence of a software TPM: what must pass, and each departure with its code (ATTACKS rows A1 to A9 and A23).
+//! TPM evidence of a software TPM: what must pass, and each departure with its code (attacks A1 to A9 and A23).
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::collections::BTreeMap;
