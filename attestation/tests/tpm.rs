@@ -118,6 +118,16 @@ fn a2_a_selection_is_canonical_and_in_order() {
     let [first, second] = selection().try_into().unwrap();
     assert_eq!(quoted(&[second.clone(), first.clone()]), "tpm.quote.selection");
     assert_eq!(quoted(&[first.clone(), first.clone()]), "tpm.quote.selection.form");
+    // The same PCRs of other banks, with their own values.
+    let of = |bank| PcrSelection { bank, pcrs: vec![0, 7] };
+    let (sha256, sha384) = (of(PcrHash::Sha256), of(PcrHash::Sha384));
+    let ak = AttestationKey::from_public(P256.ak_public()).unwrap();
+    for banks in [vec![sha256.clone()], vec![sha256, sha384]] {
+        let other: Vec<_> = [of(PcrHash::Sha384), of(PcrHash::Sha256)].into_iter().take(banks.len()).collect();
+        let (quote, pcrs) = P256.quote(&other, &[9; 32]);
+        let judged = tpm::quote::verify(&quote, &pcrs, &ak, &banks, &[9; 32]);
+        assert_eq!(judged.map(drop).map_err(|rejection| rejection.code()), Err("tpm.quote.selection"));
+    }
     assert_eq!(resigned(&P256, |attest| attest[SELECTION_AT + 3] = 5), "tpm.quote.selection.form");
     assert_eq!(resigned(&P256, |attest| attest[SELECTION_AT] = 0xff), "tpm.quote.selection.form");
     assert_eq!(resigned(&P256, |attest| attest[SELECTION_AT + 6] = 2), "tpm.quote.selection.form");
