@@ -84,6 +84,7 @@ fn tpm_seeds() {
         seed("tpm_attest", &format!("quote-{name}"), &attest);
         seed("tpm_attest", "quote-short", &tpm.quote_attest(&both[1..], &[]));
         seed("tpm_attest", &format!("certify-{name}"), &tpm.certify_attest(&tpm::name(&key.public), &[3; 32]));
+        seed("tpm_attest", "creation", &tpm.creation_attest(&tpm::name(&key.public), &[7; 32], &[3; 32]));
         seed("tpm_public", &format!("ak-{name}"), tpm.ak_public());
         seed("tpm_public", &format!("ek-{name}"), tpm.ek_public());
         seed("tpm_signature", name, &tpm.sign(&attest));

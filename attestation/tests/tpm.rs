@@ -433,6 +433,73 @@ fn a23_the_scheme_is_the_keys_and_not_the_signatures() {
 }
 
 #[test]
+fn a23_every_scheme_attests_and_none_passes_for_another() {
+    let kinds = [AkKind::RsaPss3072, AkKind::Rsa4096, AkKind::P384, AkKind::P521];
+    let tpms = kinds.map(SimTpm::new);
+    for tpm in &tpms {
+        let good = bundle(tpm);
+        let claims = judge(tpm, &good).unwrap();
+        assert_eq!(claims.pcrs[&PcrHash::Sha384][&7].0, tpm.pcr(PcrHash::Sha384, 7));
+        // The scheme and the hash that the signature names, one after the other.
+        let head = tpm.sign(b"it")[..4].to_vec();
+        let at = good.tpm_quote.len() - tpm.sign(&tpm.quote_attest(&selection(), &binder().qualifying_data())).len();
+        assert_eq!(good.tpm_quote[at..at + 4], head);
+        for (offset, ids) in [(1, [0x14, 0x16, 0x18]), (3, [0x0b, 0x0c, 0x0d])] {
+            for id in ids.into_iter().filter(|id| *id != head[offset]) {
+                let mut named = good.clone();
+                named.tpm_quote[at + offset] = id;
+                let code = code(tpm, &named);
+                assert!(["tpm.signature.scheme", "tpm.malformed"].contains(&code), "{head:?} as {id:#x}: {code}");
+            }
+        }
+        let mut changed = good.clone();
+        *changed.tpm_quote.last_mut().unwrap() ^= 1;
+        assert_eq!(code(tpm, &changed), "tpm.signature.invalid");
+        // pcrDigest is made with the scheme's hash, whatever the banks are.
+        let mut digest = tpm.quote_attest(&selection(), &binder().qualifying_data());
+        *digest.last_mut().unwrap() ^= 1;
+        assert_eq!(code(tpm, &Bundle { tpm_quote: tpm.signed(&digest), ..good }), "tpm.quote.pcr_digest");
+    }
+}
+
+#[test]
+fn a23_numbers_of_larger_curves_may_carry_or_lack_leading_zeros() {
+    // A P-521 number starts with seven zero bits, so that one in two starts with a zero octet, one in 512 with two.
+    for (kind, size) in [(AkKind::P384, 48), (AkKind::P521, 66)] {
+        let tpm = SimTpm::new(kind);
+        let attest = tpm.quote_attest(&selection(), &binder().qualifying_data());
+        let head = tpm.sign(&attest)[..4].to_vec();
+        let signed = |r: &[u8], s: &[u8]| {
+            let tpm_quote = [tpm2b(&attest), head.clone(), tpm2b(r), tpm2b(s)].concat();
+            code(&tpm, &Bundle { tpm_quote, ..bundle(&tpm) })
+        };
+        let (r, s) = (0..10_000)
+            .map(|_| tpm.sign(&attest))
+            .map(|signature| (signature[6..6 + size].to_vec(), signature[8 + size..].to_vec()))
+            .find(|(r, s)| r[0] == 0 || s[0] == 0)
+            .unwrap();
+        let trim = |number: &[u8]| number[number.iter().position(|byte| *byte != 0).unwrap()..].to_vec();
+        assert_eq!(signed(&r, &s), "accepted");
+        assert_eq!(signed(&trim(&r), &trim(&s)), "accepted");
+        assert_eq!(signed(&[&[0, 0], &r[..]].concat(), &[&[0], &s[..]].concat()), "accepted");
+        assert_eq!(signed(&[&[1], &r[..]].concat(), &s), "tpm.signature.invalid");
+        assert_eq!(signed(&s, &r), "tpm.signature.invalid");
+        assert_eq!(signed(&[], &s), "tpm.signature.invalid");
+    }
+}
+
+#[test]
+fn a23_a_name_made_with_sha1_names_nothing() {
+    let mut public = KEY.public.clone();
+    public[3] = 4;
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY, &public);
+    let name = [&[0, 4], digest.as_ref()].concat();
+    let attest = P256.certify_attest(&name, &binder().qualifying_data());
+    let certified = Bundle { tpm_certify: [P256.signed(&attest), tpm2b(&public)].concat(), ..bundle(&P256) };
+    assert_eq!(code(&P256, &certified), "tpm.signature.sha1");
+}
+
+#[test]
 fn a23_ecdsa_numbers_may_carry_or_lack_leading_zeros() {
     let attest = P256.quote_attest(&selection(), &binder().qualifying_data());
     let signed = |r: &[u8], s: &[u8]| {

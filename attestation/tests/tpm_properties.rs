@@ -59,8 +59,9 @@ fn damaged(bytes: Vec<u8>) -> impl Strategy<Value = Vec<u8>> {
 fn attests() -> impl Strategy<Value = Vec<u8>> {
     let data = proptest::collection::vec(any::<u8>(), 0..64);
     let quote = (selections(), data.clone()).prop_map(|(selection, data)| TPMS[1].quote_attest(&selection, &data));
-    let certification = data.prop_map(|data| TPMS[1].certify_attest(&sim::name(&KEY.public), &data));
-    prop_oneof![quote, certification].prop_flat_map(damaged)
+    let certification = data.clone().prop_map(|data| TPMS[1].certify_attest(&sim::name(&KEY.public), &data));
+    let creation = data.prop_map(|data| TPMS[1].creation_attest(&sim::name(&KEY.public), &[7; 32], &data));
+    prop_oneof![quote, certification, creation].prop_flat_map(damaged)
 }
 
 proptest! {

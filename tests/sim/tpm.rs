@@ -26,8 +26,37 @@ use countersign_attestation::protocol::PcrSelection;
 pub(crate) enum AkKind {
     /// RSA-2048, RSASSA with SHA-256.
     Rsa2048,
+    /// RSA-3072, RSAPSS with SHA-384.
+    RsaPss3072,
+    /// RSA-4096, RSASSA with SHA-512.
+    Rsa4096,
     /// ECDSA P-256 with SHA-256.
     P256,
+    /// ECDSA P-384 with SHA-384.
+    P384,
+    /// ECDSA P-521 with SHA-512.
+    P521,
+}
+
+impl AkKind {
+    /// TPM_ALG_ID of the scheme's hash, and the hash.
+    const fn hash(self) -> (u8, &'static digest::Algorithm) {
+        match self {
+            Self::Rsa2048 | Self::P256 => (0x0b, &digest::SHA256),
+            Self::RsaPss3072 | Self::P384 => (0x0c, &digest::SHA384),
+            Self::Rsa4096 | Self::P521 => (0x0d, &digest::SHA512),
+        }
+    }
+
+    /// TPM_ALG_ID of the scheme, and its hash's.
+    const fn scheme(self) -> [u8; 4] {
+        let (hash, _) = self.hash();
+        match self {
+            Self::Rsa2048 | Self::Rsa4096 => [0, 0x14, 0, hash],
+            Self::RsaPss3072 => [0, 0x16, 0, hash],
+            Self::P256 | Self::P384 | Self::P521 => [0, 0x18, 0, hash],
+        }
+    }
 }
 
 /// Attributes of the TCG templates: fixedTPM, fixedParent, sensitiveDataOrigin, userWithAuth and what the key is for.
@@ -39,14 +68,15 @@ pub(crate) const SIGNING_KEY_ATTRIBUTES: u32 = 0x0004_0072;
 const EK_POLICY: &str = "837197674484b3f81a90cc8d46a5d724fd52d76e06520b64f2a1da1b331469aa";
 
 enum Signer {
-    Rsa(RsaKeyPair),
-    P256(EcdsaKeyPair),
+    Rsa(RsaKeyPair, &'static dyn signature::RsaEncoding),
+    Ecc(EcdsaKeyPair),
 }
 
 /// One software TPM with an EK, an AK, and two PCR banks.
 pub(crate) struct SimTpm {
     ek: rsa::OaepPrivateDecryptingKey,
     ek_public: Vec<u8>,
+    ak_kind: AkKind,
     ak: Signer,
     ak_public: Vec<u8>,
     pcrs: BTreeMap<PcrHash, [Vec<u8>; 24]>,
@@ -68,7 +98,8 @@ impl SimTpm {
         let clock = ClockInfo { clock: 12_345, reset_count: 7, restart_count: 0, safe: true };
         let ek = rsa::OaepPrivateDecryptingKey::new(ek).unwrap();
         let pcrs = BTreeMap::from(pcrs);
-        let mut tpm = Self { ek, ek_public, ak, ak_public, pcrs, clock, firmware_version: 0x2019_1023_0016_3636 };
+        let mut tpm =
+            Self { ek, ek_public, ak_kind: kind, ak, ak_public, pcrs, clock, firmware_version: 0x2019_1023_0016_3636 };
         for bank in [PcrHash::Sha256, PcrHash::Sha384] {
             for index in 0..8 {
                 tpm.extend(bank, index, b"firmware");
@@ -89,6 +120,7 @@ impl SimTpm {
 
     /// Replaces the AK by one with other attributes.
     pub(crate) fn with_ak_attributes(mut self, kind: AkKind, attributes: u32) -> Self {
+        self.ak_kind = kind;
         (self.ak, self.ak_public) = new_ak(kind, attributes);
         self
     }
@@ -142,7 +174,8 @@ impl SimTpm {
             attest.extend_from_slice(&bitmap.to_le_bytes()[..3]);
         }
         let values = self.values(selection).collect::<Vec<_>>().concat();
-        attest.extend(tpm2b(digest::digest(&digest::SHA256, &values).as_ref()));
+        let (_, hash) = self.ak_kind.hash();
+        attest.extend(tpm2b(digest::digest(hash, &values).as_ref()));
         attest
     }
 
@@ -193,12 +226,13 @@ impl SimTpm {
 
     /// TPMT_SIGNATURE.
     pub(crate) fn sign(&self, attest: &[u8]) -> Vec<u8> {
+        let head = self.ak_kind.scheme().to_vec();
         match &self.ak {
-            Signer::Rsa(key) => [vec![0, 0x14, 0, 0x0b], tpm2b(&rsa_sign(key, &signature::RSA_PKCS1_SHA256, attest))],
-            Signer::P256(key) => {
+            Signer::Rsa(key, padding) => [head, tpm2b(&rsa_sign(key, *padding, attest))],
+            Signer::Ecc(key) => {
                 let fixed = key.sign(&SystemRandom::new(), attest).unwrap();
-                let (r, s) = fixed.as_ref().split_at(32);
-                [vec![0, 0x18, 0, 0x0b], [tpm2b(r), tpm2b(s)].concat()]
+                let (r, s) = fixed.as_ref().split_at(fixed.as_ref().len() / 2);
+                [head, [tpm2b(r), tpm2b(s)].concat()]
             }
         }
         .concat()
@@ -207,8 +241,8 @@ impl SimTpm {
     /// The bare RSA signature in another padding, for scheme confusion.
     pub(crate) fn sign_rsa(&self, padding: &'static dyn signature::RsaEncoding, attest: &[u8]) -> Vec<u8> {
         match &self.ak {
-            Signer::Rsa(key) => rsa_sign(key, padding, attest),
-            Signer::P256(_) => panic!("an RSA AK"),
+            Signer::Rsa(key, _) => rsa_sign(key, padding, attest),
+            Signer::Ecc(_) => panic!("an RSA AK"),
         }
     }
 
@@ -251,7 +285,7 @@ impl CredentialKey {
     /// A new key with any attributes.
     pub(crate) fn with_attributes(attributes: u32) -> Self {
         let key = EcdsaKeyPair::generate(&signature::ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
-        let public = p256_public(attributes, key.public_key().as_ref());
+        let public = ecc_public(attributes, &AkKind::P256.scheme(), 3, key.public_key().as_ref());
         Self { key, public }
     }
 
@@ -358,17 +392,23 @@ const NULL: [u8; 2] = [0, 0x10];
 const AES_128_CFB: [u8; 6] = [0, 6, 0, 0x80, 0, 0x43];
 
 fn new_ak(kind: AkKind, attributes: u32) -> (Signer, Vec<u8>) {
+    let rsa = |size, padding| {
+        let key = RsaKeyPair::generate(size).unwrap();
+        let public = rsa_public(attributes, &[], &NULL, &kind.scheme(), &modulus(&key));
+        (Signer::Rsa(key, padding), public)
+    };
+    let ecc = |algorithm, curve| {
+        let key = EcdsaKeyPair::generate(algorithm).unwrap();
+        let public = ecc_public(attributes, &kind.scheme(), curve, key.public_key().as_ref());
+        (Signer::Ecc(key), public)
+    };
     match kind {
-        AkKind::Rsa2048 => {
-            let key = RsaKeyPair::generate(rsa::KeySize::Rsa2048).unwrap();
-            let public = rsa_public(attributes, &[], &NULL, &[0, 0x14, 0, 0x0b], &modulus(&key));
-            (Signer::Rsa(key), public)
-        }
-        AkKind::P256 => {
-            let key = EcdsaKeyPair::generate(&signature::ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
-            let public = p256_public(attributes, key.public_key().as_ref());
-            (Signer::P256(key), public)
-        }
+        AkKind::Rsa2048 => rsa(rsa::KeySize::Rsa2048, &signature::RSA_PKCS1_SHA256),
+        AkKind::RsaPss3072 => rsa(rsa::KeySize::Rsa3072, &signature::RSA_PSS_SHA384),
+        AkKind::Rsa4096 => rsa(rsa::KeySize::Rsa4096, &signature::RSA_PKCS1_SHA512),
+        AkKind::P256 => ecc(&signature::ECDSA_P256_SHA256_FIXED_SIGNING, 3),
+        AkKind::P384 => ecc(&signature::ECDSA_P384_SHA384_FIXED_SIGNING, 4),
+        AkKind::P521 => ecc(&signature::ECDSA_P521_SHA512_FIXED_SIGNING, 5),
     }
 }
 
@@ -378,13 +418,14 @@ fn public_head(kind: u16, attributes: u32, policy: &[u8]) -> Vec<u8> {
 
 fn rsa_public(attributes: u32, policy: &[u8], symmetric: &[u8], scheme: &[u8], modulus: &[u8]) -> Vec<u8> {
     let head = public_head(1, attributes, policy);
-    [&head[..], symmetric, scheme, &[8, 0], &[0; 4], &tpm2b(modulus)].concat()
+    let bits = u16::try_from(modulus.len() * 8).unwrap().to_be_bytes();
+    [&head[..], symmetric, scheme, &bits, &[0; 4], &tpm2b(modulus)].concat()
 }
 
-fn p256_public(attributes: u32, point: &[u8]) -> Vec<u8> {
-    let (x, y) = point[1..].split_at(32);
+fn ecc_public(attributes: u32, scheme: &[u8], curve: u8, point: &[u8]) -> Vec<u8> {
+    let (x, y) = point[1..].split_at(point.len() / 2);
     let head = public_head(0x23, attributes, &[]);
-    [&head[..], &NULL, &[0, 0x18, 0, 0x0b], &[0, 3], &NULL, &tpm2b(x), &tpm2b(y)].concat()
+    [&head[..], &NULL, scheme, &[0, curve], &NULL, &tpm2b(x), &tpm2b(y)].concat()
 }
 
 fn modulus(key: &RsaKeyPair) -> Vec<u8> {
