@@ -120,7 +120,7 @@ fn open(dir: &Path, narrator: &mut Narrator) -> anyhow::Result<(Stage, Operator)
 
 #[derive(Deserialize)]
 struct Identity {
-    ek_fingerprint: String,
+    fingerprint: String,
     issuer: String,
 }
 
@@ -128,8 +128,8 @@ fn enroll(stage: &Stage, operator: &Operator, narrator: &mut Narrator) -> anyhow
     narrator.step("The operator registers the host with the EK that must be found in it; the host enrols");
     let mut identity = agent(stage, &["identity", "--output", "json"])?;
     let identity: Identity = serde_json::from_str(&run_ok("countersign-agent identity", &mut identity)?)?;
-    narrator.show(&format!("EK {}\nissued by {}", identity.ek_fingerprint, identity.issuer));
-    operator.run(&["hosts", "add", HOST, "--ek-sha256", &identity.ek_fingerprint, "--label", "rack=4"])?;
+    narrator.show(&format!("EK {}\nissued by {}", identity.fingerprint, identity.issuer));
+    operator.run(&["hosts", "add", HOST, "--ek-sha256", &identity.fingerprint, "--label", "rack=4"])?;
     let started = monotonic();
     let mut enroll = agent(stage, &["enroll", "--host", HOST, "--broker", &stage.broker_url])?;
     enroll.arg("--broker-ca").arg(stage.dir.join("data/public/broker-ca.pem"));
