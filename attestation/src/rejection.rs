@@ -85,6 +85,7 @@ rooms! {
     Logs(crate::evidence::logs::LogReason),
     EventLog(crate::evidence::eventlog::EventLogReason),
     Snp(crate::evidence::snp::SnpReason),
+    Tdx(crate::evidence::tdx::TdxReason),
     Ima(crate::evidence::ima::ImaReason),
     Result(crate::result::ResultReason),
     Pulse(crate::pulse::PulseReason),
