@@ -87,6 +87,7 @@ rooms! {
     Snp(crate::evidence::snp::SnpReason),
     Tdx(crate::evidence::tdx::TdxReason),
     Ima(crate::evidence::ima::ImaReason),
+    Paravisor(crate::evidence::paravisor::ParavisorReason),
     Result(crate::result::ResultReason),
     Pulse(crate::pulse::PulseReason),
     StatusList(crate::status_list::StatusListReason),

@@ -6,7 +6,7 @@ use alloc::format;
 
 use super::ParavisorReason;
 use super::runtime::RuntimeData;
-use super::tdreport::{TDREPORT_BYTES, TdReport};
+use super::tdreport::{TDREPORT_BYTES, TdReportStruct};
 use crate::digest::Sha256Digest;
 use crate::reader::{ReadError, Reader};
 use crate::rejection::Rejection;
@@ -43,7 +43,7 @@ pub enum HardwareReport<'a> {
     Snp(&'a [u8]),
     /// TDREPORT_STRUCT: authenticated by a MAC that only its own processor can check. It counts as far as a verified TD
     /// quote says the same.
-    Tdx(TdReport<'a>),
+    Tdx(TdReportStruct<'a>),
 }
 
 impl HardwareReport<'_> {
@@ -90,7 +90,7 @@ impl<'a> HclReport<'a> {
             REPORT_TYPE_TDX => {
                 let (report, rest) = hardware_bytes.split_at_checked(TDREPORT_BYTES).unwrap_or((hardware_bytes, &[]));
                 check_zero(rest, "after the TDREPORT")?;
-                HardwareReport::Tdx(TdReport::parse(report)?)
+                HardwareReport::Tdx(TdReportStruct::parse(report)?)
             }
             other => return Err(ParavisorReason::ReportType.because("2 (SNP) or 4 (TDX)", other)),
         };

@@ -21,7 +21,7 @@ const REPORT_TYPES: [[u8; 4]; 2] = [[0x81, 0, 0, 0], [0x81, 0, 1, 0]];
 
 /// A TDREPORT, taken apart. Nothing of it is verified, and nothing alone can make it so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TdReport<'a> {
+pub struct TdReportStruct<'a> {
     /// REPORTDATA.
     pub report_data: &'a [u8; 64],
     /// TEE_TCB_SVN.
@@ -50,7 +50,7 @@ pub struct TdReport<'a> {
     pub service_td_hash: &'a [u8; 48],
 }
 
-impl<'a> TdReport<'a> {
+impl<'a> TdReportStruct<'a> {
     /// Takes apart a TDREPORT_STRUCT: all of `bytes`. Its two inner hashes must be of its own parts.
     ///
     /// # Errors
