@@ -86,6 +86,7 @@ rooms! {
     EventLog(crate::evidence::eventlog::EventLogReason),
     Snp(crate::evidence::snp::SnpReason),
     Tdx(crate::evidence::tdx::TdxReason),
+    Rtmr(crate::evidence::tdx::rtmr::RtmrReason),
     Ima(crate::evidence::ima::ImaReason),
     Paravisor(crate::evidence::paravisor::ParavisorReason),
     Result(crate::result::ResultReason),

@@ -7,6 +7,7 @@
 
 pub mod body;
 pub mod quote;
+pub mod rtmr;
 
 use crate::rejection::reasons;
 pub use body::{Body, BodyKind, EnclaveReport, TdReport};
