@@ -10,7 +10,11 @@ use crate::evidence::tpm::public::Public;
 use crate::rejection::Rejection;
 use crate::time::UnixMillis;
 
+use crate::evidence::tdx::TdReport;
+use crate::evidence::tdx::recorded::RecordedTdQuote;
+
 use super::hcl::{HardwareReport, HclReport};
+use super::tdreport::TdReportStruct;
 use super::{HardwareKind, ParavisorClaims, ParavisorReason};
 
 /// What vouches for the hardware report.
@@ -18,6 +22,8 @@ use super::{HardwareKind, ParavisorClaims, ParavisorReason};
 pub enum Hardware<'a> {
     /// The VEK of the SNP report, endorsed.
     Snp(&'a VerifiedVek),
+    /// A quote of the TD that came without collateral, for recorded evidence alone.
+    RecordedTdx(&'a RecordedTdQuote),
 }
 
 /// A paravisor whose hardware report was verified, and found to be about its runtime data. [`verify`] is the only
@@ -81,8 +87,16 @@ pub fn verify(hcl: &HclReport<'_>, hardware: Hardware<'_>, now: UnixMillis) -> R
             hcl.check_binding(&claims.report_data.0)?;
             (claims.assurance, HardwareKind::Snp, Presented::Verified(claims))
         }
+        (HardwareReport::Tdx(report), Hardware::RecordedTdx(quote)) => {
+            check_quoted(&report, &Quoted::of_report(quote.report()))?;
+            hcl.check_binding(&quote.report().report_data)?;
+            (quote.assurance(), HardwareKind::Tdx, Presented::NotPresented)
+        }
         (report @ HardwareReport::Tdx(_), Hardware::Snp(_)) => {
             return Err(ParavisorReason::Hardware.because("a report of SEV-SNP", report.name()));
+        }
+        (report @ HardwareReport::Snp(_), Hardware::RecordedTdx(_)) => {
+            return Err(ParavisorReason::Hardware.because("a report of TDX", report.name()));
         }
     };
     let runtime = hcl.runtime_data()?;
@@ -102,4 +116,87 @@ pub fn verify(hcl: &HclReport<'_>, hardware: Hardware<'_>, now: UnixMillis) -> R
         user_data: runtime.user_data().clone(),
     };
     Ok(VerifiedParavisor { ak_spki, claims, snp })
+}
+
+/// What a verified quote says of a TD, field by field.
+struct Quoted<'a> {
+    fields: [&'a [u8]; 15],
+    /// MR_SERVICETD, of quotes that have it.
+    mr_service_td: Option<&'a [u8]>,
+}
+
+/// Names of the fields that a TDREPORT and its quote share.
+const SHARED: [&str; 15] = [
+    "REPORTDATA",
+    "TEE_TCB_SVN",
+    "MRSEAM",
+    "MRSIGNERSEAM",
+    "SEAMATTRIBUTES",
+    "TDATTRIBUTES",
+    "XFAM",
+    "MRTD",
+    "MRCONFIGID",
+    "MROWNER",
+    "MROWNERCONFIG",
+    "RTMR0",
+    "RTMR1",
+    "RTMR2",
+    "RTMR3",
+];
+
+impl<'a> Quoted<'a> {
+    fn of_report(report: &'a TdReport) -> Self {
+        let [rtmr0, rtmr1, rtmr2, rtmr3] = &report.rtmrs;
+        Self {
+            fields: [
+                &report.report_data,
+                &report.tee_tcb_svn,
+                &report.mr_seam,
+                &report.mr_signer_seam,
+                &report.seam_attributes,
+                &report.td_attributes,
+                &report.xfam,
+                &report.mr_td,
+                &report.mr_config_id,
+                &report.mr_owner,
+                &report.mr_owner_config,
+                rtmr0,
+                rtmr1,
+                rtmr2,
+                rtmr3,
+            ],
+            mr_service_td: report.td15.as_ref().map(|td15| td15.mr_service_td.as_slice()),
+        }
+    }
+}
+
+/// The quote is of this TDREPORT: whatever both say, they say alike.
+fn check_quoted(report: &TdReportStruct<'_>, quoted: &Quoted<'_>) -> Result<(), Rejection> {
+    let [rtmr0, rtmr1, rtmr2, rtmr3] = report.rtmrs;
+    let reported: [&[u8]; 15] = [
+        report.report_data,
+        report.tee_tcb_svn,
+        report.mr_seam,
+        report.mr_signer_seam,
+        report.seam_attributes,
+        report.attributes,
+        report.xfam,
+        report.mr_td,
+        report.mr_config_id,
+        report.mr_owner,
+        report.mr_owner_config,
+        rtmr0,
+        rtmr1,
+        rtmr2,
+        rtmr3,
+    ];
+    let service = quoted.mr_service_td.map(|quoted| ("MR_SERVICETD", report.service_td_hash.as_slice(), quoted));
+    let shared = SHARED.iter().zip(reported).zip(quoted.fields).map(|((name, ours), quoted)| (*name, ours, quoted));
+    for (name, ours, quoted) in shared.chain(service) {
+        if ours != quoted {
+            let expected = alloc::format!("{name} of {}", hex::encode(ours));
+            return Err(ParavisorReason::TdReportQuote.because(expected, hex::encode(quoted)));
+        }
+    }
+    Ok(())
 }

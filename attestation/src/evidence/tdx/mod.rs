@@ -7,6 +7,7 @@
 
 pub mod body;
 pub mod quote;
+pub mod recorded;
 pub mod rtmr;
 
 use crate::rejection::reasons;

@@ -17,6 +17,7 @@ use crate::evidence::tpm::algorithm::TpmHash;
 use crate::rejection::{Rejection, reasons};
 
 use super::body::Measurement;
+use super::recorded::RecordedTdQuote;
 
 reasons! {
     /// Why the event log of a trust domain is not believed.
@@ -88,8 +89,8 @@ impl<'a> RegisterLog<'a> {
     /// An [`RtmrReason`], or an [`EventLogReason`](crate::evidence::eventlog::EventLogReason) for a form that ends
     /// where it may not.
     pub fn read(bytes: &'a [u8]) -> Result<Self, Rejection> {
-        // A binary log begins with a register's index, and there is no register 0x5b.
-        let (form, bytes) = match bytes.first() {
+        // A binary log begins with a register's index, and there is no register 0x5b nor one of white space.
+        let (form, bytes) = match bytes.trim_ascii_start().first() {
             Some(b'[') => (LogForm::Dstack, Cow::Owned(dstack_as_ccel(bytes)?)),
             Some(_) | None => (LogForm::Ccel, Cow::Borrowed(bytes)),
         };
@@ -130,7 +131,10 @@ impl<'a> RegisterLog<'a> {
     }
 
     /// Refuses data that its digest says was edited.
-    fn check_data(&self) -> Result<(), Rejection> {
+    ///
+    /// # Errors
+    /// [`RtmrReason::DataEdited`] or [`EventLogReason::DataEdited`](crate::evidence::eventlog::EventLogReason).
+    pub fn check_data(&self) -> Result<(), Rejection> {
         for event in EventLog::parse(&self.bytes)?.events().filter(Event::is_extended) {
             // dstack leaves out what firmware measured; there is nothing to be misled by.
             if self.form == LogForm::Dstack && event.data.is_empty() {
@@ -245,6 +249,14 @@ impl RtmrClaims {
             }
         }
     }
+}
+
+/// Holds a log against the registers of a recorded quote that came without collateral.
+///
+/// # Errors
+/// See [`RegisterLog::read`], and the reasons of a replay.
+pub fn verify_recorded(log: &[u8], quote: &RecordedTdQuote) -> Result<RtmrClaims, Rejection> {
+    verify_registers(log, &quote.report().rtmrs)
 }
 
 /// Holds a log against the registers of a quote. What it extends must give exactly what was quoted; RTMR0 and RTMR1,
