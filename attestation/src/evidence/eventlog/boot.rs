@@ -340,14 +340,16 @@ impl Story<'_, '_> {
         let before = core::mem::replace(&mut self.unbound_text, false);
         self.read_text(event);
         if self.unbound_text {
+            // Where a TPM would hold it: PCR 14 for shim's keys, 9 for files.
             if event.data.starts_with(b"Mok") {
-                let labelled = self.labelled(event);
+                let labelled = self.labelled(&Event { pcr_index: 14, ..*event });
                 self.mok.push(labelled);
             } else {
-                self.read_file(event);
+                self.read_file(&Event { pcr_index: 9, ..*event });
             }
         }
         self.unbound_text |= before;
+        self.unbound_uki = true;
     }
 
     /// Every command line so far, by the digests.

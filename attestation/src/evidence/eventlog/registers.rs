@@ -6,7 +6,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::boot::Story;
-use super::claims::BootClaims;
+use super::claims::{BootClaims, Measured};
 use super::data::{GLOBAL_VARIABLE, Variable};
 use super::event_type::EventType;
 use super::log::{Event, EventLog};
@@ -46,6 +46,13 @@ pub(in crate::evidence) fn tell(log: EventLog<'_>, replayed: u32) -> (BootClaims
     let mut claims = story.end();
     // Several PCRs share one register and its separators: only those that Secure Boot and the boot loader stand on are
     // told apart, and what came after them is not.
+    let open = matches!(claims.command_lines, Measured::Unknown);
+    for list in [&mut claims.files, &mut claims.initrds, &mut claims.mok] {
+        // They differ by what the log calls them: one that is empty may be hidden among the others.
+        if *list == Measured::Unmeasured && open {
+            *list = Measured::Unknown;
+        }
+    }
     claims.separators.retain(|index, _| [4, 7].contains(index));
     claims.extended_after_separator.clear();
     (claims, command_lines)

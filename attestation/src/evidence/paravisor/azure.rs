@@ -27,7 +27,14 @@ pub enum Hardware<'a> {
 }
 
 /// A paravisor whose hardware report was verified, and found to be about its runtime data. [`verify`] is the only
-/// constructor.
+/// constructor:
+///
+/// ```compile_fail
+/// use countersign_attestation::evidence::paravisor::{ParavisorClaims, VerifiedParavisor};
+/// fn forged(claims: ParavisorClaims) -> VerifiedParavisor {
+///     VerifiedParavisor { ak_spki: Vec::new(), claims, snp: todo!() }
+/// }
+/// ```
 #[derive(Clone, Debug)]
 pub struct VerifiedParavisor {
     ak_spki: alloc::vec::Vec<u8>,
