@@ -366,3 +366,6 @@ fn dstack_as_ccel(json: &[u8]) -> Result<Vec<u8>, Rejection> {
     }
     Ok(log)
 }
+
+#[cfg(test)]
+mod tests;
