@@ -15,9 +15,7 @@ use countersign_attestation::evidence::paravisor::{
 use countersign_attestation::evidence::tpm::AttestationKey;
 use countersign_attestation::evidence::tpm::algorithm::TpmHash;
 use countersign_attestation::evidence::tpm::public::Public;
-use countersign_attestation::evidence::tpm::quote::{
-    RecordedKey, RecordedSignature, RecordedValues, verify_recorded,
-};
+use countersign_attestation::evidence::tpm::quote::{RecordedKey, RecordedSignature, RecordedValues, verify_recorded};
 use countersign_attestation::protocol::PcrSelection;
 use countersign_attestation::x509::Certificate;
 use countersign_attestation::{Rejection, UnixMillis};
@@ -197,7 +195,11 @@ fn the_hardware_report_is_about_these_runtime_data_and_no_others() {
     let mut upper = report_data(&runtime);
     assert!(upper[32..].iter().all(|byte| *byte == 0));
     upper[63] = 1;
-    assert_eq!(code(&snp_nv(&MILAN.evidence(&upper).report, &runtime)), "hcl.runtime.binding", "the upper half is zero");
+    assert_eq!(
+        code(&snp_nv(&MILAN.evidence(&upper).report, &runtime)),
+        "hcl.runtime.binding",
+        "the upper half is zero"
+    );
     let other = report_data(b"{}");
     assert_eq!(code(&snp_nv(&MILAN.evidence(&other).report, &runtime)), "hcl.runtime.binding");
     assert_eq!(code(&snp_nv(&MILAN.evidence(&[0; 64]).report, &runtime)), "hcl.runtime.binding");
@@ -291,10 +293,8 @@ fn c8_a_tdreport_is_read_and_nothing_alone_verifies_it() {
 /// The folder of the vectors, where there is one.
 #[expect(clippy::disallowed_methods, reason = "a test reads its environment")]
 fn vectors() -> Option<PathBuf> {
-    let folder = std::env::var("COUNTERSIGN_VECTORS").map_or_else(
-        |_| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/vectors")),
-        PathBuf::from,
-    );
+    let folder = std::env::var("COUNTERSIGN_VECTORS")
+        .map_or_else(|_| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/vectors")), PathBuf::from);
     if folder.is_dir() {
         return Some(folder);
     }

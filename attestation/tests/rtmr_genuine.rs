@@ -19,10 +19,8 @@ const NOW: UnixMillis = UnixMillis(1_767_225_600_000);
 /// The folder of the vectors, where there is one.
 #[expect(clippy::disallowed_methods, reason = "a test reads its environment")]
 fn vectors() -> Option<PathBuf> {
-    let folder = std::env::var("COUNTERSIGN_VECTORS").map_or_else(
-        |_| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/vectors")),
-        PathBuf::from,
-    );
+    let folder = std::env::var("COUNTERSIGN_VECTORS")
+        .map_or_else(|_| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/vectors")), PathBuf::from);
     if folder.is_dir() {
         return Some(folder);
     }
@@ -132,7 +130,8 @@ fn dstack_and_attestation_agents_extend_rtmr3_with_what_they_say() {
         let quote = quote(&read(&folder, "quote.bin")).expect("a genuine quote");
         let claims = verify_recorded(&read(&folder, "event_log.json"), &quote).expect(name);
         assert_eq!((claims.form, claims.runtime.len()), (LogForm::Dstack, count), "{name}");
-        let named = |event: &RuntimeEvent| matches!(event, RuntimeEvent::Dstack { event, .. } if event == "compose-hash");
+        let named =
+            |event: &RuntimeEvent| matches!(event, RuntimeEvent::Dstack { event, .. } if event == "compose-hash");
         assert!(claims.runtime.iter().any(named), "{name}");
     }
 }

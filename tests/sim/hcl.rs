@@ -51,7 +51,8 @@ pub fn runtime(ak_public: &[u8], ek_public: &[u8]) -> Vec<u8> {
 #[must_use]
 pub fn runtime_of(keys: &[String]) -> Vec<u8> {
     let keys = keys.join(",");
-    let settings = format!(r#"{{"console-enabled":true,"secure-boot":true,"tpm-enabled":true,"vmUniqueId":"{VM_ID}"}}"#);
+    let settings =
+        format!(r#"{{"console-enabled":true,"secure-boot":true,"tpm-enabled":true,"vmUniqueId":"{VM_ID}"}}"#);
     let user_data = "0".repeat(128);
     format!(r#"{{"keys":[{keys}],"vm-configuration":{settings},"user-data":"{user_data}"}}"#).into_bytes()
 }

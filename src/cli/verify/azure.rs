@@ -249,9 +249,7 @@ fn quote_details(quote: &VerifiedQuote<'_>) -> Map<String, Value> {
     say("reset_count", clock.reset_count.into());
     say("restart_count", clock.restart_count.into());
     if let Attested::Quote { selection, pcr_digest } = &quote.attest().attested {
-        let entry = |entry: &BankSelection| {
-            json!({ "alg": format!("{:#x}", entry.bank.id()), "pcrs": entry.indexes().collect::<Vec<_>>() })
-        };
+        let entry = |entry: &BankSelection| json!({ "alg": format!("{:#x}", entry.bank.id()), "pcrs": entry.indexes().collect::<Vec<_>>() });
         say("pcr_selection", selection.iter().map(entry).collect());
         say("pcr_digest", hex::encode(pcr_digest).into());
     }

@@ -29,7 +29,8 @@ pub(in crate::evidence) fn tell(log: EventLog<'_>, replayed: u32) -> (BootClaims
     let bits = (0..3_u32).zip(STANDS_FOR).filter(|(register, _)| replayed >> register & 1 == 1);
     let mask = bits.fold(0, |mask, (_, pcrs)| mask | pcrs);
     // Only which PCRs there are counts; the registers were compared with their signed values before.
-    let bank: PcrBank = (0..24).filter(|index| mask >> index & 1 == 1).map(|index| (index, HexBytes(Vec::new()))).collect();
+    let bank: PcrBank =
+        (0..24).filter(|index| mask >> index & 1 == 1).map(|index| (index, HexBytes(Vec::new()))).collect();
     let pcrs = BTreeMap::from([(PcrHash::Sha384, bank)]);
     let verified = VerifiedLog::of_registers(log, &pcrs, mask);
     let mut story = Story::new(&verified);

@@ -323,7 +323,8 @@ fn short(error: ReadError) -> Rejection {
 
 /// The smallest quote: version 3 with nothing in the parts of variable size.
 #[cfg(test)]
-pub(super) const QUOTE_BYTES_MIN: usize = HEADER_BYTES + ENCLAVE_REPORT_BYTES + 4 + 64 + 64 + ENCLAVE_REPORT_BYTES + 64 + 2 + 2 + 4;
+pub(super) const QUOTE_BYTES_MIN: usize =
+    HEADER_BYTES + ENCLAVE_REPORT_BYTES + 4 + 64 + 64 + ENCLAVE_REPORT_BYTES + 64 + 2 + 2 + 4;
 
 #[cfg(test)]
 mod tests;

@@ -16,7 +16,7 @@ use crate::verified::Verified;
 use crate::x509::{Certificate, Oid, verify_path};
 
 use super::body::{Body, EnclaveReport, TdReport};
-use super::quote::{Quote, Signed};
+use super::quote::{QeCertification, Quote, Signed};
 
 /// Certificates in a quote. A chain has three.
 const CERTIFICATES_MAX: usize = 8;
@@ -55,8 +55,8 @@ impl RecordedTdQuote {
         let signed = pck
             .verify(qe.report, qe.signature)
             .map_err(|_| reason.because("a signature of the PCK over the QE's report", "another"))?;
-        let enclave = Verified::read(signed, EnclaveReport::read)
-            .map_err(|error| reason.because("an enclave report", error))?;
+        let enclave =
+            Verified::read(signed, EnclaveReport::read).map_err(|error| reason.because("an enclave report", error))?;
         // The QE reports the digest of the key that it signs with, and of what it authenticates along.
         let Sha256Digest(expected) = Sha256Digest::of(&[quote.attestation_key, qe.auth_data]);
         if enclave.report_data.first_chunk() != Some(&expected) {
@@ -90,6 +90,16 @@ impl RecordedTdQuote {
     #[must_use]
     pub const fn valid_until(&self) -> UnixMillis {
         self.valid_until
+    }
+}
+
+impl QeCertification<'_> {
+    /// The QE's report, as it stands there.
+    ///
+    /// # Errors
+    /// [`ParavisorReason::TdQuote`] when it has another length.
+    pub fn unverified_report(&self) -> Result<EnclaveReport, Rejection> {
+        EnclaveReport::read(self.report).map_err(|error| ParavisorReason::TdQuote.because("an enclave report", error))
     }
 }
 

@@ -112,6 +112,12 @@ impl<'a> RegisterLog<'a> {
         &self.values
     }
 
+    /// The log as firmware writes it: the bytes that were read, or what dstack's JSON says in that form.
+    #[must_use]
+    pub fn binary(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// Indexes that events were extended into: 0 is MRTD, 1 to 4 are RTMR0 to RTMR3.
     pub fn register_indexes(&self) -> impl Iterator<Item = u8> {
         let extended = self.extended;

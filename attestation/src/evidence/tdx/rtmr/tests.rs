@@ -273,7 +273,9 @@ fn json(entries: &[Entry]) -> String {
             EventType(_) => (String::new(), hex::encode(&entry.data)),
         };
         let (imr, kind, digest) = (entry.index - 1, entry.kind.0, hex::encode(entry.digest));
-        format!(r#"{{"imr":{imr},"event_type":{kind},"digest":"{digest}","event":"{name}","event_payload":"{payload}"}}"#)
+        format!(
+            r#"{{"imr":{imr},"event_type":{kind},"digest":"{digest}","event":"{name}","event_payload":"{payload}"}}"#
+        )
     };
     format!("[\n{}]", entries.iter().map(event).collect::<Vec<_>>().join(","))
 }
@@ -297,7 +299,10 @@ fn dstacks_log_is_the_same_log() {
     assert_eq!(refused(r#""imr":0"#, r#""imr":0,"pcr":0"#), "rtmr.log.json");
     assert_eq!(refused(r#""digest":""#, r#""digest":"00"#), "rtmr.log.json");
     assert_eq!(refused(r#""digest":""#, r#""digest":"x"#), "rtmr.log.json");
-    assert_eq!(refused(&format!(r#""event_type":{}"#, EventType::EV_SEPARATOR.0), r#""event_type":3"#), "rtmr.log.json");
+    assert_eq!(
+        refused(&format!(r#""event_type":{}"#, EventType::EV_SEPARATOR.0), r#""event_type":3"#),
+        "rtmr.log.json"
+    );
     assert_eq!(refused("system-ready", "system-steady"), "rtmr.data_edited");
     assert_eq!(refused("system-ready", "system:ready"), "rtmr.log.json");
     assert_eq!(refused("7b7d", "7b7e"), "rtmr.data_edited");
