@@ -85,6 +85,7 @@ rooms! {
     Logs(crate::evidence::logs::LogReason),
     EventLog(crate::evidence::eventlog::EventLogReason),
     Snp(crate::evidence::snp::SnpReason),
+    Intel(crate::endorsement::intel::IntelReason),
     Tdx(crate::evidence::tdx::TdxReason),
     Rtmr(crate::evidence::tdx::rtmr::RtmrReason),
     Ima(crate::evidence::ima::ImaReason),

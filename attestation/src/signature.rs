@@ -124,13 +124,26 @@ impl PublicKey {
     /// # Errors
     /// [`BadSignature`] when it does not verify, or when key or signature are malformed.
     pub fn verify<'a>(&self, message: &'a [u8], signature: &[u8]) -> Result<SignedBytes<'a>, BadSignature> {
-        #[cfg(test)]
-        count::note(self.scheme);
-        engine::UnparsedPublicKey::new(self.scheme.algorithm(), &self.key)
-            .verify(message, signature)
-            .map(|()| SignedBytes { bytes: message })
-            .map_err(|_| BadSignature)
+        verify_once(self.scheme, &self.key, message, signature)
     }
+}
+
+/// Checks `signature` over `message` with a key that is used this once: [`PublicKey::verify`] without keeping the key.
+///
+/// # Errors
+/// [`BadSignature`] when it does not verify, or when key or signature are malformed.
+pub fn verify_once<'a>(
+    scheme: Scheme,
+    key: &[u8],
+    message: &'a [u8],
+    signature: &[u8],
+) -> Result<SignedBytes<'a>, BadSignature> {
+    #[cfg(test)]
+    count::note(scheme);
+    engine::UnparsedPublicKey::new(scheme.algorithm(), key)
+        .verify(message, signature)
+        .map(|()| SignedBytes { bytes: message })
+        .map_err(|_| BadSignature)
 }
 
 /// A public key that its engine has read and checked once, for keys that verify many messages.

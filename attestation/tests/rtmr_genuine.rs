@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use countersign_attestation::anchor::Assurance;
+use countersign_attestation::anchor::{Assurance, IntelAnchor};
 use countersign_attestation::evidence::eventlog::SecureBoot;
 use countersign_attestation::evidence::paravisor::{Hardware, HardwareKind, HclReport, azure};
 use countersign_attestation::evidence::tdx::recorded::RecordedTdQuote;
@@ -33,7 +33,11 @@ fn read(folder: &Path, path: &str) -> Vec<u8> {
 }
 
 fn quote(bytes: &[u8]) -> Result<RecordedTdQuote, Rejection> {
-    RecordedTdQuote::verify(bytes, &[(Assurance::Hardware, ROOT)], NOW)
+    RecordedTdQuote::verify(bytes, &[root()], NOW)
+}
+
+fn root() -> IntelAnchor {
+    IntelAnchor { name: "intel".to_owned(), assurance: Assurance::Hardware, root: ROOT.to_vec() }
 }
 
 fn code<T>(verdict: Result<T, Rejection>) -> &'static str {
@@ -62,8 +66,8 @@ fn every_signed_octet_of_a_recorded_quote_counts() {
         assert!(quote(&changed).is_err(), "octet {at} of the chain");
     }
     let nobody = RecordedTdQuote::verify(&genuine, &[], NOW);
-    assert_eq!(code(nobody), "hcl.td_quote.signature");
-    let early = RecordedTdQuote::verify(&genuine, &[(Assurance::Hardware, ROOT)], UnixMillis(0));
+    assert_eq!(code(nobody), "x509.path.none");
+    let early = RecordedTdQuote::verify(&genuine, &[root()], UnixMillis(0));
     assert_eq!(code(early), "x509.not_yet_valid");
 }
 

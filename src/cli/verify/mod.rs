@@ -23,6 +23,7 @@ pub mod eventlog;
 pub mod ima;
 pub mod kat;
 pub mod snp;
+pub mod tdx;
 pub mod tpm;
 
 /// Bytes of a manifest. The largest one known is about a megabyte.
@@ -366,6 +367,8 @@ fn judge_kind(case: &Case, files: CaseFiles<'_>) -> Result<Judgement, CaseError>
         "azure-hcl" | "azure-snp" | "azure-tdx" => azure::judge_report(case, files, now),
         "azure-vtpm" => azure::judge_vtpm(case, files),
         "ccel" => ccel::judge_log(files, now),
+        "tdx-quote" | "tdx-quote-unendorsed" => tdx::judge_tdx(files, now),
+        "sgx-quote" | "sgx-quote-unendorsed" => tdx::judge_sgx(files, now),
         "tpm-ek-cert" => ek::judge_certificate(files, now),
         "tpm-ek-cert-nv-raw" => ek::judge_nv(files),
         "vtpm-ak-chain" => ek::judge_ak_certificate(files, now),

@@ -3,14 +3,12 @@
 
 use super::TdxReason;
 use super::body::{Body, BodyKind, ENCLAVE_REPORT_BYTES};
+use crate::digest::Sha256Digest;
 use crate::reader::{ReadError, Reader};
 use crate::rejection::Rejection;
 
 /// Longest quote that is read. Genuine ones have less than 5,000 bytes and are sent in buffers of 8,000.
 pub const QUOTE_BYTES_MAX: usize = 32 * 1024;
-
-/// The header, in every version.
-const HEADER_BYTES: usize = 48;
 
 /// Attestation key type 2: ECDSA P-256. Type 3, P-384, is named by the specification and used by no quoting enclave.
 const ECDSA_P256: u16 = 2;
@@ -252,6 +250,12 @@ impl<'a> Quote<'a> {
         &self.qe
     }
 
+    /// SHA-256 of the attestation key and everything after it: what is the same in each quote that one QE makes.
+    #[must_use]
+    pub fn qe_digest(&self) -> Sha256Digest {
+        Sha256Digest::of(&[self.qe_bytes])
+    }
+
     /// The certification data types from outside to inside: `[5]` in version 3, `[6, 5]` since.
     #[must_use]
     pub fn certification_types(&self) -> alloc::vec::Vec<u16> {
@@ -320,11 +324,6 @@ fn size(stated: u32) -> Result<usize, Rejection> {
 fn short(error: ReadError) -> Rejection {
     TdxReason::Length.because("every part as long as it says, and nothing between them", error)
 }
-
-/// The smallest quote: version 3 with nothing in the parts of variable size.
-#[cfg(test)]
-pub(super) const QUOTE_BYTES_MIN: usize =
-    HEADER_BYTES + ENCLAVE_REPORT_BYTES + 4 + 64 + 64 + ENCLAVE_REPORT_BYTES + 64 + 2 + 2 + 4;
 
 #[cfg(test)]
 mod tests;
