@@ -320,8 +320,8 @@ fn td_log() -> Vec<u8> {
     log.extend([0; 20]);
     log.extend([33, 0, 0, 0]);
     log.extend(b"Spec ID Event03\0\0\0\0\0\0\x02\0\x02\x01\0\0\0\x0c\0\x30\0\0");
-    let variable =
-        [&logs::GLOBAL[..], &[10, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0], &logs::utf16("SecureBoot"), &[1]];
+    let (guid, name) = (hex::decode(logs::GLOBAL).expect("a GUID"), logs::utf16("SecureBoot"));
+    let variable = [&guid[..], &[10, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0][..], &name[..], &[1][..]].concat();
     let mut add = |index: u32, kind: u32, data: &[u8], measured: &[u8]| {
         let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA384, measured);
         log.extend([index.to_le_bytes(), kind.to_le_bytes(), 1_u32.to_le_bytes()].concat());
@@ -330,7 +330,7 @@ fn td_log() -> Vec<u8> {
         log.extend(u32::try_from(data.len()).expect("short").to_le_bytes());
         log.extend(data);
     };
-    add(1, event::VARIABLE_DRIVER_CONFIG, &variable.concat(), &variable.concat());
+    add(1, event::VARIABLE_DRIVER_CONFIG, &variable, &variable);
     add(1, event::SEPARATOR, &[0; 4], &[0; 4]);
     add(3, event::IPL, b"grub_cmd: linux /vmlinuz quiet\0", b"linux /vmlinuz quiet");
     log.extend([0xff; 300]);
@@ -664,7 +664,12 @@ fn check_details(id: &str, role: &str, case: &Value, shown: &countersign::cli::i
     for (bank, pcrs) in detail.get("replayed_pcrs").and_then(Value::as_object).into_iter().flatten() {
         for (pcr, value) in pcrs.as_object().expect("values by PCR") {
             let pcr: u64 = pcr.parse().expect("a number");
-            let row = json!({"bank": bank, "pcr": pcr, "value": value});
+            let row = match shown.pointer("/kind").and_then(Value::as_str) {
+                Some("cc-log") => {
+                    json!({"register": format!("RTMR{}", pcr - 1), "extended by this log": true, "value": value})
+                }
+                _ => json!({"bank": bank, "pcr": pcr, "value": value}),
+            };
             assert!(rows.contains(&row), "{id}: {row}");
         }
     }
