@@ -284,7 +284,10 @@ pub fn verify_recorded(log: &[u8], quote: &RecordedTdQuote) -> Result<RtmrClaims
 }
 
 /// As [`verify`]; the caller has verified where `quoted` is from.
-fn verify_registers(log: &[u8], quoted: &[Measurement; RTMRS]) -> Result<RtmrClaims, Rejection> {
+///
+/// # Errors
+/// As there.
+pub fn verify_registers(log: &[u8], quoted: &[Measurement; RTMRS]) -> Result<RtmrClaims, Rejection> {
     let log = RegisterLog::read(log)?;
     let (mut replayed, mut unexplained) = (BTreeSet::new(), BTreeSet::new());
     for (register, (value, signed)) in (0_u8..).zip(log.values.iter().zip(quoted)) {
