@@ -1,5 +1,5 @@
 //! Genuine logs of trust domains against their quotes, and quotes whose signatures alone are checked.
-#![expect(clippy::expect_used, clippy::indexing_slicing, reason = "test code")]
+#![expect(clippy::expect_used, reason = "test code")]
 
 use std::path::{Path, PathBuf};
 
