@@ -34,8 +34,8 @@ pub struct RecordedTdQuote {
 }
 
 impl RecordedTdQuote {
-    /// Checks the signatures of a quote: by its attestation key over the TD report, by the PCK over the QE's report that
-    /// names this key, and up to one of `anchors` over the PCK.
+    /// Checks the signatures of a quote: by its attestation key over the TD report, by the PCK over the QE's report
+    /// that names this key, and up to one of `anchors` over the PCK.
     ///
     /// # Errors
     /// A [`TdxReason`], or a reason of the certificates.
