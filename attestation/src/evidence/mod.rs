@@ -4,6 +4,7 @@ pub mod bundle;
 pub mod eventlog;
 pub mod ima;
 pub mod logs;
+pub mod paravisor;
 pub mod snp;
 pub mod tdx;
 pub mod tpm;

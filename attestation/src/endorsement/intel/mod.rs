@@ -23,7 +23,7 @@ use crate::x509::{Certificate, Crl, verify_path};
 mod date;
 mod identity;
 mod pck;
-mod pem;
+pub(crate) mod pem;
 mod status;
 mod tcb_info;
 
