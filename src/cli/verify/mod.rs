@@ -21,6 +21,7 @@ pub mod certify;
 pub mod ek;
 pub mod eventlog;
 pub mod ima;
+pub mod intel;
 pub mod kat;
 pub mod snp;
 pub mod tdx;
@@ -371,6 +372,8 @@ fn judge_kind(case: &Case, files: CaseFiles<'_>) -> Result<Judgement, CaseError>
         "sgx-quote" | "sgx-quote-unendorsed" => tdx::judge_sgx(files, now),
         "tpm-ek-cert" => ek::judge_certificate(files, now),
         "tpm-ek-cert-nv-raw" => ek::judge_nv(files),
+        "collateral-parse" => intel::judge_form(files),
+        "collateral-tcbinfo" | "collateral-qeidentity" => intel::judge_signed(files, now),
         "vtpm-ak-chain" => ek::judge_ak_certificate(files, now),
         "tpm-vendor-roots" => ek::judge_roots(files),
         "tpm-vendor-ca-collection" => ek::judge_collection(files),

@@ -187,7 +187,7 @@ fn sgx_details(claims: &SgxClaims) -> Value {
 }
 
 /// The roots a case is judged under: the one it says to trust, as simulated hardware, or the pinned one.
-fn case_anchors(files: CaseFiles<'_>) -> Result<Vec<IntelAnchor>, CaseError> {
+pub(super) fn case_anchors(files: CaseFiles<'_>) -> Result<Vec<IntelAnchor>, CaseError> {
     Ok(match files.read("trust_root")? {
         Some(root) => vec![IntelAnchor { name: "trust_root".to_owned(), assurance: Assurance::Simulated, root }],
         None => vec![pinned_anchor()],
