@@ -9,8 +9,8 @@ use cedar_policy::{Context, Entities, Entity, EntityId, EntityTypeName, EntityUi
 use countersign_attestation::UnixMillis;
 use countersign_attestation::anchor::{AmdProduct, Assurance};
 use countersign_attestation::claims::{
-    BootClaims, Claims, HexBytes, ImaClaims, PcrHash, Presented, Revocation, SnpClaims, SnpSigningKey, SnpTcb,
-    TpmClaims, TpmKind,
+    BootClaims, Claims, HexBytes, ImaClaims, KeyAuthorization, PcrHash, Presented, Revocation, SnpClaims,
+    SnpSigningKey, SnpTcb, TpmKeyClaims, TpmKind,
 };
 use countersign_attestation::evidence::eventlog::claims::{Authority, Labelled, Measured, SecureBoot, Separator};
 
@@ -18,7 +18,8 @@ use crate::decision::HostFacts;
 use crate::finding::{Finding, PolicyReason};
 use crate::ima::ImaTally;
 use crate::matching::ImaTallies;
-use crate::reference::ReferenceManifest;
+use crate::reference::{Acpi, ReferenceManifest};
+use crate::waiver::Accepted;
 
 type Pairs = Vec<(String, RestrictedExpression)>;
 
@@ -57,6 +58,16 @@ pub(crate) struct Vocabulary {
     compared_host_data: EntityUid,
     compared_id_key_digest: EntityUid,
     compared_min_tcb: EntityUid,
+    acpi_measured: EntityUid,
+    acpi_igvm: EntityUid,
+    acpi_sandboxed: EntityUid,
+    by_password: EntityUid,
+    by_policy: EntityUid,
+    vendor_amd: EntityUid,
+    vendor_intel: EntityUid,
+    waived_min_tcb: EntityUid,
+    waived_generation: EntityUid,
+    waived_tcb_status: EntityUid,
 }
 
 impl Vocabulary {
@@ -98,6 +109,16 @@ impl Vocabulary {
             compared_host_data: member("Compared", "snp_host_data")?,
             compared_id_key_digest: member("Compared", "snp_id_key_digest")?,
             compared_min_tcb: member("Compared", "snp_min_tcb")?,
+            acpi_measured: member("Acpi", "measured")?,
+            acpi_igvm: member("Acpi", "igvm")?,
+            acpi_sandboxed: member("Acpi", "sandboxed")?,
+            by_password: member("KeyAuthorization", "password")?,
+            by_policy: member("KeyAuthorization", "policy")?,
+            vendor_amd: member("CpuVendor", "amd")?,
+            vendor_intel: member("CpuVendor", "intel")?,
+            waived_min_tcb: member("Waived", "snp_min_tcb")?,
+            waived_generation: member("Waived", "generation")?,
+            waived_tcb_status: member("Waived", "tcb_status")?,
         })
     }
 
@@ -113,6 +134,7 @@ impl Vocabulary {
         tallies: &ImaTallies,
         host: &HostFacts<'_>,
         matched: Option<&ReferenceManifest>,
+        accepted: &Accepted<'_>,
         now: UnixMillis,
     ) -> Result<(Request, Entities), Finding> {
         let principal = EntityUid::from_type_name_and_id(self.host.clone(), EntityId::new(host.id.as_str()));
@@ -120,8 +142,8 @@ impl Vocabulary {
         let labels = host.labels.iter().map(|(name, value)| (name.clone(), text(value)));
         let entity = Entity::new_with_tags(principal.clone(), [], [], labels).map_err(unbuildable)?;
         let entities = Entities::from_entities([entity], None).map_err(unbuildable)?;
-        let context = Context::from_pairs(self.context(claims, tallies, host, matched, now).map_err(unbuildable)?)
-            .map_err(unbuildable)?;
+        let context = self.context(claims, tallies, host, matched, accepted, now).map_err(unbuildable)?;
+        let context = Context::from_pairs(context).map_err(unbuildable)?;
         let request = Request::new(principal, self.action.clone(), resource, context, None).map_err(unbuildable)?;
         Ok((request, entities))
     }
@@ -132,6 +154,7 @@ impl Vocabulary {
         tallies: &ImaTallies,
         host: &HostFacts<'_>,
         matched: Option<&ReferenceManifest>,
+        accepted: &Accepted<'_>,
         now: UnixMillis,
     ) -> Result<Pairs, cedar_policy::ExpressionConstructionError> {
         let mut context = pairs([
@@ -140,7 +163,8 @@ impl Vocabulary {
             ("roots", RestrictedExpression::new_set(self.roots(claims))),
             ("generation", number(host.generation)),
             ("reference", self.reference(matched)?),
-            ("tpm", self.tpm(&claims.tpm)?),
+            ("tpm", self.tpm(claims)?),
+            ("waived", RestrictedExpression::new_set(self.waived(claims, accepted))),
         ]);
         match &claims.boot {
             Presented::NotPresented => {}
@@ -200,6 +224,14 @@ impl Vocabulary {
             ];
             compared.extend(named.into_iter().filter(|(_, named)| *named).map(|(uid, _)| entity(uid)));
             reference.push(("manifest".to_owned(), text(manifest.id())));
+            if let Some(acpi) = manifest.acpi {
+                let uid = match acpi {
+                    Acpi::Measured => &self.acpi_measured,
+                    Acpi::Igvm => &self.acpi_igvm,
+                    Acpi::Sandboxed => &self.acpi_sandboxed,
+                };
+                reference.push(("acpi".to_owned(), entity(uid)));
+            }
         }
         reference.push(("compared".to_owned(), RestrictedExpression::new_set(compared)));
         RestrictedExpression::new_record(reference)
@@ -215,8 +247,62 @@ impl Vocabulary {
         }
     }
 
-    fn tpm(&self, tpm: &TpmClaims) -> Built {
+    /// Processor vendors that could not forge this TPM's word with a processor's leaked keys. Positive: what is not known
+    /// to be independent is not. A TPM in firmware shares its processor's secrets (A17), and what is known of no kind
+    /// shares anything.
+    fn independent_of(&self, claims: &Claims) -> Vec<RestrictedExpression> {
+        let identity = &claims.tpm.identity;
+        let (amd, intel) = match identity.kind {
+            TpmKind::Discrete | TpmKind::Virtual => (true, true),
+            TpmKind::Firmware => (identity.manufacturer == "INTC", identity.manufacturer == "AMD"),
+            TpmKind::Simulated | TpmKind::Unknown => (false, false),
+        };
+        let vendors = [(&self.vendor_amd, amd), (&self.vendor_intel, intel)];
+        vendors.into_iter().filter(|(_, independent)| *independent).map(|(uid, _)| entity(uid)).collect()
+    }
+
+    /// What of this host waivers accept.
+    fn waived(&self, claims: &Claims, accepted: &Accepted<'_>) -> Vec<RestrictedExpression> {
+        let (product, floors) = match &claims.snp {
+            Presented::Verified(snp) => {
+                (accepted.amd_product(snp.product), accepted.snp_floors(snp.product).next().is_some())
+            }
+            Presented::NotPresented => (false, false),
+        };
+        let waived = [(&self.waived_generation, product), (&self.waived_min_tcb, floors)];
+        waived.into_iter().filter(|(_, waived)| *waived).map(|(uid, _)| entity(uid)).collect()
+    }
+
+    fn credential_key(&self, key: &TpmKeyClaims) -> Built {
+        let mut record = match &key.authorization {
+            KeyAuthorization::Password => pairs([("authorization", entity(&self.by_password))]),
+            KeyAuthorization::Policy(digest) => {
+                pairs([("authorization", entity(&self.by_policy)), ("auth_policy", hexadecimal(digest))])
+            }
+        };
+        match &key.creation {
+            Presented::NotPresented => {}
+            Presented::Verified(creation) => {
+                // PCRs of any bank: a policy that demands some is about what they measure, not about a hash.
+                let pcrs = creation.pcr_select.values().flatten();
+                let pcrs: alloc::collections::BTreeSet<u8> = pcrs.copied().collect();
+                let creation = pairs([
+                    ("pcrs", indexes(&pcrs)),
+                    ("pcr_digest", hexadecimal(&creation.pcr_digest)),
+                    ("locality", number(u64::from(creation.locality))),
+                    ("parent_name", hexadecimal(&creation.parent_name)),
+                ]);
+                record.push(("creation".to_owned(), RestrictedExpression::new_record(creation)?));
+            }
+        }
+        RestrictedExpression::new_record(record)
+    }
+
+    fn tpm(&self, claims: &Claims) -> Built {
+        let tpm = &claims.tpm;
         RestrictedExpression::new_record(pairs([
+            ("independent_of", RestrictedExpression::new_set(self.independent_of(claims))),
+            ("credential_key", self.credential_key(&tpm.credential_key)?),
             ("assurance", self.assurance(tpm.assurance)),
             ("ek", RestrictedExpression::new_string(tpm.ek.to_hex())),
             ("manufacturer", text(&tpm.identity.manufacturer)),
@@ -413,6 +499,7 @@ mod tests {
     use crate::matching::ImaTallies;
     use crate::policy::schema;
     use crate::reference::ReferenceManifest;
+    use crate::waiver::Accepted;
 
     /// Requests are not validated while the broker runs, to save the time; so this holds what policies were validated
     /// against and what they are asked with together.
@@ -445,6 +532,7 @@ mod tests {
         let schema = schema().unwrap();
         let vocabulary = Vocabulary::new().unwrap();
         let tallies = ImaTallies::from([(rules, ImaTally::start())]);
+        let accepted = Accepted::nothing();
         let id = HostId::parse("gpu-17").unwrap();
         let labels = BTreeMap::from([("pool".to_string(), "a".to_string())]);
         let host = HostFacts { id: &id, trust_domain: "fleet.example", labels: &labels, generation: u64::MAX };
@@ -457,7 +545,8 @@ mod tests {
         let measured = claims::measured_claims();
         for claims in [claims::both_claims(), claims::tpm_claims(), sparse, unquoted, measured, unmeasured] {
             for matched in [None, Some(&tpm), Some(&both), Some(&listed)] {
-                let (request, entities) = vocabulary.request(&claims, &tallies, &host, matched, claims::NOW).unwrap();
+                let (request, entities) =
+                    vocabulary.request(&claims, &tallies, &host, matched, &accepted, claims::NOW).unwrap();
                 let part = |uid: Option<&cedar_policy::EntityUid>| uid.unwrap().clone();
                 let validated = Request::new(
                     part(request.principal()),

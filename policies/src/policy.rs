@@ -24,6 +24,7 @@ use crate::finding::{Finding, PolicyReason};
 use crate::matching::ImaTallies;
 use crate::nesting::nesting;
 use crate::reference::{NAME_RULE, RESETTABLE, ReferenceManifest, is_name};
+use crate::waiver::Accepted;
 
 /// The schema every policy is validated against.
 pub const SCHEMA: &str = include_str!("../schema/countersign.cedarschema");
@@ -131,9 +132,10 @@ impl PolicySet {
         tallies: &ImaTallies,
         host: &HostFacts<'_>,
         matched: Option<&ReferenceManifest>,
+        accepted: &Accepted<'_>,
         now: UnixMillis,
     ) -> Verdict {
-        let (request, entities) = match self.vocabulary.request(claims, tallies, host, matched, now) {
+        let (request, entities) = match self.vocabulary.request(claims, tallies, host, matched, accepted, now) {
             Ok(request) => request,
             Err(finding) => return Verdict::Refused(finding, Vec::new()),
         };
@@ -337,7 +339,8 @@ fn check_permit(policy: &cedar_policy::Policy, vocabulary: &Vocabulary) -> Resul
     };
     let labels = BTreeMap::new();
     let facts = HostFacts { id: &host, trust_domain: &domain, labels: &labels, generation: 0 };
-    let (request, entities) = vocabulary.request(&nothing_proven(), &ImaTallies::new(), &facts, None, UnixMillis(0))?;
+    let (claims, tallies, accepted) = (nothing_proven(), ImaTallies::new(), Accepted::nothing());
+    let (request, entities) = vocabulary.request(&claims, &tallies, &facts, None, &accepted, UnixMillis(0))?;
     let alone = cedar_policy::PolicySet::from_policies([policy.clone()])
         .map_err(|error| PolicyReason::PolicyName.because("each policy id once", error))?;
     match Authorizer::new().is_authorized(&request, &alone, &entities).decision() {

@@ -12,6 +12,9 @@
 //! }
 //! ```
 //!
+//! `acpi` says what becomes of the ACPI tables that the host gives the guest: `measured`, `igvm` or `sandboxed`. It is the
+//! operator's knowledge of the image and compared with nothing; policies may demand it.
+//!
 //! A host matches a manifest when every value the manifest names was presented and is one of those listed. What a host
 //! presents beyond a manifest does not make it match.
 
@@ -69,6 +72,32 @@ pub struct ReferenceManifest {
     pub(crate) boot: Option<BootReference>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) ima: Option<ImaReference>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) acpi: Option<Acpi>,
+}
+
+/// What becomes of ACPI tables: their code runs in the guest's kernel, and who runs the machine writes them
+/// (GHSA-g9ww-x58f-9g6m).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Acpi {
+    /// They are in the launch measurement, a PCR or an RTMR that the manifest names.
+    Measured,
+    /// They come with the measured IGVM file.
+    Igvm,
+    /// The guest's kernel keeps their code away from its memory.
+    Sandboxed,
+}
+
+impl Acpi {
+    fn read(text: &str) -> Result<Self, Finding> {
+        match text {
+            "measured" => Ok(Self::Measured),
+            "igvm" => Ok(Self::Igvm),
+            "sandboxed" => Ok(Self::Sandboxed),
+            _ => Err(PolicyReason::ManifestAcpi.because("measured, igvm or sandboxed", format_args!("`{text}`"))),
+        }
+    }
 }
 
 /// What a manifest says about the TPM: at least one PCR.
@@ -116,6 +145,21 @@ impl MinTcb {
     }
 }
 
+impl MinTcb {
+    /// Whether a component of this name may be as low as `found`.
+    pub(crate) fn admits(self, component: &str, found: Option<u8>) -> bool {
+        let least = match component {
+            "bootloader" => Some(self.bootloader),
+            "tee" => Some(self.tee),
+            "snp" => Some(self.snp),
+            "microcode" => Some(self.microcode),
+            "fmc" => self.fmc,
+            _ => None,
+        };
+        least.zip(found).is_some_and(|(least, found)| least <= found)
+    }
+}
+
 /// `null` is not "absent": it is a value nobody should have to guess the meaning of.
 pub(crate) fn not_null<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
     T::deserialize(deserializer).map(Some)
@@ -136,6 +180,8 @@ struct Written {
     boot: Option<WrittenBoot>,
     #[serde(default, deserialize_with = "not_null")]
     ima: Option<WrittenIma>,
+    #[serde(default, deserialize_with = "not_null")]
+    acpi: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -185,6 +231,7 @@ impl ReferenceManifest {
             snp: written.snp.map(SnpReference::read).transpose()?,
             boot: written.boot.map(BootReference::read).transpose()?,
             ima: written.ima.map(ImaReference::read).transpose()?,
+            acpi: written.acpi.as_deref().map(Acpi::read).transpose()?,
         })
     }
 
@@ -300,7 +347,7 @@ impl SnpReference {
     }
 }
 
-fn read_min_tcb(written: Members<MinTcb>) -> Result<BTreeMap<AmdProduct, MinTcb>, Finding> {
+pub(crate) fn read_min_tcb(written: Members<MinTcb>) -> Result<BTreeMap<AmdProduct, MinTcb>, Finding> {
     if written.0.is_empty() {
         return Err(PolicyReason::ManifestEmpty.because("at least one product in `snp.min_tcb`", "none"));
     }

@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use countersign_attestation::UnixMillis;
 use countersign_attestation::claims::Claims;
 use countersign_attestation::protocol::HostId;
-use countersign_policies::decision::{Decision, HostFacts, Terms, appraise};
+use countersign_policies::decision::{Decision, HostFacts, Standards, Terms, appraise};
+use countersign_policies::instance::DenialSet;
 use countersign_policies::matching::ImaTallies;
 use countersign_policies::policy::{PolicySet, SHIPPED};
 use countersign_policies::reference::{ReferenceManifest, ReferenceSet};
+use countersign_policies::waiver::WaiverSet;
 
 pub(crate) use crate::claims::*;
 
@@ -61,7 +63,21 @@ pub(crate) fn judge_at(claims: &Claims, references: &ReferenceSet, policy: &Poli
     let id = HostId::parse("gpu-17").unwrap();
     let labels = BTreeMap::from([("pool".to_owned(), "confidential".to_owned())]);
     let host = HostFacts { id: &id, trust_domain: "fleet.example", labels: &labels, generation: 2 };
-    appraise(claims, &ImaTallies::new(), &host, references, policy, TERMS, now)
+    judge_host(claims, &host, references, policy, TERMS, now)
+}
+
+/// Without waivers and denials.
+pub(crate) fn judge_host(
+    claims: &Claims,
+    host: &HostFacts<'_>,
+    references: &ReferenceSet,
+    policy: &PolicySet,
+    terms: Terms,
+    now: UnixMillis,
+) -> Decision {
+    let (waivers, denials) = (WaiverSet::new([]), DenialSet::new([]));
+    let standards = Standards { references, policy, waivers: &waivers, denials: &denials };
+    appraise(claims, &ImaTallies::new(), host, standards, terms, now)
 }
 
 pub(crate) fn codes(decision: &Decision) -> Vec<&'static str> {

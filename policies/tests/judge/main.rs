@@ -10,3 +10,5 @@ mod common;
 mod policy;
 #[cfg(test)]
 mod references;
+#[cfg(test)]
+mod waivers;

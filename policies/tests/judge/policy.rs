@@ -3,17 +3,18 @@
 use std::collections::BTreeMap;
 
 use crate::common::{
-    NOW, TERMS, both_claims, codes, golden_both, golden_snp, golden_tpm, golden_tpm_only, judge, judge_at, manifest,
-    policies, tpm_claims, with_snp,
+    NOW, TERMS, both_claims, codes, golden_both, golden_snp, golden_tpm, golden_tpm_only, judge, judge_at, judge_host,
+    manifest, policies, tpm_claims, with_snp,
 };
 use countersign_attestation::UnixMillis;
 use countersign_attestation::anchor::{AmdProduct, Assurance};
 use countersign_attestation::binder::BindingReason;
 use countersign_attestation::claims::{Claims, HexBytes, PcrHash, Presented, Revocation, TpmIdentity, TpmKind};
-use countersign_policies::decision::{Decision, HostFacts, Outcome, Terms, appraise, claims_digest};
-use countersign_policies::matching::ImaTallies;
+use countersign_policies::decision::{Decision, HostFacts, Outcome, Standards, Terms, claims_digest};
+use countersign_policies::instance::DenialSet;
 use countersign_policies::policy::{PolicySet, SHIPPED};
 use countersign_policies::reference::ReferenceSet;
+use countersign_policies::waiver::WaiverSet;
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -231,8 +232,7 @@ fn a_lease_never_outlives_the_credential() {
     let labels = BTreeMap::new();
     let host = HostFacts { id: &id, trust_domain: "d", labels: &labels, generation: 0 };
     let terms = Terms { credential_ttl_ms: 1000, lease_ms: 5000 };
-    let decision =
-        appraise(&both_claims(), &ImaTallies::new(), &host, &golden_both(), &policies(&["baseline"], &[]), terms, NOW);
+    let decision = judge_host(&both_claims(), &host, &golden_both(), &policies(&["baseline"], &[]), terms, NOW);
     let until = NOW.plus(1000);
     assert_eq!(decision.outcome(), Outcome::Granted { not_after: until, lease_until: until });
 }
@@ -411,12 +411,15 @@ fn policies_can_allow_listed_chips_labels_hosts_and_times() {
 fn a_rejection_is_a_decision_too() {
     let rejection = BindingReason::ALL[0].because("this binder", "another");
     let policy = policies(&["baseline"], &[]);
-    let decision = Decision::rejected(&rejection, &golden_both(), &policy, NOW);
+    let (references, waivers, denials) = (golden_both(), WaiverSet::new([]), DenialSet::new([]));
+    let standards = Standards { references: &references, policy: &policy, waivers: &waivers, denials: &denials };
+    let decision = Decision::rejected(&rejection, standards, NOW);
     assert_eq!((decision.outcome(), decision.claims_digest(), decision.grant()), (Outcome::Denied, None, None));
     let finding = &decision.findings()[0];
     assert_eq!((finding.code, finding.found.as_str()), (rejection.code(), "another"));
     assert_eq!(decision.references_digest(), golden_both().digest());
     assert_eq!(decision.policy_digest(), policy.digest());
+    assert_eq!((decision.waivers_digest(), decision.denials_digest()), (waivers.digest(), denials.digest()));
     assert_eq!(decision.at(), NOW);
 }
 
@@ -441,16 +444,8 @@ fn identical_inputs_give_identical_bytes_and_every_input_counts() {
         judge(&with_snp(|snp| snp.guest_svn = 9), &golden_both(), &policy),
         judge(&both_claims(), &golden_tpm_only(), &policy),
         judge(&both_claims(), &golden_both(), &policies(&["baseline", "simulated"], &[])),
-        appraise(&both_claims(), &ImaTallies::new(), &host, &golden_both(), &policy, TERMS, NOW),
-        appraise(
-            &both_claims(),
-            &ImaTallies::new(),
-            &host,
-            &golden_both(),
-            &policy,
-            Terms { lease_ms: 1, ..TERMS },
-            NOW,
-        ),
+        judge_host(&both_claims(), &host, &golden_both(), &policy, TERMS, NOW),
+        judge_host(&both_claims(), &host, &golden_both(), &policy, Terms { lease_ms: 1, ..TERMS }, NOW),
     ];
     let mut forms: Vec<_> = others.iter().map(Decision::canonical_bytes).collect();
     forms.push(base);
@@ -541,7 +536,7 @@ proptest! {
         let labels = BTreeMap::new();
         let host = HostFacts { id: &id, trust_domain: "d", labels: &labels, generation };
         let now = UnixMillis(seconds * 1000);
-        let decision = appraise(&tpm_claims(), &ImaTallies::new(), &host, &golden_tpm_only(), &policy, TERMS, now);
+        let decision = judge_host(&tpm_claims(), &host, &golden_tpm_only(), &policy, TERMS, now);
         prop_assert_eq!(decision.outcome(), Outcome::Denied);
         prop_assert!(!decision.findings().is_empty());
     }
