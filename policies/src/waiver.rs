@@ -90,8 +90,11 @@ impl SignedWaiver {
 /// The name under which an operator of a trust domain signs.
 #[must_use]
 pub fn signer_name(trust_domain: &str, operator: &HostId) -> String {
-    format!("{trust_domain}/countersign/operator/{operator}")
+    format!("{trust_domain}{OPERATORS}{operator}")
 }
+
+/// What stands between trust domain and operator in a signer's name.
+const OPERATORS: &str = "/countersign/operator/";
 
 /// What a waiver accepts: a closed set, so that nobody waives what nobody thought of.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -184,7 +187,7 @@ impl Waiver {
     /// # Errors
     /// A finding that says what is not acceptable: the signature, the form, a scope that is empty or a pattern, an end
     /// that is missing or no moment, an empty reason.
-    pub fn open(note: &str, key: &NoteKey, trust_domain: &str) -> Result<Self, Finding> {
+    pub fn open(note: &str, key: &NoteKey) -> Result<Self, Finding> {
         if WAIVER_BYTES_MAX < note.len() {
             return Err(PolicyReason::WaiverSize
                 .because(format_args!("at most {WAIVER_BYTES_MAX} bytes"), format_args!("{} bytes", note.len())));
@@ -197,8 +200,10 @@ impl Waiver {
         if !is_name(&written.id) {
             return Err(PolicyReason::WaiverId.because(NAME_RULE, format_args!("`{}`", written.id)));
         }
-        if written.trust_domain != trust_domain {
-            return Err(PolicyReason::WaiverDomain.because(trust_domain, format_args!("`{}`", written.trust_domain)));
+        let domain = key.name().split_once(OPERATORS).map(|(domain, _)| domain);
+        if domain != Some(written.trust_domain.as_str()) {
+            let expected = domain.unwrap_or("an operator of a trust domain");
+            return Err(PolicyReason::WaiverDomain.because(expected, format_args!("`{}`", written.trust_domain)));
         }
         let until = moment::parse(&written.until).ok_or_else(|| {
             PolicyReason::WaiverUntil
@@ -227,12 +232,12 @@ impl Waiver {
     ///
     /// # Errors
     /// As [`Waiver::open`].
-    pub fn from_json(json: &[u8], trust_domain: &str) -> Result<Self, Finding> {
+    pub fn from_json(json: &[u8]) -> Result<Self, Finding> {
         let signed: SignedWaiver = serde_json::from_slice(json)
             .map_err(|error| PolicyReason::WaiverSyntax.because("a signed waiver in JSON", error))?;
         let key = NoteKey::parse(&signed.key)
             .map_err(|rejection| PolicyReason::WaiverSignature.because("an operator's key", rejection))?;
-        Self::open(&signed.note, &key, trust_domain)
+        Self::open(&signed.note, &key)
     }
 
     /// Whether the waiver may be registered at `now`: its end is to come, and soon enough.
