@@ -10,7 +10,7 @@ LOCKED := --locked
 PACKAGES := build-essential ca-certificates curl jq libtss2-dev libtss2-tcti-swtpm0 nginx-light openssl pkg-config \
 	swtpm swtpm-tools tpm2-openssl tpm2-tools
 
-.PHONY: help setup demo run test fuzz bench lint build clean
+.PHONY: help setup demo run test peers fuzz bench lint build clean
 
 help: ## Lists the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -27,15 +27,20 @@ demo: build ## Runs the main job end to end and shows it
 run: build ## Starts only the broker, on a data directory made at the first start
 	@./deploy/run.sh
 
-test: build ## Runs every test of every package, then every fuzz target briefly
+test: build ## Runs every test of every package, other verifiers beside ours, and every fuzz target briefly
 	@$(CARGO) test $(LOCKED) --workspace
+	@$(MAKE) --no-print-directory peers
 	@$(MAKE) --no-print-directory fuzz
+
+peers: setup ## Compares our verdicts with other verifiers'
+	@./deploy/peers.sh test
 
 fuzz: setup ## Runs every fuzz target briefly
 	@./deploy/fuzz.sh
 
 bench: setup ## Measures the ratios to raw cost, release build
 	@$(CARGO) bench $(LOCKED) --bench ratios
+	@./deploy/peers.sh bench
 
 lint: setup ## Format, clippy with warnings denied, docs, dependencies
 	@$(CARGO) fmt --all --check

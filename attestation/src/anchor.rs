@@ -74,11 +74,24 @@ pub struct TpmAnchor {
     pub intermediates: Vec<Vec<u8>>,
 }
 
+/// A pinned root of Intel's SGX and TDX.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IntelAnchor {
+    /// Name of the file the root came from, for explanations.
+    pub name: String,
+    /// What the root is worth.
+    pub assurance: Assurance,
+    /// Intel SGX Root CA, DER. Pinned by its bytes: another certificate of the same key is another root.
+    pub root: Vec<u8>,
+}
+
 /// Everything the verifier trusts to begin with.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TrustAnchors {
     /// AMD roots; more than one may speak for a product (hardware and simulated).
     pub amd: Vec<AmdAnchor>,
+    /// Intel roots.
+    pub intel: Vec<IntelAnchor>,
     /// TPM manufacturer roots, for EK certificates.
     pub tpm: Vec<TpmAnchor>,
     /// Roots for certificates of attestation keys: device manufacturers' and clouds'. Apart from the others, so that an

@@ -12,6 +12,9 @@ use crate::digest::Sha256Digest;
 pub use crate::endorsement::tpm::{TpmIdentity, TpmKind};
 pub use crate::evidence::eventlog::BootClaims;
 use crate::evidence::ima::ImaState;
+pub use crate::evidence::tdx::claims::{
+    IntelPlatform, QeClaims, SgxClaims, TdxClaims, TdxExtendedClaims, TdxModuleClaims,
+};
 use crate::evidence::tpm::TpmReason;
 use crate::rejection::Rejection;
 use crate::time::UnixMillis;

@@ -108,6 +108,14 @@ impl<'a> Reader<'a> {
         self.array().map(u64::from_be_bytes)
     }
 
+    /// The next two bytes, little-endian (quotes of SGX and TDX are).
+    ///
+    /// # Errors
+    /// [`ReadError::Short`] when fewer are left.
+    pub fn u16_le(&mut self) -> Result<u16, ReadError> {
+        self.array().map(u16::from_le_bytes)
+    }
+
     /// The next four bytes, little-endian (SEV-SNP structures are).
     ///
     /// # Errors

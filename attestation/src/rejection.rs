@@ -85,6 +85,8 @@ rooms! {
     Logs(crate::evidence::logs::LogReason),
     EventLog(crate::evidence::eventlog::EventLogReason),
     Snp(crate::evidence::snp::SnpReason),
+    Intel(crate::endorsement::intel::IntelReason),
+    Tdx(crate::evidence::tdx::TdxReason),
     Ima(crate::evidence::ima::ImaReason),
     Result(crate::result::ResultReason),
     Pulse(crate::pulse::PulseReason),

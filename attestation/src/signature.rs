@@ -124,11 +124,26 @@ impl PublicKey {
     /// # Errors
     /// [`BadSignature`] when it does not verify, or when key or signature are malformed.
     pub fn verify<'a>(&self, message: &'a [u8], signature: &[u8]) -> Result<SignedBytes<'a>, BadSignature> {
-        engine::UnparsedPublicKey::new(self.scheme.algorithm(), &self.key)
-            .verify(message, signature)
-            .map(|()| SignedBytes { bytes: message })
-            .map_err(|_| BadSignature)
+        verify_once(self.scheme, &self.key, message, signature)
     }
+}
+
+/// Checks `signature` over `message` with a key that is used this once: [`PublicKey::verify`] without keeping the key.
+///
+/// # Errors
+/// [`BadSignature`] when it does not verify, or when key or signature are malformed.
+pub fn verify_once<'a>(
+    scheme: Scheme,
+    key: &[u8],
+    message: &'a [u8],
+    signature: &[u8],
+) -> Result<SignedBytes<'a>, BadSignature> {
+    #[cfg(test)]
+    count::note(scheme);
+    engine::UnparsedPublicKey::new(scheme.algorithm(), key)
+        .verify(message, signature)
+        .map(|()| SignedBytes { bytes: message })
+        .map_err(|_| BadSignature)
 }
 
 /// A public key that its engine has read and checked once, for keys that verify many messages.
@@ -159,6 +174,8 @@ impl PreparedKey {
     /// # Errors
     /// [`BadSignature`] when it does not verify or is malformed.
     pub fn verify<'a>(&self, message: &'a [u8], signature: &[u8]) -> Result<SignedBytes<'a>, BadSignature> {
+        #[cfg(test)]
+        count::note(self.scheme);
         self.key.verify_sig(message, signature).map(|()| SignedBytes { bytes: message }).map_err(|_| BadSignature)
     }
 }
@@ -166,3 +183,39 @@ impl PreparedKey {
 /// The key is not one of its scheme: wrong encoding, size, or not on the curve.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BadKey;
+
+/// Which signatures a verification checks: what tests count instead of time.
+#[cfg(test)]
+pub(crate) mod count {
+    extern crate std;
+
+    use alloc::vec::Vec;
+    use core::cell::RefCell;
+
+    use super::Scheme;
+
+    std::thread_local! {
+        static CHECKED: RefCell<Vec<Scheme>> = const { RefCell::new(Vec::new()) };
+    }
+
+    pub(super) fn note(scheme: Scheme) {
+        CHECKED.with_borrow_mut(|checked| checked.push(scheme));
+    }
+
+    /// What `work` makes, and the scheme of each signature that this thread checked for it, in order.
+    pub(crate) fn during<T>(work: impl FnOnce() -> T) -> (T, Vec<Scheme>) {
+        CHECKED.with_borrow_mut(Vec::clear);
+        let made = work();
+        (made, CHECKED.take())
+    }
+
+    #[test]
+    fn every_check_is_counted_whether_it_passes_or_not() {
+        let key = super::PublicKey::new(Scheme::Ed25519, alloc::vec![1; 32]);
+        let ((), checked) = during(|| {
+            assert!(key.verify(b"message", &[0; 64]).is_err());
+            assert!(key.prepare().unwrap().verify(b"message", &[0; 64]).is_err());
+        });
+        assert_eq!(checked, [Scheme::Ed25519, Scheme::Ed25519]);
+    }
+}

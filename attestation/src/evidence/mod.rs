@@ -5,6 +5,7 @@ pub mod eventlog;
 pub mod ima;
 pub mod logs;
 pub mod snp;
+pub mod tdx;
 pub mod tpm;
 
 use alloc::borrow::Cow;

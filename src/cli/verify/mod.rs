@@ -21,6 +21,7 @@ pub mod eventlog;
 pub mod ima;
 pub mod kat;
 pub mod snp;
+pub mod tdx;
 pub mod tpm;
 
 /// Bytes of a manifest. The largest one known is about a megabyte.
@@ -361,6 +362,8 @@ fn judge_kind(case: &Case, files: CaseFiles<'_>) -> Result<Judgement, CaseError>
     match case.kind.as_str() {
         "snp-report" | "snp-report-unendorsed" => snp::judge_report(files, now),
         "snp-chain" => snp::judge_chain(files, now),
+        "tdx-quote" | "tdx-quote-unendorsed" => tdx::judge_tdx(files, now),
+        "sgx-quote" | "sgx-quote-unendorsed" => tdx::judge_sgx(files, now),
         "tpm-ek-cert" => ek::judge_certificate(files, now),
         "tpm-ek-cert-nv-raw" => ek::judge_nv(files),
         "vtpm-ak-chain" => ek::judge_ak_certificate(files, now),
