@@ -44,6 +44,10 @@ fn confidential_computing_cases_are_judged_as_expected() {
         &cases,
         &[("snp-report", 76), ("snp-chain", 4), ("snp-report-unendorsed", 5), ("vtpm-ak-chain", 3)],
     );
+    assert_as_expected(
+        &cases,
+        &[("azure-hcl", 1), ("azure-snp", 12), ("azure-tdx", 5), ("azure-vtpm", 2), ("ccel", 14)],
+    );
     assert!(cases.iter().any(|case| case.verdict == Verdict::Unsupported), "kinds without a judge are never passed");
 }
 

@@ -9,12 +9,16 @@
 //! 5. `snp-report`: 1184 bytes of a known version with ECDSA P-384 as signature algorithm
 //! 6. `event-log`: TCG_PCR_EVENTs from the first byte to the last, or to padding
 //! 7. `ima-list`: an entry of the kernel's ASCII list on the first line, or of its binary list at the start
-//! 8. `public`: a TPMT_PUBLIC or TPM2B_PUBLIC to the last byte
-//! 9. `signature`: a TPMT_SIGNATURE to the last byte
+//! 8. `hcl-report`: `HCLA`
+//! 9. `tee-quote`: a quote's version, and the vendor id of Intel's quoting enclave
+//! 10. `cc-log`: events with SHA-384 alone, into MRTD and RTMRs alone; or dstack's JSON of such
+//! 11. `tcb-info`, `qe-identity`: JSON with the members of Intel's documents
+//! 12. `public`: a TPMT_PUBLIC or TPM2B_PUBLIC to the last byte
+//! 13. `signature`: a TPMT_SIGNATURE to the last byte
 
 use clap::ValueEnum;
 
-use super::{InspectError, bundle, certificate, eventlog, ima, quote, snp, token};
+use super::{InspectError, bundle, ccel, certificate, dcap, eventlog, hcl, ima, intel, quote, snp, token};
 
 /// A kind of evidence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -33,6 +37,16 @@ pub enum Kind {
     ImaList,
     /// AMD SEV-SNP attestation report.
     SnpReport,
+    /// Report of Azure's paravisor (HCL), as NV index 0x01400001 holds it.
+    HclReport,
+    /// Quote of a trust domain (TDX) or an enclave (SGX).
+    TeeQuote,
+    /// Event log of a trust domain: CCEL (`/sys/firmware/acpi/tables/data/CCEL`), or dstack's JSON.
+    CcLog,
+    /// Intel's TCB info, with its signature or without.
+    TcbInfo,
+    /// Identity of Intel's quoting enclave, likewise.
+    QeIdentity,
     /// Public area of a TPM key: TPMT_PUBLIC or TPM2B_PUBLIC.
     Public,
     /// Signature by a TPM: TPMT_SIGNATURE.
@@ -41,7 +55,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in the order of the recognisers.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 14] = [
         Self::Bundle,
         Self::Token,
         Self::Certificate,
@@ -49,6 +63,11 @@ impl Kind {
         Self::SnpReport,
         Self::EventLog,
         Self::ImaList,
+        Self::HclReport,
+        Self::TeeQuote,
+        Self::CcLog,
+        Self::TcbInfo,
+        Self::QeIdentity,
         Self::Public,
         Self::Signature,
     ];
@@ -64,6 +83,11 @@ impl Kind {
             Self::SnpReport => "snp-report",
             Self::EventLog => "event-log",
             Self::ImaList => "ima-list",
+            Self::HclReport => "hcl-report",
+            Self::TeeQuote => "tee-quote",
+            Self::CcLog => "cc-log",
+            Self::TcbInfo => "tcb-info",
+            Self::QeIdentity => "qe-identity",
             Self::Public => "public",
             Self::Signature => "signature",
         }
@@ -80,6 +104,11 @@ impl Kind {
             Self::SnpReport => "AMD SEV-SNP attestation report",
             Self::EventLog => "event log of measured boot (TCG)",
             Self::ImaList => "IMA measurement list",
+            Self::HclReport => "report of Azure's paravisor (HCL)",
+            Self::TeeQuote => "quote of a TEE (Intel DCAP)",
+            Self::CcLog => "event log of a trust domain (CCEL)",
+            Self::TcbInfo => "Intel TCB info",
+            Self::QeIdentity => "Intel enclave identity",
             Self::Public => "TPM public area (TPMT_PUBLIC)",
             Self::Signature => "TPM signature (TPMT_SIGNATURE)",
         }
@@ -117,6 +146,24 @@ impl Kind {
                 "whether the files are the right ones: a policy decides",
                 "file signatures: registered keys decide",
             ],
+            Self::HclReport => &[
+                "the hardware report: its signature, or the TD quote that says the same",
+                "that a virtual TPM holds HCLAkPub: a quote under that very key decides",
+                "freshness: the report was made when the machine started",
+            ],
+            Self::TeeQuote => &[
+                "the signatures: attestation key, QE and PCK, up to Intel's root",
+                "the TCB: Intel's TCB info, QE identity and revocation lists decide",
+                "freshness: REPORTDATA means something only to whoever chose it",
+            ],
+            Self::CcLog => &[
+                "that the events happened: they count where they give the RTMRs of a verified quote",
+                "registers that no event extends: any log gives a zero",
+            ],
+            Self::TcbInfo | Self::QeIdentity => &[
+                "the signature: Intel's TCB signing certificate decides, and Intel's root above it",
+                "time, and whether a newer edition was issued",
+            ],
             Self::Public => &["that a TPM holds the private key, and which"],
             Self::Signature => &["over what, and by which key"],
         }
@@ -126,11 +173,17 @@ impl Kind {
         match self {
             Self::Bundle => bundle::recognise(bytes),
             Self::Token => token::recognise(bytes),
-            Self::Certificate => certificate::recognise(bytes),
+            // A quote has certificates in it.
+            Self::Certificate => certificate::recognise(bytes) && !dcap::recognise(bytes),
             Self::Attest => quote::recognise_attest(bytes),
             Self::SnpReport => snp::recognise(bytes),
-            Self::EventLog => eventlog::recognise(bytes),
+            Self::EventLog => eventlog::recognise(bytes) && !ccel::recognise(bytes),
             Self::ImaList => ima::recognise(bytes),
+            Self::HclReport => hcl::recognise(bytes),
+            Self::TeeQuote => dcap::recognise(bytes),
+            Self::CcLog => ccel::recognise(bytes),
+            Self::TcbInfo => intel::recognise_tcb_info(bytes),
+            Self::QeIdentity => intel::recognise_qe_identity(bytes),
             Self::Public => quote::recognise_public(bytes),
             Self::Signature => quote::recognise_signature(bytes),
         }

@@ -66,14 +66,15 @@ pub(super) fn event_log(bytes: &[u8]) -> Result<Vec<Part>, Unreadable> {
         .with("events", log.event_count())
         .with("startupLocality", log.startup_locality())
         .with("padding", log.trailing_padding());
-    part.story = narrative::tell(&events);
-    let rows = events.iter().map(row).collect();
+    part.story = narrative::tell(&events, "PCR");
+    let rows = events.iter().map(|event| row(event, event.pcr_index.into())).collect();
     let columns = &["event", "pcr", "type", "digest matches data", "digest", "data"];
     part.tables.push(Table { name: "events", columns, rows });
     Ok(vec![part, replayed(&log)])
 }
 
-fn row(event: &LoggedEvent<'_>) -> Vec<Value> {
+/// An event as a row of a table, with its register.
+pub(super) fn row(event: &LoggedEvent<'_>, register: Value) -> Vec<Value> {
     let bound = match event.bound {
         Bound::Yes => true.into(),
         Bound::No => false.into(),
@@ -82,7 +83,7 @@ fn row(event: &LoggedEvent<'_>) -> Vec<Value> {
     let digest = event.best_digest().map(|(hash, digest)| format!("{hash}:{digest}"));
     vec![
         event.number.into(),
-        event.pcr_index.into(),
+        register,
         event.event_type.to_string().into(),
         bound,
         digest.into(),
@@ -131,7 +132,7 @@ fn replayed(log: &EventLog<'_>) -> Part {
 }
 
 /// The events of a log, each with whether its data was measured.
-fn events<'a>(log: &EventLog<'a>) -> Vec<LoggedEvent<'a>> {
+pub(super) fn events<'a>(log: &EventLog<'a>) -> Vec<LoggedEvent<'a>> {
     log.events().zip(0..).map(|(event, number)| LoggedEvent::new(number, event)).collect()
 }
 

@@ -15,11 +15,15 @@ use super::Output;
 
 mod algorithm;
 pub mod bundle;
+pub mod ccel;
 pub mod certificate;
+pub mod dcap;
 pub mod detect;
 pub mod document;
 pub mod eventlog;
+pub mod hcl;
 pub mod ima;
+pub mod intel;
 mod narrative;
 pub mod quote;
 pub mod snp;
@@ -32,7 +36,8 @@ use document::{FORMAT, Inspection, Part};
 /// Bytes of a file. Event logs, IMA lists and bundles of them are the largest, and the broker takes no larger ones.
 const FILE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// Show what a file of evidence says: quote, event log, IMA list, certificate, SNP report, bundle or credential.
+/// Show what a file of evidence says: quote, event log, IMA list, certificate, SNP report, TDX or SGX quote,
+/// paravisor's report, Intel's TCB info, bundle or credential.
 ///
 /// For each part it says whether a signature covers it or it is merely claimed. Nothing is verified: for that there are
 /// `countersign verify` and the broker.
@@ -154,6 +159,11 @@ fn parts(kind: Kind, bytes: &[u8]) -> Result<Vec<Part>, Unreadable> {
         Kind::Token => token::token(bytes),
         Kind::EventLog => eventlog::event_log(bytes),
         Kind::ImaList => ima::list(bytes),
+        Kind::HclReport => hcl::report(bytes),
+        Kind::TeeQuote => dcap::quote(bytes),
+        Kind::CcLog => ccel::register_log(bytes),
+        Kind::TcbInfo => intel::tcb_info(bytes),
+        Kind::QeIdentity => intel::qe_identity(bytes),
     }
 }
 

@@ -15,9 +15,9 @@ const NAMES_MAX: usize = 12;
 /// Event numbers listed in one sentence.
 const NUMBERS_MAX: usize = 20;
 
-/// The story of a log's events.
-pub(super) fn tell(events: &[LoggedEvent<'_>]) -> Vec<Text> {
-    let mut story = Story::default();
+/// The story of a log's events, which were extended into a `register`: a PCR, or what a trust domain has for them.
+pub(super) fn tell(events: &[LoggedEvent<'_>], register: &'static str) -> Vec<Text> {
+    let mut story = Story { register, ..Story::default() };
     for event in events {
         story.event(event);
     }
@@ -27,6 +27,7 @@ pub(super) fn tell(events: &[LoggedEvent<'_>]) -> Vec<Text> {
 
 #[derive(Default)]
 struct Story {
+    register: &'static str,
     sentences: Vec<String>,
     secure_boot: bool,
     handed_over: bool,
@@ -86,7 +87,9 @@ impl Story {
     fn separator(&mut self, event: &LoggedEvent<'_>) {
         match event.data {
             // PFP 10.4.1, EV_SEPARATOR: 1 says that an error is measured.
-            [1, 0, 0, 0] => self.say_of(event, &format!("PCR {}: the firmware reported an ERROR", event.pcr_index)),
+            [1, 0, 0, 0] => {
+                self.say_of(event, &format!("{} {}: the firmware reported an ERROR", self.register, event.pcr_index))
+            }
             _ => self.separators.push(event.pcr_index.to_string()),
         }
     }
@@ -241,7 +244,7 @@ impl Story {
         }
         if !self.separators.is_empty() {
             let pcrs = self.separators.join(", ");
-            self.say(format!("the firmware closed its own measurements with separators in PCR {pcrs}"));
+            self.say(format!("the firmware closed its own measurements with separators in {} {pcrs}", self.register));
         }
         if !self.secure_boot {
             self.say("the log does not say whether Secure Boot was on".to_owned());

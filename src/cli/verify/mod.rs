@@ -15,6 +15,8 @@ use countersign_attestation::{Rejection, UnixMillis};
 use countersign_policies::Finding;
 use serde::{Deserialize, Serialize};
 
+pub mod azure;
+pub mod ccel;
 pub mod certify;
 pub mod ek;
 pub mod eventlog;
@@ -364,6 +366,9 @@ fn judge_kind(case: &Case, files: CaseFiles<'_>) -> Result<Judgement, CaseError>
         "snp-chain" => snp::judge_chain(files, now),
         "tdx-quote" | "tdx-quote-unendorsed" => tdx::judge_tdx(files, now),
         "sgx-quote" | "sgx-quote-unendorsed" => tdx::judge_sgx(files, now),
+        "azure-hcl" | "azure-snp" | "azure-tdx" => azure::judge_report(case, files, now),
+        "azure-vtpm" => azure::judge_vtpm(case, files),
+        "ccel" => ccel::judge_log(files, now),
         "tpm-ek-cert" => ek::judge_certificate(files, now),
         "tpm-ek-cert-nv-raw" => ek::judge_nv(files),
         "vtpm-ak-chain" => ek::judge_ak_certificate(files, now),

@@ -93,7 +93,7 @@ pub fn judge_chain(files: CaseFiles<'_>, now: UnixMillis) -> Result<Judgement, C
 ///
 /// The pinned roots; or, where the case says which root to trust, that one alone, as simulated hardware. A case's `ark`
 /// is what its host sent along: it must be the root that is trusted, and is never trusted for being there.
-fn case_anchors(files: CaseFiles<'_>) -> Result<Vec<AmdAnchor>, CaseError> {
+pub(super) fn case_anchors(files: CaseFiles<'_>) -> Result<Vec<AmdAnchor>, CaseError> {
     let intermediates: Vec<_> = [files.read("ask")?, files.read("asvk")?].into_iter().flatten().collect();
     let trusted: Vec<AmdAnchor> = match files.read("trust_root")? {
         // Its name says for which product: endorsing checks that name.

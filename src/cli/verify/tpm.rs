@@ -250,7 +250,7 @@ pub(super) fn read_json_values(json: &[u8]) -> Result<RecordedValues, Rejection>
 
 /// What `tpm2_quote -o` writes: the selection and the values in memory layout, little-endian. The selection here only
 /// says which value is which; the signed one decides. `None` when the counts do not agree.
-fn read_tools_values(bytes: &[u8]) -> Result<Option<RecordedValues>, ReadError> {
+pub(super) fn read_tools_values(bytes: &[u8]) -> Result<Option<RecordedValues>, ReadError> {
     let mut reader = Reader::new(bytes);
     let u16_le = |reader: &mut Reader<'_>| reader.array::<2>().map(u16::from_le_bytes);
     let bank_count = reader.u32_le()?;

@@ -28,7 +28,7 @@ pub(super) const SEPARATOR_ERROR: [u8; 4] = [1, 0, 0, 0];
 const INITRD_TAG: [u8; 4] = 0x8f3b_22ec_u32.to_le_bytes();
 
 /// What was seen so far, PCR by PCR.
-struct Story<'l, 'a> {
+pub(super) struct Story<'l, 'a> {
     verified: &'l VerifiedLog<'a>,
     separators: [Separator; 8],
     late: BTreeSet<u8>,
@@ -54,27 +54,7 @@ struct Story<'l, 'a> {
 }
 
 pub(super) fn tell(verified: &VerifiedLog<'_>) -> BootClaims {
-    let mut story = Story {
-        verified,
-        separators: [Separator::Missing; 8],
-        late: BTreeSet::new(),
-        secure_boot: None,
-        unbound_config: false,
-        databases: [const { None }; 4],
-        authorities: Vec::new(),
-        sbat_level: None,
-        mok: Vec::new(),
-        images: Vec::new(),
-        files: Vec::new(),
-        initrds: Vec::new(),
-        command_lines: Vec::new(),
-        unbound_text: false,
-        uki: Vec::new(),
-        uki_name: None,
-        unbound_uki: false,
-        exit: (false, false),
-        drtm: false,
-    };
+    let mut story = Story::new(verified);
     for event in verified.log().events().filter(Event::is_extended) {
         story.drtm |= (17..23).contains(&event.pcr_index);
         if verified.explains(event.pcr_index) {
@@ -84,8 +64,32 @@ pub(super) fn tell(verified: &VerifiedLog<'_>) -> BootClaims {
     story.end()
 }
 
-impl<'a> Story<'_, 'a> {
-    fn read(&mut self, event: &Event<'a>) {
+impl<'l, 'a> Story<'l, 'a> {
+    pub(super) const fn new(verified: &'l VerifiedLog<'a>) -> Self {
+        Self {
+            verified,
+            separators: [Separator::Missing; 8],
+            late: BTreeSet::new(),
+            secure_boot: None,
+            unbound_config: false,
+            databases: [const { None }; 4],
+            authorities: Vec::new(),
+            sbat_level: None,
+            mok: Vec::new(),
+            images: Vec::new(),
+            files: Vec::new(),
+            initrds: Vec::new(),
+            command_lines: Vec::new(),
+            unbound_text: false,
+            uki: Vec::new(),
+            uki_name: None,
+            unbound_uki: false,
+            exit: (false, false),
+            drtm: false,
+        }
+    }
+
+    pub(super) fn read(&mut self, event: &Event<'a>) {
         let slot = usize::try_from(event.pcr_index).unwrap_or(usize::MAX);
         let before = self.separators.get(slot).copied();
         // By digest, not by type: a relabelled separator still separates.
@@ -216,7 +220,9 @@ impl<'a> Story<'_, 'a> {
     fn read_text(&mut self, event: &Event<'_>) {
         let trimmed = trim_nul(event.data);
         if let Some((label, text)) = split_label(trimmed) {
-            for bound in [text, trim_nul(text)] {
+            // Red Hat's GRUB logs a byte of what lies behind the text's NUL.
+            let until_nul = text.split(|byte| *byte == 0).next().unwrap_or(text);
+            for bound in [text, trim_nul(text), until_nul] {
                 if self.verified.binds(event, bound) || self.verified.binds_parts(event, &[bound, &[0]]) {
                     let Ok(text) = core::str::from_utf8(bound) else { break };
                     let command =
@@ -273,7 +279,7 @@ impl<'a> Story<'_, 'a> {
         }
     }
 
-    fn end(self) -> BootClaims {
+    pub(super) fn end(self) -> BootClaims {
         let verified = self.verified;
         let explained = |index: u32| verified.explains(index);
         let list_of = |trusted: bool| Trusted { trusted };
@@ -319,6 +325,36 @@ impl<'a> Story<'_, 'a> {
             hcrtm: verified.log().has_hcrtm_event() && explained(0),
             drtm_logged: self.drtm,
         }
+    }
+}
+
+impl Story<'_, '_> {
+    /// Whether the firmware's own part of Secure Boot's measurements has ended.
+    pub(super) fn config_ended(&self) -> bool {
+        !matches!(self.separators.get(7), None | Some(Separator::Missing))
+    }
+
+    /// Reads an event of a register that holds what boot loaders measure into PCR 8 to 15, all in one. Whatever is not
+    /// text by its digest may be a command line that the log calls something else: then no list of them is whole.
+    pub(super) fn read_loader(&mut self, event: &Event<'_>) {
+        let before = core::mem::replace(&mut self.unbound_text, false);
+        self.read_text(event);
+        if self.unbound_text {
+            // Where a TPM would hold it: PCR 14 for shim's keys, 9 for files.
+            if event.data.starts_with(b"Mok") {
+                let labelled = self.labelled(&Event { pcr_index: 14, ..*event });
+                self.mok.push(labelled);
+            } else {
+                self.read_file(&Event { pcr_index: 9, ..*event });
+            }
+        }
+        self.unbound_text |= before;
+        self.unbound_uki = true;
+    }
+
+    /// Every command line so far, by the digests.
+    pub(super) fn command_lines(&self) -> &[String] {
+        &self.command_lines
     }
 }
 

@@ -15,6 +15,7 @@ pub mod claims;
 pub mod data;
 pub mod event_type;
 mod log;
+pub(super) mod registers;
 mod replay;
 mod verify;
 

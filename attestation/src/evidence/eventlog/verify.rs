@@ -37,6 +37,11 @@ pub struct VerifiedLog<'a> {
 }
 
 impl<'a> VerifiedLog<'a> {
+    /// A log whose measurement registers were replayed elsewhere: `pcrs` has the PCRs that they stand for.
+    pub(super) const fn of_registers(log: EventLog<'a>, pcrs: &'a BTreeMap<PcrHash, PcrBank>, replayed: u32) -> Self {
+        Self { log, pcrs, replayed, unexplained: 0 }
+    }
+
     /// The log. Its words are the host's; only digests of replayed PCRs are attested.
     #[must_use]
     pub const fn log(&self) -> &EventLog<'a> {

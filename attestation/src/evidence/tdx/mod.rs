@@ -10,6 +10,8 @@ pub mod body;
 pub mod claims;
 mod qe;
 pub mod quote;
+pub mod recorded;
+pub mod rtmr;
 pub mod sgx;
 
 use self::appraise::Grounds;

@@ -255,7 +255,21 @@ impl<'a> Public<'a> {
     /// The key in the form our signature engine takes: DER RSAPublicKey, or an uncompressed SEC1 point.
     #[must_use]
     pub fn engine_key(&self) -> Vec<u8> {
-        match self.key {
+        self.key.engine_key()
+    }
+
+    /// `SubjectPublicKeyInfo`, DER (RFC 3279, 2.3.1; RFC 5480, 2).
+    #[must_use]
+    pub fn spki(&self) -> Vec<u8> {
+        self.key.spki()
+    }
+}
+
+impl Key<'_> {
+    /// The key in the form our signature engine takes: DER RSAPublicKey, or an uncompressed SEC1 point.
+    #[must_use]
+    pub fn engine_key(&self) -> Vec<u8> {
+        match *self {
             Key::Rsa { modulus } => {
                 let exponent = der(0x02, &[&[1, 0, 1]]);
                 // The top bit is set, so a zero keeps the INTEGER positive.
@@ -277,7 +291,7 @@ impl<'a> Public<'a> {
     #[must_use]
     pub fn spki(&self) -> Vec<u8> {
         let oid = |oid: oid::Oid| der(0x06, &[oid.octets()]);
-        let algorithm = match self.key {
+        let algorithm = match *self {
             Key::Rsa { .. } => der(0x30, &[&oid(oid::RSA_ENCRYPTION), &[5, 0]]),
             Key::Ecc { curve: Curve::P256, .. } => der(0x30, &[&oid(oid::EC_PUBLIC_KEY), &oid(oid::P256)]),
             Key::Ecc { curve: Curve::P384, .. } => der(0x30, &[&oid(oid::EC_PUBLIC_KEY), &oid(oid::P384)]),
