@@ -28,7 +28,7 @@ fn main() -> Result<(), Box<dyn core::error::Error>> {
         manifests.push(ReferenceManifest::parse(text.as_bytes())?);
     }
     let references = ReferenceSet::new(manifests);
-    let texts: Vec<_> = SHIPPED.iter().filter(|(name, _)| *name != "confidential-vm").copied().collect();
+    let texts: Vec<_> = SHIPPED.iter().filter(|(name, _)| !name.starts_with("confidential-")).copied().collect();
     let policy = PolicySet::parse(&texts)?;
     let id = HostId::parse("gpu-17").ok_or("id")?;
     let labels = BTreeMap::from([("pool".to_owned(), "confidential".to_owned())]);

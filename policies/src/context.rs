@@ -1,5 +1,7 @@
 //! The Cedar request for one appraisal, built from typed values: no JSON on the way, and nothing the schema lacks.
 
+mod confidential;
+
 use alloc::borrow::ToOwned;
 use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString};
@@ -12,6 +14,7 @@ use countersign_attestation::claims::{
     BootClaims, Claims, HexBytes, ImaClaims, KeyAuthorization, PcrHash, Presented, Revocation, SnpClaims,
     SnpSigningKey, SnpTcb, TpmKeyClaims, TpmKind,
 };
+use countersign_attestation::evidence::paravisor::HardwareKind;
 use countersign_attestation::evidence::eventlog::claims::{Authority, Labelled, Measured, SecureBoot, Separator};
 
 use crate::decision::HostFacts;
@@ -19,6 +22,7 @@ use crate::finding::{Finding, PolicyReason};
 use crate::ima::ImaTally;
 use crate::matching::ImaTallies;
 use crate::reference::{Acpi, ReferenceManifest};
+use crate::tdx::Field;
 use crate::waiver::Accepted;
 
 type Pairs = Vec<(String, RestrictedExpression)>;
@@ -68,6 +72,14 @@ pub(crate) struct Vocabulary {
     waived_min_tcb: EntityUid,
     waived_generation: EntityUid,
     waived_tcb_status: EntityUid,
+    root_intel: EntityUid,
+    compared_tdx: EntityUid,
+    compared_rtmrs: EntityUid,
+    compared_tdx_boot: EntityUid,
+    compared_module_svn: EntityUid,
+    compared_config_id: EntityUid,
+    compared_paravisor: EntityUid,
+    types: confidential::Types,
 }
 
 impl Vocabulary {
@@ -119,6 +131,14 @@ impl Vocabulary {
             waived_min_tcb: member("Waived", "snp_min_tcb")?,
             waived_generation: member("Waived", "generation")?,
             waived_tcb_status: member("Waived", "tcb_status")?,
+            root_intel: member("Root", "intel")?,
+            compared_tdx: member("Compared", "tdx")?,
+            compared_rtmrs: member("Compared", "tdx_rtmrs")?,
+            compared_tdx_boot: member("Compared", "tdx_boot")?,
+            compared_module_svn: member("Compared", "tdx_module_svn")?,
+            compared_config_id: member("Compared", "tdx_config_id")?,
+            compared_paravisor: member("Compared", "paravisor")?,
+            types: confidential::Types::new()?,
         })
     }
 
@@ -181,6 +201,18 @@ impl Vocabulary {
             Presented::NotPresented => {}
             Presented::Verified(snp) => context.push(("snp".to_owned(), self.snp(snp)?)),
         }
+        match &claims.tdx {
+            Presented::NotPresented => {}
+            Presented::Verified(tdx) => context.push(("tdx".to_owned(), self.tdx(tdx, accepted)?)),
+        }
+        match &claims.rtmr {
+            Presented::NotPresented => {}
+            Presented::Verified(rtmr) => context.push(("rtmr".to_owned(), self.rtmr(rtmr)?)),
+        }
+        match &claims.paravisor {
+            Presented::NotPresented => {}
+            Presented::Verified(paravisor) => context.push(("paravisor".to_owned(), self.paravisor(paravisor)?)),
+        }
         Ok(context)
     }
 
@@ -194,8 +226,16 @@ impl Vocabulary {
     /// Hardware vendors' roots among the anchors, each judged by its own class.
     fn roots(&self, claims: &Claims) -> Vec<RestrictedExpression> {
         let mut roots = Vec::new();
-        if claims.tpm.assurance == Assurance::Hardware {
-            roots.push(entity(&self.root_tpm));
+        match &claims.paravisor {
+            Presented::NotPresented if claims.tpm.assurance == Assurance::Hardware => {
+                roots.push(entity(&self.root_tpm));
+            }
+            // A paravisor's vTPM stands on the root of the report that vouches for it, and on none of its own.
+            Presented::NotPresented | Presented::Verified(_) => {}
+        }
+        match &claims.tdx {
+            Presented::Verified(tdx) if tdx.assurance == Assurance::Hardware => roots.push(entity(&self.root_intel)),
+            Presented::Verified(_) | Presented::NotPresented => {}
         }
         match &claims.snp {
             Presented::Verified(snp) if snp.assurance == Assurance::Hardware => roots.push(entity(match snp.product {
@@ -212,7 +252,8 @@ impl Vocabulary {
         let mut compared = Vec::new();
         let mut reference = pairs([("matched", RestrictedExpression::new_bool(matched.is_some()))]);
         if let Some(manifest) = matched {
-            let snp = manifest.snp.as_ref();
+            let (snp, tdx) = (manifest.snp.as_ref(), manifest.tdx.as_ref());
+            let rtmrs = [Field::Rtmr0, Field::Rtmr1, Field::Rtmr2];
             let named = [
                 (&self.compared_tpm, manifest.tpm.is_some()),
                 (&self.compared_boot, manifest.boot.is_some()),
@@ -221,6 +262,12 @@ impl Vocabulary {
                 (&self.compared_host_data, snp.is_some_and(|snp| snp.host_data.is_some())),
                 (&self.compared_id_key_digest, snp.is_some_and(|snp| snp.id_key_digest.is_some())),
                 (&self.compared_min_tcb, snp.is_some_and(|snp| snp.min_tcb.is_some())),
+                (&self.compared_tdx, tdx.is_some()),
+                (&self.compared_rtmrs, tdx.is_some_and(|tdx| rtmrs.into_iter().all(|field| tdx.names(field)))),
+                (&self.compared_tdx_boot, tdx.is_some_and(|tdx| tdx.boot.is_some())),
+                (&self.compared_module_svn, tdx.is_some_and(|tdx| tdx.min_module_svn.is_some())),
+                (&self.compared_config_id, tdx.is_some_and(|tdx| tdx.names(Field::MrConfigId))),
+                (&self.compared_paravisor, manifest.paravisor.is_some()),
             ];
             compared.extend(named.into_iter().filter(|(_, named)| *named).map(|(uid, _)| entity(uid)));
             reference.push(("manifest".to_owned(), text(manifest.id())));
@@ -257,6 +304,14 @@ impl Vocabulary {
             TpmKind::Firmware => (identity.manufacturer == "INTC", identity.manufacturer == "AMD"),
             TpmKind::Simulated | TpmKind::Unknown => (false, false),
         };
+        // The paravisor's vTPM is as good as the report that names its key, whatever its own certificate says.
+        let (amd, intel) = match &claims.paravisor {
+            Presented::NotPresented => (amd, intel),
+            Presented::Verified(paravisor) => match paravisor.hardware {
+                HardwareKind::Snp => (false, intel),
+                HardwareKind::Tdx => (amd, false),
+            },
+        };
         let vendors = [(&self.vendor_amd, amd), (&self.vendor_intel, intel)];
         vendors.into_iter().filter(|(_, independent)| *independent).map(|(uid, _)| entity(uid)).collect()
     }
@@ -269,7 +324,15 @@ impl Vocabulary {
             }
             Presented::NotPresented => (false, false),
         };
-        let waived = [(&self.waived_generation, product), (&self.waived_min_tcb, floors)];
+        let (status, fmspc) = match &claims.tdx {
+            Presented::Verified(tdx) => (accepted.tcb_status(tdx.tcb.status), accepted.fmspc(&tdx.platform.fmspc)),
+            Presented::NotPresented => (false, false),
+        };
+        let waived = [
+            (&self.waived_generation, product || fmspc),
+            (&self.waived_min_tcb, floors),
+            (&self.waived_tcb_status, status),
+        ];
         waived.into_iter().filter(|(_, waived)| *waived).map(|(uid, _)| entity(uid)).collect()
     }
 
@@ -488,7 +551,9 @@ mod tests {
     use alloc::string::ToString;
 
     use cedar_policy::Request;
-    use countersign_attestation::claims::{Claims, Presented, Revocation, SnpSigningKey};
+    use countersign_attestation::claims::{
+        Claims, KeyAuthorization, Presented, Revocation, SnpSigningKey, TpmKeyClaims,
+    };
     use countersign_attestation::evidence::eventlog::claims::{Measured, SecureBoot, Separator};
     use countersign_attestation::protocol::HostId;
 
@@ -519,6 +584,12 @@ mod tests {
         let listed = manifest(&format!(r#","ima":{{"rules":{rules}}}"#));
         let rules = ImaRules::parse(rules.as_bytes()).unwrap().digest();
         let (tpm, both) = (manifest(""), manifest(&full));
+        let hash = "22".repeat(48);
+        let domains = manifest(&format!(
+            r#","tdx":{{"mr_td":["{hash}"],"rtmr0":["{hash}"],"rtmr1":["{hash}"],"rtmr2":["{hash}"],
+                "mr_config_id":["{hash}"],"min_module_svn":{{"TDX_01":1}},"boot":{{"secure_boot":"on"}}}},
+                "paravisor":{{"hardware":"snp"}},"acpi":"igvm""#
+        ));
         let sparse = claims::with_snp(|snp| {
             snp.chip_id = Presented::NotPresented;
             snp.signing_key = SnpSigningKey::Vlek;
@@ -543,8 +614,22 @@ mod tests {
             (boot.uki, boot.command_lines) = (Measured::Unmeasured, Measured::Unknown);
         });
         let measured = claims::measured_claims();
-        for claims in [claims::both_claims(), claims::tpm_claims(), sparse, unquoted, measured, unmeasured] {
-            for matched in [None, Some(&tpm), Some(&both), Some(&listed)] {
+        let domain = Claims {
+            rtmr: Presented::Verified(claims::rtmr_claims()),
+            paravisor: Presented::Verified(claims::paravisor_claims()),
+            ..claims::domain_claims()
+        };
+        let mut made = claims::with_tdx(|tdx| {
+            (tdx.mr_service_td, tdx.platform.platform_instance_id) = (None, None);
+            tdx.tcb.advisory_ids.push("INTEL-SA-00960".into());
+        });
+        made.tpm.credential_key = TpmKeyClaims {
+            authorization: KeyAuthorization::Policy(claims::digest(1)),
+            creation: Presented::Verified(claims::creation_claims()),
+        };
+        let all = [claims::both_claims(), claims::tpm_claims(), sparse, unquoted, measured, unmeasured, domain, made];
+        for claims in all {
+            for matched in [None, Some(&tpm), Some(&both), Some(&listed), Some(&domains)] {
                 let (request, entities) =
                     vocabulary.request(&claims, &tallies, &host, matched, &accepted, claims::NOW).unwrap();
                 let part = |uid: Option<&cedar_policy::EntityUid>| uid.unwrap().clone();

@@ -243,12 +243,17 @@ impl Standards<'_> {
     }
 }
 
-/// Ends of the collateral under the claims.
+/// The earliest end of the collateral under the claims.
 fn valid_until(claims: &Claims) -> Option<UnixMillis> {
-    match &claims.snp {
+    let snp = match &claims.snp {
         Presented::Verified(snp) => Some(snp.valid_until),
         Presented::NotPresented => None,
-    }
+    };
+    let tdx = match &claims.tdx {
+        Presented::Verified(tdx) => Some(tdx.valid_until),
+        Presented::NotPresented => None,
+    };
+    snp.into_iter().chain(tdx).min()
 }
 
 fn expiry(claims: &Claims, now: UnixMillis) -> Option<Finding> {

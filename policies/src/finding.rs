@@ -196,6 +196,49 @@ reasons! {
             "boot the kernel with an IMA policy and let the agent send the list";
 
         /// Decision.
+        TdxNotPresented(Host) = "reference.tdx.not_presented", "the manifest names TDX values and none were presented",
+            "attest from the trust domain, with its quote in the bundle";
+        /// Decision.
+        TdxMeasurement(Host) = "reference.tdx.mr_td", "the trust domain's initial memory is not registered",
+            "start the registered image, or register this one if the change was intended";
+        /// Decision.
+        TdxRtmr(Host) = "reference.tdx.rtmr", "a runtime measurement register does not hold a registered value",
+            "restore the measured software, or register the new state if the change was intended";
+        /// Decision.
+        TdxModule(Host) = "reference.tdx.module", "the TDX module is not a registered one",
+            "run the TD on a platform with a registered module";
+        /// Decision: CVE-2025-30513.
+        TdxModuleSvn(Host) = "reference.tdx.module_svn", "the TDX module is older than the manifest's minimum",
+            "update the TDX module and relaunch the TD";
+        /// Decision.
+        TdxConfiguration(Host) = "reference.tdx.configuration",
+            "MRCONFIGID, MROWNER or MROWNERCONFIG is not registered",
+            "start the TD with the registered configuration and owner";
+        /// Decision.
+        TdxServiceTd(Host) = "reference.tdx.service_td", "the service TDs bound to the TD are not registered",
+            "bind the registered service TDs or none, with a quote that reports them";
+        /// Decision.
+        TdxAttributes(Host) = "reference.tdx.attributes", "TDATTRIBUTES or XFAM is not registered",
+            "start the TD with the registered attributes";
+        /// Decision.
+        TdxLogNotPresented(Host) = "reference.tdx.log_not_presented",
+            "the manifest names boot values of the trust domain and its event log was not presented",
+            "send the CCEL: the agent reads it from the ACPI tables";
+        /// Decision.
+        ParavisorNotPresented(Host) = "reference.paravisor.not_presented",
+            "the manifest names a paravisor and no report of one was presented",
+            "send what NV index 0x01400001 of the virtual TPM holds";
+        /// Decision.
+        ParavisorHardware(Host) = "reference.paravisor.hardware", "the paravisor stands on other hardware",
+            "move the virtual machine to the hardware the manifest names";
+        /// Decision.
+        ParavisorVm(Host) = "reference.paravisor.vm", "the virtual machine is not a registered one",
+            "register its vmUniqueId, or use the registered virtual machine";
+        /// Decision.
+        ParavisorSetting(Host) = "reference.paravisor.setting", "the virtual machine is configured otherwise",
+            "change the virtual machine's configuration, or register this one";
+
+        /// Decision.
         TcbBelowReference(Host) = "snp.tcb.below_reference", "a TCB component is below the registered minimum",
             "update and commit the platform's SEV firmware and microcode, then restart the guest";
         /// Decision.

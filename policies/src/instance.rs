@@ -91,7 +91,13 @@ impl Instances {
             },
             Presented::NotPresented => None,
         };
-        core::iter::once(ek).chain(chip)
+        let (ppid, platform) = match &claims.tdx {
+            Presented::Verified(tdx) => {
+                (Some(Instance::Ppid(tdx.platform.ppid.clone())), tdx.platform.platform_instance_id.clone())
+            }
+            Presented::NotPresented => (None, None),
+        };
+        core::iter::once(ek).chain(chip).chain(ppid).chain(platform.map(Instance::PlatformInstance))
     }
 }
 

@@ -31,8 +31,10 @@ mod json;
 pub mod matching;
 mod moment;
 mod nesting;
+mod paravisor;
 pub mod policy;
 pub mod reference;
+mod tdx;
 pub mod waiver;
 
 pub use decision::{Decision, HostFacts, Standards, Terms, appraise};

@@ -17,6 +17,8 @@ use crate::boot::{BootDifference, BootReference};
 use crate::finding::{Finding, PolicyReason};
 use crate::ima::{ImaRules, ImaTally};
 use crate::reference::{MinTcb, ReferenceManifest, ReferenceSet, SnpReference, TpmReference, Values};
+use crate::paravisor::ParavisorDifference;
+use crate::tdx::TdxDifference;
 use crate::waiver::Accepted;
 
 /// Accepted values that an explanation lists; the rest is counted.
@@ -131,6 +133,8 @@ enum Difference<'a> {
     NoList,
     List(&'a ImaTally),
     NotQuoted { name: Name, accepted: &'a Values },
+    Tdx(TdxDifference<'a>),
+    Paravisor(ParavisorDifference<'a>),
     NoReport,
     Product { named: &'a BTreeMap<AmdProduct, MinTcb>, found: AmdProduct },
     Tcb { tcb: &'static str, component: &'static str, least: u8, found: Option<u8> },
@@ -149,6 +153,8 @@ impl Difference<'_> {
                 PolicyReason::ImaNotPresented.because(expected, "not presented")
             }
             Self::Boot(difference) => difference.explain(manifest),
+            Self::Tdx(difference) => difference.explain(manifest),
+            Self::Paravisor(difference) => difference.explain(manifest),
             Self::Value { reason, name, accepted, found } => {
                 let expected = format!("{name} {} (manifest {manifest})", one_of(accepted));
                 reason.because(expected, format_args!("{name} {found}"))
@@ -215,6 +221,10 @@ impl ReferenceManifest {
         if let Some(boot) = &self.boot {
             comparison.boot(boot, &claims.boot);
         }
+        if let Some(tdx) = &self.tdx {
+            let (same, differences) = tdx.compare_log(&claims.rtmr);
+            comparison.add(same, differences.into_iter().map(Difference::Tdx));
+        }
         comparison
     }
 
@@ -229,6 +239,14 @@ impl ReferenceManifest {
                 Presented::Verified(found) => comparison.snp(snp, found, accepted),
                 Presented::NotPresented => comparison.differences.push(Difference::NoReport),
             }
+        }
+        if let Some(tdx) = &self.tdx {
+            let (same, differences) = tdx.compare(&claims.tdx);
+            comparison.add(same, differences.into_iter().map(Difference::Tdx));
+        }
+        if let Some(paravisor) = &self.paravisor {
+            let (same, differences) = paravisor.compare(&claims.paravisor);
+            comparison.add(same, differences.into_iter().map(Difference::Paravisor));
         }
         comparison
     }
@@ -249,6 +267,11 @@ impl ReferenceManifest {
 impl<'a> Comparison<'a> {
     const fn same(&mut self) {
         self.matched = self.matched.saturating_add(1);
+    }
+
+    fn add(&mut self, same: usize, differences: impl Iterator<Item = Difference<'a>>) {
+        self.matched = self.matched.saturating_add(same);
+        self.differences.extend(differences);
     }
 
     fn value(&mut self, reason: PolicyReason, name: Name, accepted: &'a Values, found: &'a HexBytes) {
@@ -277,8 +300,7 @@ impl<'a> Comparison<'a> {
             Presented::NotPresented => self.differences.push(Difference::NoLog),
             Presented::Verified(boot) => {
                 let (same, differences) = reference.compare(boot);
-                self.matched = self.matched.saturating_add(same);
-                self.differences.extend(differences.into_iter().map(Difference::Boot));
+                self.add(same, differences.into_iter().map(Difference::Boot));
             }
         }
     }

@@ -29,10 +29,12 @@ use crate::waiver::Accepted;
 /// The schema every policy is validated against.
 pub const SCHEMA: &str = include_str!("../schema/countersign.cedarschema");
 
-/// The policies we ship, by name. A new trust domain starts with `baseline`.
+/// The policies we ship, by name. A new trust domain starts with `baseline` and `hardware-strict`.
 pub const SHIPPED: &[(&str, &str)] = &[
     ("baseline", include_str!("../shipped/baseline.cedar")),
+    ("confidential-tdx", include_str!("../shipped/confidential-tdx.cedar")),
     ("confidential-vm", include_str!("../shipped/confidential-vm.cedar")),
+    ("hardware-strict", include_str!("../shipped/hardware-strict.cedar")),
     ("measured-boot", include_str!("../shipped/measured-boot.cedar")),
     ("milan-co-root", include_str!("../shipped/milan-co-root.cedar")),
     ("runtime-integrity", include_str!("../shipped/runtime-integrity.cedar")),
@@ -373,6 +375,9 @@ fn nothing_proven() -> Claims {
         boot: Presented::NotPresented,
         ima: Presented::NotPresented,
         snp: Presented::NotPresented,
+        tdx: Presented::NotPresented,
+        rtmr: Presented::NotPresented,
+        paravisor: Presented::NotPresented,
     }
 }
 

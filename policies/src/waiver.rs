@@ -29,6 +29,7 @@ use countersign_attestation::UnixMillis;
 use countersign_attestation::anchor::AmdProduct;
 use countersign_attestation::claims::{Claims, HexBytes, Presented};
 use countersign_attestation::digest::Sha256Digest;
+use countersign_attestation::endorsement::intel::TcbStatus;
 use countersign_attestation::lineage::checkpoint::NoteKey;
 use countersign_attestation::protocol::HostId;
 use serde::{Deserialize, Serialize};
@@ -124,6 +125,21 @@ pub enum WaivableStatus {
     TDRelaunchAdvised,
     /// And the platform's configuration must change.
     TDRelaunchAdvisedConfigurationNeeded,
+}
+
+impl WaivableStatus {
+    const fn of(status: TcbStatus) -> Option<Self> {
+        match status {
+            TcbStatus::UpToDate | TcbStatus::Revoked => None,
+            TcbStatus::SWHardeningNeeded => Some(Self::SWHardeningNeeded),
+            TcbStatus::ConfigurationNeeded => Some(Self::ConfigurationNeeded),
+            TcbStatus::ConfigurationAndSWHardeningNeeded => Some(Self::ConfigurationAndSWHardeningNeeded),
+            TcbStatus::OutOfDate => Some(Self::OutOfDate),
+            TcbStatus::OutOfDateConfigurationNeeded => Some(Self::OutOfDateConfigurationNeeded),
+            TcbStatus::TDRelaunchAdvised => Some(Self::TDRelaunchAdvised),
+            TcbStatus::TDRelaunchAdvisedConfigurationNeeded => Some(Self::TDRelaunchAdvisedConfigurationNeeded),
+        }
+    }
 }
 
 /// Whom a waiver is about: a host for which every limit holds. There is at least one.
@@ -325,10 +341,16 @@ impl Accepts {
             Presented::Verified(snp) => Some(snp.product),
             Presented::NotPresented => None,
         };
+        let tdx = match &claims.tdx {
+            Presented::Verified(tdx) => Some(tdx),
+            Presented::NotPresented => None,
+        };
         match self {
             Self::SnpMinTcb(floors) => product.is_some_and(|product| floors.contains_key(&product)),
             Self::AmdProduct(waived) => product == Some(*waived),
-            Self::TcbStatus(_) | Self::Advisory(_) | Self::Fmspc(_) => false,
+            Self::TcbStatus(status) => tdx.is_some_and(|tdx| WaivableStatus::of(tdx.tcb.status) == Some(*status)),
+            Self::Advisory(advisory) => tdx.is_some_and(|tdx| tdx.tcb.advisory_ids.contains(advisory)),
+            Self::Fmspc(fmspc) => tdx.is_some_and(|tdx| tdx.platform.fmspc == *fmspc),
         }
     }
 }
@@ -343,7 +365,10 @@ impl Limit {
                 Presented::Verified(snp) => products.contains(&snp.product),
                 Presented::NotPresented => false,
             },
-            Self::Fmspcs(_) => false,
+            Self::Fmspcs(fmspcs) => match &claims.tdx {
+                Presented::Verified(tdx) => fmspcs.contains(&tdx.platform.fmspc),
+                Presented::NotPresented => false,
+            },
         }
     }
 }
@@ -537,6 +562,27 @@ impl<'a> Accepted<'a> {
         self.accepts().filter_map(move |accepts| match accepts {
             Accepts::SnpMinTcb(floors) => floors.get(&product).copied(),
             Accepts::TcbStatus(_) | Accepts::Advisory(_) | Accepts::AmdProduct(_) | Accepts::Fmspc(_) => None,
+        })
+    }
+
+    /// Whether this status is accepted.
+    pub(crate) fn tcb_status(&self, status: TcbStatus) -> bool {
+        WaivableStatus::of(status).is_some_and(|status| self.accepts().any(|accepts| *accepts == Accepts::TcbStatus(status)))
+    }
+
+    /// Whether this advisory is accepted.
+    pub(crate) fn advisory(&self, id: &str) -> bool {
+        self.accepts().any(|accepts| match accepts {
+            Accepts::Advisory(accepted) => accepted == id,
+            Accepts::TcbStatus(_) | Accepts::SnpMinTcb(_) | Accepts::AmdProduct(_) | Accepts::Fmspc(_) => false,
+        })
+    }
+
+    /// Whether a platform is accepted that a policy does not list.
+    pub(crate) fn fmspc(&self, fmspc: &HexBytes) -> bool {
+        self.accepts().any(|accepts| match accepts {
+            Accepts::Fmspc(accepted) => accepted == fmspc,
+            Accepts::TcbStatus(_) | Accepts::Advisory(_) | Accepts::SnpMinTcb(_) | Accepts::AmdProduct(_) => false,
         })
     }
 

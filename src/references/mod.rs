@@ -112,7 +112,7 @@ pub fn install_policies(data: &DataDir, simulated: bool) -> Result<(), ConfigErr
     create_private_dir(&data.policies())?;
     for (name, text) in SHIPPED {
         let wanted = match *name {
-            "baseline" => true,
+            "baseline" | "hardware-strict" => true,
             "simulated" => simulated,
             // Fleets of confidential VMs copy it in.
             _ => false,

@@ -39,7 +39,22 @@ pub(crate) fn manifest(value: &serde_json::Value) -> ReferenceManifest {
 }
 
 pub(crate) fn golden_both() -> ReferenceSet {
-    ReferenceSet::new([manifest(&serde_json::json!({ "id": "both", "tpm": golden_tpm(), "snp": golden_snp() }))])
+    let both = serde_json::json!({ "id": "both", "tpm": golden_tpm(), "snp": golden_snp(), "acpi": "measured" });
+    ReferenceSet::new([manifest(&both)])
+}
+
+/// JSON of `tdx` for the claims above.
+pub(crate) fn golden_tdx() -> serde_json::Value {
+    serde_json::json!({
+        "mr_td": ["7d".repeat(48)],
+        "rtmr0": ["70".repeat(48)], "rtmr1": ["71".repeat(48)], "rtmr2": ["72".repeat(48)], "rtmr3": ["00".repeat(48)],
+        "min_module_svn": { "TDX_01": 5, "TDX_03": 3 },
+    })
+}
+
+pub(crate) fn golden_domain() -> ReferenceSet {
+    let domain = serde_json::json!({ "id": "domain", "tpm": golden_tpm(), "tdx": golden_tdx(), "acpi": "measured" });
+    ReferenceSet::new([manifest(&domain)])
 }
 
 pub(crate) fn golden_tpm_only() -> ReferenceSet {

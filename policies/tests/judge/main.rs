@@ -11,4 +11,6 @@ mod policy;
 #[cfg(test)]
 mod references;
 #[cfg(test)]
+mod tdx;
+#[cfg(test)]
 mod waivers;

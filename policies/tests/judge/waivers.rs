@@ -333,8 +333,7 @@ fn an_end_and_a_reason_are_mandatory() {
 fn a_waiver_is_its_signers_in_every_byte() {
     let text = lower_snp().to_string();
     let note = sign(&text);
-    let code =
-        |note: &str, key: &NoteKey, domain: &str| Waiver::open(note, key, domain).map_err(|finding| finding.code);
+    let code = |note: &str, key: &NoteKey| Waiver::open(note, key).map_err(|finding| finding.code);
     let (key, signature) = (key_of("alice", 1), Err("waiver.signature"));
     let waiver = code(&note, &key).unwrap();
     assert_eq!(Waiver::from_json(&waiver.signed().to_json()), Ok(waiver.clone()));
