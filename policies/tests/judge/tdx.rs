@@ -123,7 +123,9 @@ fn c5_what_the_host_could_do_to_a_domain_is_denied_by_default() {
         assert!(decision.findings()[0].found.starts_with("forbidden by hardware-strict/tdx-"), "{attribute}");
     }
     // An attribute that claims lack cannot be judged, and what cannot be judged is denied.
-    let unnamed = with_tdx(|tdx| drop(tdx.attributes.remove("migratable")));
+    let unnamed = with_tdx(|tdx| {
+        tdx.attributes.remove("migratable");
+    });
     assert_eq!(codes(&judge(&unnamed, &golden_domain(), &policies(&STRICT, &[])))[0], "policy.evaluation_error");
 }
 
