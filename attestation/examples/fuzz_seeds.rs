@@ -164,8 +164,11 @@ fn token_seeds() {
         decision: digest,
         log_index: 41,
         assurance: Assurance::Hardware,
+        waivers: Vec::new(),
     };
     seed("credential_extension", "extension", &extension.encode());
+    let waived = CredentialExtension { waivers: vec!["psp-2026-12".to_owned(), "w".repeat(128)], ..extension };
+    seed("credential_extension", "waivers", &waived.encode());
     seed("credential_extension", "id", b"spiffe://fleet.example/host/gpu-1");
     let zero = digest.to_hex();
     let pulse = format!(

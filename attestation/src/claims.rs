@@ -12,6 +12,8 @@ use crate::digest::Sha256Digest;
 pub use crate::endorsement::tpm::{TpmIdentity, TpmKind};
 pub use crate::evidence::eventlog::BootClaims;
 use crate::evidence::ima::ImaState;
+pub use crate::evidence::paravisor::ParavisorClaims;
+pub use crate::evidence::tdx::rtmr::RtmrClaims;
 pub use crate::evidence::tdx::claims::{
     IntelPlatform, QeClaims, SgxClaims, TdxClaims, TdxExtendedClaims, TdxModuleClaims,
 };
@@ -65,8 +67,14 @@ pub struct Claims {
     pub boot: Presented<BootClaims>,
     /// What the kernel measured since, by a list that replays to the quoted PCR.
     pub ima: Presented<ImaClaims>,
-    /// The confidential VM the host runs in, if it is one.
+    /// The confidential VM the host runs in, if it is one of SEV-SNP.
     pub snp: Presented<SnpClaims>,
+    /// The trust domain the host runs in, if it is one of TDX.
+    pub tdx: Presented<TdxClaims>,
+    /// What that trust domain's firmware measured, by a log that replays to its RTMRs.
+    pub rtmr: Presented<RtmrClaims>,
+    /// The paravisor that the TPM is of, where the hardware's report is the paravisor's.
+    pub paravisor: Presented<ParavisorClaims>,
 }
 
 impl Claims {
@@ -82,6 +90,9 @@ impl Claims {
         }
         if let Presented::Verified(snp) = &mut claims.snp {
             snp.report_data = HexBytes(Vec::new());
+        }
+        if let Presented::Verified(tdx) = &mut claims.tdx {
+            tdx.report_data = HexBytes(Vec::new());
         }
         claims
     }

@@ -15,9 +15,10 @@ use countersign_attestation::evidence::logs::{self, BootCounts, LogReason};
 use countersign_attestation::evidence::{self, Endorsements};
 use countersign_attestation::protocol::{Base64Bytes, HostId, PcrSelection};
 use countersign_attestation::{Rejection, UnixMillis};
-use countersign_policies::decision::{Decision, HostFacts, Terms, appraise, claims_digest};
+use countersign_policies::decision::{Decision, Grant, HostFacts, Terms, appraise, claims_digest};
 use countersign_policies::ima::ImaTally;
 use countersign_policies::matching::ImaTallies;
+use countersign_policies::waiver::WaiverUse;
 use serde::{Deserialize, Serialize};
 
 use crate::broker::known::{Blobs, Known, KnownIma, Piece};
@@ -114,9 +115,16 @@ impl Judgement {
     /// changes nothing.
     #[must_use]
     pub fn digest(&self, governance: &Governance) -> Option<Sha256Digest> {
-        let Digests { references, policy, collateral } = governance.digests;
+        let Digests { references, policy, collateral, waivers, denials } = governance.digests;
         let claims = claims_digest(&self.claims.as_ref()?.without_moment());
-        Some(Sha256Digest::of(&[&claims.0, &references.0, &policy.0, &collateral.0]))
+        let parts = [claims, references, policy, collateral, waivers, denials];
+        Some(Sha256Digest::of(&parts.each_ref().map(|part| part.0.as_slice())))
+    }
+
+    /// Waivers that a grant stands on.
+    #[must_use]
+    pub fn waivers(&self) -> &[WaiverUse] {
+        self.decision.grant().map_or(&[], Grant::waivers)
     }
 
     /// The codes of a denial's findings; none for a grant.
@@ -182,14 +190,14 @@ struct ReadLogs {
 
 impl Case<'_> {
     fn rejected(&self, claims: Option<Claims>, rejection: &Rejection) -> Judgement {
-        let Governance { references, policy, .. } = self.governance;
-        self.judgement(claims, Decision::rejected(rejection, references, policy, self.inputs.at))
+        self.judgement(claims, Decision::rejected(rejection, self.governance.standards(), self.inputs.at))
     }
 
     /// The logs do not explain the quote. What they would have explained is not known; but PCR values that no manifest
     /// lists are drift, whatever log came beside them.
     fn unexplained(&self, signed: Claims, rejection: &Rejection) -> Judgement {
-        let judged = if self.governance.references.matching_quote(&signed).next().is_none() {
+        let accepted = self.governance.waivers.accepted(&signed, &self.facts(), self.inputs.at);
+        let judged = if self.governance.references.matching_quote(&signed, &accepted).next().is_none() {
             let decision = self.appraise(&signed, &ImaTallies::new());
             self.judgement(Some(signed), decision)
         } else {
@@ -205,10 +213,14 @@ impl Case<'_> {
     }
 
     fn appraise(&self, claims: &Claims, tallies: &ImaTallies) -> Decision {
-        let Inputs { host, trust_domain, labels, generation, credential_ttl_ms, lease_ms, at, .. } = self.inputs;
-        let host = HostFacts { id: host, trust_domain, labels, generation: *generation };
+        let Inputs { credential_ttl_ms, lease_ms, at, .. } = self.inputs;
         let terms = Terms { credential_ttl_ms: *credential_ttl_ms, lease_ms: *lease_ms };
-        appraise(claims, tallies, &host, &self.governance.references, &self.governance.policy, terms, *at)
+        appraise(claims, tallies, &self.facts(), self.governance.standards(), terms, *at)
+    }
+
+    fn facts(&self) -> HostFacts<'_> {
+        let Inputs { host, trust_domain, labels, generation, .. } = self.inputs;
+        HostFacts { id: host, trust_domain, labels, generation: *generation }
     }
 
     /// Hops 1 and 3: decode the bundle, then check every signature, chain and binding in it.
@@ -293,7 +305,8 @@ impl Case<'_> {
         }
         claims.ima = Presented::Verified(ima);
         let mut tallies = ImaTallies::new();
-        for rules in self.governance.references.ima_rules(claims) {
+        let accepted = self.governance.waivers.accepted(claims, &self.facts(), self.inputs.at);
+        for rules in self.governance.references.ima_rules(claims, &accepted) {
             let tally = match prior.remove(&rules.digest()) {
                 Some(prior) => rules.tally(&verified, &prior),
                 None if state.entries == 0 => rules.tally(&verified, &ImaTally::start()),

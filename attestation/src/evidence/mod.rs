@@ -86,5 +86,15 @@ pub fn verify(
     };
     let credential_key = Sha256Digest::of(&[expected.credential_key]);
     // The logs are read by themselves, gone on with from what is known: see [`logs`].
-    Ok(Claims { assurance, tpm, credential_key, boot: Presented::NotPresented, ima: Presented::NotPresented, snp })
+    Ok(Claims {
+        assurance,
+        tpm,
+        credential_key,
+        boot: Presented::NotPresented,
+        ima: Presented::NotPresented,
+        snp,
+        tdx: Presented::NotPresented,
+        rtmr: Presented::NotPresented,
+        paravisor: Presented::NotPresented,
+    })
 }

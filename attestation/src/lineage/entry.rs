@@ -63,6 +63,18 @@ pub enum Event {
     /// A policy set came into force.
     #[n(11)]
     PolicyActivated,
+    /// An operator's signed waiver came into force.
+    #[n(12)]
+    WaiverRegistered,
+    /// A waiver ended, by an operator or by its date.
+    #[n(13)]
+    WaiverEnded,
+    /// An operator no longer believes a piece of hardware.
+    #[n(14)]
+    InstanceDenied,
+    /// An operator believes it again.
+    #[n(15)]
+    DenialWithdrawn,
 }
 
 impl Event {
@@ -82,6 +94,10 @@ impl Event {
             Self::ReferenceRegistered => "reference_registered",
             Self::ReferenceWithdrawn => "reference_withdrawn",
             Self::PolicyActivated => "policy_activated",
+            Self::WaiverRegistered => "waiver_registered",
+            Self::WaiverEnded => "waiver_ended",
+            Self::InstanceDenied => "instance_denied",
+            Self::DenialWithdrawn => "denial_withdrawn",
         }
     }
 }
@@ -200,7 +216,13 @@ const fn members_of(event: Event) -> (u16, u16) {
         Event::Lapsed => (ON_HOST | REASONS, 0),
         Event::Revoked => (ON_HOST | REASONS, ACTOR | SUBJECT | INPUTS | CLAIMS),
         Event::Readmitted => (ON_HOST | ACTOR, 0),
-        Event::ReferenceRegistered | Event::ReferenceWithdrawn | Event::PolicyActivated => (ACTOR | SUBJECT, 0),
+        Event::ReferenceRegistered
+        | Event::ReferenceWithdrawn
+        | Event::PolicyActivated
+        | Event::WaiverRegistered
+        | Event::WaiverEnded
+        | Event::InstanceDenied
+        | Event::DenialWithdrawn => (ACTOR | SUBJECT, 0),
     }
 }
 
@@ -377,6 +399,30 @@ impl Entry {
     #[must_use]
     pub fn policy_activated(at: UnixMillis, actor: &str, subject: Sha256Digest) -> Self {
         Self::governed(at, Event::PolicyActivated, actor, subject)
+    }
+
+    /// A waiver came into force; the actor is who registered it, `subject` the digest of its text and signature.
+    #[must_use]
+    pub fn waiver_registered(at: UnixMillis, actor: &str, subject: Sha256Digest) -> Self {
+        Self::governed(at, Event::WaiverRegistered, actor, subject)
+    }
+
+    /// A waiver ended; the actor is an operator, or the broker that saw its date pass.
+    #[must_use]
+    pub fn waiver_ended(at: UnixMillis, actor: &str, subject: Sha256Digest) -> Self {
+        Self::governed(at, Event::WaiverEnded, actor, subject)
+    }
+
+    /// An operator no longer believes a piece of hardware; `subject` is the denial's digest.
+    #[must_use]
+    pub fn instance_denied(at: UnixMillis, actor: &str, subject: Sha256Digest) -> Self {
+        Self::governed(at, Event::InstanceDenied, actor, subject)
+    }
+
+    /// An operator believes it again.
+    #[must_use]
+    pub fn denial_withdrawn(at: UnixMillis, actor: &str, subject: Sha256Digest) -> Self {
+        Self::governed(at, Event::DenialWithdrawn, actor, subject)
     }
 
     fn governed(at: UnixMillis, event: Event, actor: &str, subject: Sha256Digest) -> Self {
@@ -612,6 +658,10 @@ mod tests {
             Entry::reference_registered(AT, "admin", digest),
             Entry::reference_withdrawn(AT, "admin", digest),
             Entry::policy_activated(AT, "admin", digest),
+            Entry::waiver_registered(AT, "admin", digest),
+            Entry::waiver_ended(AT, "broker", digest),
+            Entry::instance_denied(AT, "admin", digest),
+            Entry::denial_withdrawn(AT, "admin", digest),
         ]
     }
 
