@@ -13,10 +13,10 @@ pub use crate::endorsement::tpm::{TpmIdentity, TpmKind};
 pub use crate::evidence::eventlog::BootClaims;
 use crate::evidence::ima::ImaState;
 pub use crate::evidence::paravisor::ParavisorClaims;
-pub use crate::evidence::tdx::rtmr::RtmrClaims;
 pub use crate::evidence::tdx::claims::{
     IntelPlatform, QeClaims, SgxClaims, TdxClaims, TdxExtendedClaims, TdxModuleClaims,
 };
+pub use crate::evidence::tdx::rtmr::RtmrClaims;
 use crate::evidence::tpm::TpmReason;
 use crate::rejection::Rejection;
 use crate::time::UnixMillis;
@@ -52,6 +52,22 @@ pub enum Presented<T> {
     NotPresented,
     /// The bundle holds it, and every check passed.
     Verified(T),
+}
+
+impl<T> Presented<T> {
+    /// The claims, where there are some.
+    pub const fn verified(&self) -> Option<&T> {
+        match self {
+            Self::NotPresented => None,
+            Self::Verified(claims) => Some(claims),
+        }
+    }
+}
+
+impl<T> From<Option<T>> for Presented<T> {
+    fn from(claims: Option<T>) -> Self {
+        claims.map_or(Self::NotPresented, Self::Verified)
+    }
 }
 
 /// What is known of a host after every signature, chain and binding in its bundle held.

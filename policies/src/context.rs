@@ -14,8 +14,8 @@ use countersign_attestation::claims::{
     BootClaims, Claims, HexBytes, ImaClaims, KeyAuthorization, PcrHash, Presented, Revocation, SnpClaims,
     SnpSigningKey, SnpTcb, TpmKeyClaims, TpmKind,
 };
-use countersign_attestation::evidence::paravisor::HardwareKind;
 use countersign_attestation::evidence::eventlog::claims::{Authority, Labelled, Measured, SecureBoot, Separator};
+use countersign_attestation::evidence::paravisor::HardwareKind;
 
 use crate::decision::HostFacts;
 use crate::finding::{Finding, PolicyReason};

@@ -567,7 +567,8 @@ impl<'a> Accepted<'a> {
 
     /// Whether this status is accepted.
     pub(crate) fn tcb_status(&self, status: TcbStatus) -> bool {
-        WaivableStatus::of(status).is_some_and(|status| self.accepts().any(|accepts| *accepts == Accepts::TcbStatus(status)))
+        WaivableStatus::of(status)
+            .is_some_and(|status| self.accepts().any(|accepts| *accepts == Accepts::TcbStatus(status)))
     }
 
     /// Whether this advisory is accepted.

@@ -419,6 +419,31 @@ pub fn read_recorded<T>(
     Ok(document)
 }
 
+/// Which platform a PCK chain says it is of, and who issued it: where to look for collateral. Nothing is checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnverifiedPlatform {
+    /// FMSPC.
+    pub fmspc: [u8; 6],
+    /// Name of the CA that issued the PCK, DER.
+    pub issuer: Vec<u8>,
+}
+
+impl UnverifiedPlatform {
+    /// What the PCK certificate in `chain` says, PEM in any order.
+    ///
+    /// # Errors
+    /// [`IntelReason::Chain`] when there is not one PCK certificate in it, and as for its extensions.
+    pub fn of(chain: &[u8]) -> Result<Self, Rejection> {
+        let chain = pem::certificates(chain)?;
+        let certificates = chain.iter().map(|der| Certificate::parse(der)).collect::<Result<Vec<_>, _>>()?;
+        let mut pcks = certificates.iter().filter(|pck| pck.subject_common_name() == Some(pck::PCK_NAME));
+        let (Some(pck), None) = (pcks.next(), pcks.next()) else {
+            return Err(IntelReason::Chain.because("one PCK certificate", "none, or more"));
+        };
+        Ok(Self { fmspc: PckExtensions::read(pck)?.fmspc, issuer: pck.issuer().to_vec() })
+    }
+}
+
 /// Collateral of which everything was checked, kept parsed. [`VerifiedCollateral::endorse`] is the only constructor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VerifiedCollateral {
@@ -464,6 +489,12 @@ impl VerifiedCollateral {
     #[must_use]
     pub const fn digest(&self) -> Sha256Digest {
         self.digest
+    }
+
+    /// The root that it leads to.
+    #[must_use]
+    pub const fn anchor(&self) -> &IntelAnchor {
+        &self.root_crl.anchor
     }
 
     /// What the root is worth.
