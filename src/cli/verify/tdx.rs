@@ -54,6 +54,20 @@ pub fn judge_sgx(files: CaseFiles<'_>, now: UnixMillis) -> Result<Judgement, Cas
     })
 }
 
+/// The roots a case is judged under: the pinned one; or, where the case says which root to trust, that one alone, as
+/// simulated hardware.
+pub(super) fn case_anchors(files: CaseFiles<'_>) -> Result<Vec<IntelAnchor>, CaseError> {
+    Ok(match files.read("trust_root")? {
+        Some(root) => vec![IntelAnchor { name: "trust_root".to_owned(), assurance: Assurance::Simulated, root }],
+        None => vec![pinned_anchor()],
+    })
+}
+
+/// A time as Intel and the manifest write it.
+pub(super) fn seconds(time: UnixMillis) -> String {
+    time.to_string().replace(".000Z", "Z")
+}
+
 type Claimed = (serde_json::Result<Value>, Value);
 
 fn judge(
@@ -72,7 +86,7 @@ fn judge(
         let certified = json!({
             "cert_data_type": parsed.certification_types(),
             "pck_issuer": pck.issuer(),
-            "pck_not_before": pck.not_before().to_string().replace(".000Z", "Z"),
+            "pck_not_before": seconds(pck.not_before()),
         });
         Ok((verify(&quote, &collateral)?, certified))
     };
@@ -143,14 +157,6 @@ fn sgx_details(claims: &SgxClaims) -> Value {
         "platform_tcb_status": claims.tcb.platform,
         "qe_tcb_status": claims.tcb.qe,
         "advisory_ids": claims.tcb.advisory_ids,
-    })
-}
-
-/// The roots a case is judged under: the one it says to trust, as simulated hardware, or the pinned one.
-pub(super) fn case_anchors(files: CaseFiles<'_>) -> Result<Vec<IntelAnchor>, CaseError> {
-    Ok(match files.read("trust_root")? {
-        Some(root) => vec![IntelAnchor { name: "trust_root".to_owned(), assurance: Assurance::Simulated, root }],
-        None => vec![pinned_anchor()],
     })
 }
 
