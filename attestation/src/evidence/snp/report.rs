@@ -2,7 +2,7 @@
 
 use super::SnpReason;
 use crate::anchor::AmdProduct;
-use crate::claims::SnpTcb;
+use crate::claims::{SnpCpuid, SnpFirmware, SnpTcb};
 use crate::reader::{ReadError, Reader};
 use crate::rejection::Rejection;
 
@@ -49,28 +49,6 @@ impl Version {
             Self::V4 => 4,
             Self::V5 => 5,
         }
-    }
-}
-
-/// CPUID Fn0000_0001 of the chip, family and model combined with their extended parts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Cpuid {
-    pub(super) family: u8,
-    pub(super) model: u8,
-    pub(super) stepping: u8,
-}
-
-/// Version of the SNP firmware. Ordered as the firmware orders it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Firmware {
-    pub(super) major: u8,
-    pub(super) minor: u8,
-    pub(super) build: u8,
-}
-
-impl core::fmt::Display for Firmware {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "{}.{}.{}", self.major, self.minor, self.build)
     }
 }
 
@@ -124,11 +102,11 @@ pub(super) struct Report {
     pub(super) author_key_digest: [u8; 48],
     pub(super) report_id: [u8; 32],
     pub(super) reported_tcb: RawTcb,
-    pub(super) cpuid: Option<Cpuid>,
+    pub(super) cpuid: Option<SnpCpuid>,
     pub(super) chip_id: [u8; 64],
     pub(super) committed_tcb: RawTcb,
-    pub(super) current_firmware: Firmware,
-    pub(super) committed_firmware: Firmware,
+    pub(super) current_firmware: SnpFirmware,
+    pub(super) committed_firmware: SnpFirmware,
     pub(super) launch_tcb: RawTcb,
     pub(super) mitigation_vectors: Option<MitigationVectors>,
 }
@@ -201,22 +179,22 @@ impl Report {
 }
 
 /// CPUID_FAM_ID, CPUID_MOD_ID, CPUID_STEP at 188h since version 3; reserved before.
-fn read_cpuid(version: Version, reader: &mut Reader<'_>) -> Result<Option<Cpuid>, Rejection> {
+fn read_cpuid(version: Version, reader: &mut Reader<'_>) -> Result<Option<SnpCpuid>, Rejection> {
     match version {
         Version::V2 => zero(reader, 24).map(|()| None),
         Version::V3 | Version::V4 | Version::V5 => {
             let [family, model, stepping] = reader.array().map_err(short)?;
             zero(reader, 21)?;
-            Ok(Some(Cpuid { family, model, stepping }))
+            Ok(Some(SnpCpuid { family, model, stepping }))
         }
     }
 }
 
 /// BUILD, MINOR, MAJOR and a reserved byte.
-fn read_firmware(reader: &mut Reader<'_>) -> Result<Firmware, Rejection> {
+fn read_firmware(reader: &mut Reader<'_>) -> Result<SnpFirmware, Rejection> {
     let [build, minor, major] = reader.array().map_err(short)?;
     zero(reader, 1)?;
-    Ok(Firmware { major, minor, build })
+    Ok(SnpFirmware { major, minor, build })
 }
 
 /// LAUNCH_MIT_VECTOR at 1F8h and CURRENT_MIT_VECTOR at 200h since version 5; reserved before.
