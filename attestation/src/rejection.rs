@@ -88,6 +88,7 @@ rooms! {
     Intel(crate::endorsement::intel::IntelReason),
     Tdx(crate::evidence::tdx::TdxReason),
     Ima(crate::evidence::ima::ImaReason),
+    Launch(crate::launch::LaunchReason),
     Result(crate::result::ResultReason),
     Pulse(crate::pulse::PulseReason),
     StatusList(crate::status_list::StatusListReason),
