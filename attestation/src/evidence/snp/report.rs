@@ -13,10 +13,10 @@ pub(super) const REPORT_BYTES: usize = 0x4a0;
 pub(super) const SIGNED_BYTES: usize = 0x2a0;
 
 /// r and s each have a field of this size, little-endian (ABI, table "Signature Format for ECDSA P-384").
-const SCALAR_FIELD_BYTES: usize = 72;
+pub(super) const SCALAR_FIELD_BYTES: usize = 72;
 
 /// A number modulo the order of P-384.
-const SCALAR_BYTES: usize = 48;
+pub(super) const SCALAR_BYTES: usize = 48;
 
 /// Versions whose layout is known. What a later one means is not known, so it is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -230,25 +230,35 @@ fn short(error: ReadError) -> Rejection {
 /// Everything in the field that a P-384 signature does not need is zero, up to the report's end: it is not under the
 /// signature, so anybody could have put it there.
 pub(super) fn read_signature(field: &[u8]) -> Result<[u8; 2 * SCALAR_BYTES], Rejection> {
+    let form =
+        || SnpReason::SignatureForm.because("zero above the 384 bits of r and of s, and after them", "other bytes");
     let mut reader = Reader::new(field);
-    let r: [u8; SCALAR_FIELD_BYTES] = reader.array().map_err(short)?;
-    let s: [u8; SCALAR_FIELD_BYTES] = reader.array().map_err(short)?;
+    let scalars = reader.bytes(2 * SCALAR_FIELD_BYTES).map_err(short)?;
     let rest = reader.bytes(REPORT_BYTES - SIGNED_BYTES - 2 * SCALAR_FIELD_BYTES).map_err(short)?;
     reader.finish().map_err(short)?;
-    let (r, r_above) = r.split_at(SCALAR_BYTES);
-    let (s, s_above) = s.split_at(SCALAR_BYTES);
-    if r_above.iter().chain(s_above).chain(rest).any(|byte| *byte != 0) {
-        return Err(
-            SnpReason::SignatureForm.because("zero above the 384 bits of r and of s, and after them", "other bytes")
-        );
+    if rest.iter().any(|byte| *byte != 0) {
+        return Err(form());
     }
-    let mut signature = [0; 2 * SCALAR_BYTES];
-    let ordered = r.iter().rev().chain(s.iter().rev());
-    for (place, byte) in signature.iter_mut().zip(ordered) {
-        *place = *byte;
-    }
+    let signature = read_scalars(scalars).ok_or_else(form)?;
     if signature == [0; 2 * SCALAR_BYTES] {
         return Err(SnpReason::SignatureAbsent.because("a signature", "r = s = 0"));
     }
     Ok(signature)
+}
+
+/// Two numbers of 384 bits in little-endian fields of 72 bytes each, big-endian and one after the other. None when
+/// a field holds anything above.
+pub(super) fn read_scalars(fields: &[u8]) -> Option<[u8; 2 * SCALAR_BYTES]> {
+    let (first, second) = fields.split_at_checked(SCALAR_FIELD_BYTES)?;
+    let (first, first_above) = first.split_at_checked(SCALAR_BYTES)?;
+    let (second, second_above) = second.split_at_checked(SCALAR_BYTES)?;
+    if first_above.iter().chain(second_above).any(|byte| *byte != 0) {
+        return None;
+    }
+    let mut scalars = [0; 2 * SCALAR_BYTES];
+    let ordered = first.iter().rev().chain(second.iter().rev());
+    for (place, byte) in scalars.iter_mut().zip(ordered) {
+        *place = *byte;
+    }
+    Some(scalars)
 }
