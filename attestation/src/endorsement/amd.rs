@@ -148,6 +148,7 @@ impl VerifiedVek {
 pub struct VerifiedIntermediate {
     digest: Sha256Digest,
     der: Vec<u8>,
+    serial: String,
     kind: SnpSigningKey,
     product: AmdProduct,
     assurance: Assurance,
@@ -161,6 +162,12 @@ impl VerifiedIntermediate {
     #[must_use]
     pub const fn digest(&self) -> Sha256Digest {
         self.digest
+    }
+
+    /// Serial number, hex.
+    #[must_use]
+    pub fn serial(&self) -> &str {
+        &self.serial
     }
 
     /// Checks at every use that neither the certificates nor the list it was checked against are out of date.
@@ -316,7 +323,8 @@ pub fn endorse_intermediate(
     })?;
     let digest = Sha256Digest::of(&[intermediate]);
     let (product, assurance) = (anchor.product, anchor.assurance);
-    Ok(VerifiedIntermediate { digest, der: intermediate.to_vec(), kind, product, assurance, validity, revoked })
+    let (der, serial) = (intermediate.to_vec(), hex::encode(certificate.serial()));
+    Ok(VerifiedIntermediate { digest, der, serial, kind, product, assurance, validity, revoked })
 }
 
 /// VCEK or VLEK, by the subject (AMD 57230, 2.1).

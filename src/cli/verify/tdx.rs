@@ -40,7 +40,8 @@ impl CollateralFile {
     /// # Errors
     /// [`IntelReason::Schema`] when it is none.
     pub fn read(text: &[u8]) -> Result<Self, Rejection> {
-        serde_json::from_slice(text).map_err(|error| IntelReason::Schema.because("the parts of DCAP's collateral", error))
+        serde_json::from_slice(text)
+            .map_err(|error| IntelReason::Schema.because("the parts of DCAP's collateral", error))
     }
 
     /// Checks it under `anchors`.
