@@ -15,9 +15,11 @@ mod compute;
 
 /// Register, capture, compute and withdraw reference values.
 #[derive(Debug, clap::Args)]
+#[command(subcommand_negates_reqs = true)]
 pub struct RefsArgs {
+    // Computing needs none.
     #[command(flatten)]
-    connection: Connection,
+    connection: Option<Connection>,
     #[command(subcommand)]
     command: RefsCommand,
 }
@@ -100,7 +102,10 @@ pub async fn run(args: &RefsArgs) -> anyhow::Result<()> {
         println!("{}", compute::run(command)?);
         return Ok(());
     }
-    let client = Client::new(&args.connection)?;
+    let Some(connection) = &args.connection else {
+        bail!("name the folder that `countersign operator add` wrote: --operator, or COUNTERSIGN_OPERATOR")
+    };
+    let client = Client::new(connection)?;
     match &args.command {
         // Offline: done above, without a client.
         RefsCommand::Compute(_) => {}
