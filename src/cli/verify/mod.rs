@@ -19,6 +19,7 @@ pub mod certify;
 pub mod ek;
 pub mod eventlog;
 pub mod ima;
+pub mod intel;
 pub mod kat;
 pub mod snp;
 pub mod tdx;
@@ -363,6 +364,9 @@ fn judge_kind(case: &Case, files: CaseFiles<'_>) -> Result<Judgement, CaseError>
         "snp-report" | "snp-report-unendorsed" => snp::judge_report(files, now),
         "snp-chain" => snp::judge_chain(files, now),
         "tdx-quote" | "tdx-quote-unendorsed" => tdx::judge_tdx(files, now),
+        "collateral-tcbinfo" => intel::judge_tcb_info(files, now),
+        "collateral-qeidentity" => intel::judge_qe_identity(files, now),
+        "collateral-parse" => intel::judge_parse(files),
         "sgx-quote" | "sgx-quote-unendorsed" => tdx::judge_sgx(files, now),
         "tpm-ek-cert" => ek::judge_certificate(files, now),
         "tpm-ek-cert-nv-raw" => ek::judge_nv(files),

@@ -93,6 +93,20 @@ pub fn judge_sgx(files: CaseFiles<'_>, now: UnixMillis) -> Result<Judgement, Cas
     })
 }
 
+/// The roots a case is judged under: the pinned one; or, where the case says which root to trust, that one alone, as
+/// simulated hardware.
+pub(super) fn case_anchors(files: CaseFiles<'_>) -> Result<Vec<IntelAnchor>, CaseError> {
+    Ok(match files.read("trust_root")? {
+        Some(root) => vec![IntelAnchor { name: "trust_root".to_owned(), assurance: Assurance::Simulated, root }],
+        None => vec![pinned_anchor()],
+    })
+}
+
+/// A time as Intel and the manifest write it.
+pub(super) fn seconds(time: UnixMillis) -> String {
+    time.to_string().replace(".000Z", "Z")
+}
+
 type Claimed = (serde_json::Result<Value>, Value);
 
 fn judge(
@@ -102,10 +116,7 @@ fn judge(
 ) -> Result<Judgement, CaseError> {
     let quote = files.read("quote")?.unwrap_or_default();
     let collateral = files.read("collateral")?;
-    let anchors = match files.read("trust_root")? {
-        Some(root) => vec![IntelAnchor { name: "trust_root".to_owned(), assurance: Assurance::Simulated, root }],
-        None => vec![pinned_anchor()],
-    };
+    let anchors = case_anchors(files)?;
     let judged = || -> Result<(Claimed, Value), Rejection> {
         let parsed = Quote::parse(&quote)?;
         let missing = || TdxReason::CollateralMissing.because("collateral", "a quote alone");
@@ -114,7 +125,7 @@ fn judge(
         let certified = json!({
             "cert_data_type": parsed.certification_types(),
             "pck_issuer": pck.issuer(),
-            "pck_not_before": pck.not_before().to_string().replace(".000Z", "Z"),
+            "pck_not_before": seconds(pck.not_before()),
         });
         Ok((verify(&quote, &collateral)?, certified))
     };
