@@ -362,6 +362,22 @@ fn a_log_of_a_trust_domain_is_told_by_its_registers() {
 }
 
 #[test]
+fn a_bundle_of_a_trust_domain_shows_what_its_records_are() {
+    let tpm = SimTpm::new(AkKind::Rsa2048);
+    let runtime = hcl::runtime(tpm.ak_public(), tpm.ek_public());
+    let nv = hcl::snp_nv(&snp_report(&hcl::report_data(&runtime)), &runtime);
+    let records = [("azure.hcl_report", nv), ("tdx.ccel", td_log()), ("tdx.quote", vec![9; 64])];
+    let file = serde_json::to_vec(&collection(&records)).expect("JSON");
+    let bundle = shown(&file);
+    let names: Vec<_> = bundle["parts"].as_array().expect("parts").iter().map(|part| part["name"].clone()).collect();
+    assert!(names.contains(&json!("azure.hcl_report: runtime data")), "{names:?}");
+    assert!(names.contains(&json!("tdx.ccel: Replayed RTMRs")), "{names:?}");
+    let broken = bundle["parts"].as_array().expect("parts").last().expect("a part");
+    let why = broken.pointer("/fields/structure/error").and_then(Value::as_str).expect("why");
+    assert!(why.starts_with("tdx.header.version"), "{why}");
+}
+
+#[test]
 fn tcb_info_and_identities_are_shown_with_their_standing() {
     let tcb_info = json!({
         "id": "TDX", "version": 3, "issueDate": "2026-01-01T00:00:00Z", "nextUpdate": "2026-02-01T00:00:00Z",
