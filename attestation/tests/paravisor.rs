@@ -212,6 +212,23 @@ fn the_hardware_report_is_about_these_runtime_data_and_no_others() {
 }
 
 #[test]
+fn a_report_of_another_layer_than_the_paravisors_is_refused() {
+    let runtime = good_runtime();
+    let of_layer = |vmpl: u32| {
+        let evidence = MILAN.evidence_with(|signed| {
+            signed[0x30..0x34].copy_from_slice(&vmpl.to_le_bytes());
+            signed[0x50..0x90].copy_from_slice(&report_data(&runtime));
+        });
+        code(&snp_nv(&evidence.report, &runtime))
+    };
+    // Bare SNP guests may report from VMPL 1; above a paravisor that is the guest.
+    assert_eq!(
+        [0, 1, 2, 3].map(of_layer),
+        ["accepted", "hcl.hardware.layer", "snp.vmpl.unprivileged", "snp.vmpl.unprivileged"]
+    );
+}
+
+#[test]
 fn every_octet_of_the_nv_index_counts() {
     let nv = snp(&good_runtime());
     assert_eq!(nv.len(), hcl::NV_BYTES);

@@ -29,6 +29,9 @@ use super::{Case, CaseError, CaseFiles, Judgement};
 pub fn judge_report(case: &Case, files: CaseFiles<'_>, now: UnixMillis) -> Result<Judgement, CaseError> {
     let nonce = nonce(case)?;
     let Some(nv) = files.read("hcl_report")? else {
+        if files.read("tdreport")?.is_some() {
+            return Ok(Judgement::Rejected(unsigned()));
+        }
         return Ok(Judgement::Rejected(BundleReason::Missing.because("a paravisor's report", "none")));
     };
     let recorded = RecordedQuote::read(files)?;
@@ -82,6 +85,10 @@ fn missing(what: &str) -> Rejection {
     BundleReason::Missing.because(TPM_QUOTE, format_args!("no file for {what}"))
 }
 
+fn unsigned() -> Rejection {
+    ParavisorReason::TdReportUnsigned.because("a TD quote", "the TDREPORT alone")
+}
+
 /// A judgement of the hardware that is not one of the whole case yet.
 type Vouched = Result<VerifiedParavisor, Rejection>;
 
@@ -99,7 +106,7 @@ fn verify_snp(hcl: &HclReport<'_>, files: CaseFiles<'_>, now: UnixMillis) -> Res
 /// A TDREPORT counts as far as a quote says the same.
 fn verify_tdx(hcl: &HclReport<'_>, files: CaseFiles<'_>, now: UnixMillis) -> Result<Vouched, CaseError> {
     let Some(quote) = CaseQuote::read("td_quote", files)? else {
-        return Ok(Err(ParavisorReason::TdReportUnsigned.because("a TD quote", "the TDREPORT alone")));
+        return Ok(Err(unsigned()));
     };
     Ok(quote.verify(now).and_then(|evidence| match &evidence {
         TdEvidence::Endorsed(claims) => azure::verify(hcl, Hardware::Tdx(claims), now),
