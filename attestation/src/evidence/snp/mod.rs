@@ -13,6 +13,7 @@ use crate::verified::Verified;
 use self::report::{REPORT_BYTES, Report, SIGNED_BYTES};
 
 mod appraise;
+pub mod id_block;
 mod report;
 
 reasons! {
@@ -130,6 +131,18 @@ reasons! {
         ChipIdMasked = "snp.chip_id.masked",
             "the platform masks its chip id, so the report names no chip",
             "clear MASK_CHIP_ID in the platform's SNP_CONFIG and ask for a new report";
+        /// Structures of SNP_LAUNCH_FINISH.
+        IdBlock = "snp.id_block.form",
+            "the ID block or its authentication information has a form that is not defined",
+            "give the ID block of 96 bytes and the ID authentication information of 4096 that the guest is launched with";
+        /// ID_BLOCK_SIG and ID_KEY_SIG.
+        IdBlockSignature = "snp.id_block.signature",
+            "a signature of the ID block does not verify",
+            "sign the ID block with the ID key, and the ID key with the author key";
+        /// What an ID block puts into a report.
+        IdBlockOther = "snp.id_block.mismatch",
+            "the guest was launched with another ID block",
+            "give the ID block that this guest was launched with";
         /// Subject.
         VekKind = "snp.vek.kind",
             "the certificate is neither a VCEK nor a VLEK",
