@@ -525,7 +525,19 @@ fn nothing_in_a_file_is_obeyed_by_a_terminal() {
         .data(0, event::S_CRTM_VERSION, hostile.as_bytes());
     let bundle = serde_json::to_vec(&collection(&[(hostile, vec![1])])).expect("JSON");
     let token = jws(&json!({hostile: hostile}));
+    let tpm = SimTpm::new(AkKind::Rsa2048);
+    let runtime = String::from_utf8(hcl::runtime(tpm.ak_public(), tpm.ek_public())).expect("text");
+    let settings = json!({"vm-configuration": {hostile: hostile}}).to_string();
+    let runtime =
+        runtime.replacen(r#""vm-configuration":{"#, settings.trim_start_matches('{').trim_end_matches('}'), 1);
+    let runtime = runtime.replacen(r#""console-enabled""#, r#","console-enabled""#, 1).into_bytes();
+    let paravisor = hcl::snp_nv(&snp_report(&hcl::report_data(&runtime)), &runtime);
+    let tcb_info = json!({"fmspc": hostile, "issueDate": hostile, "tcbLevels": [{"tcbStatus": hostile}]}).to_string();
+    let runtime_event = json!([{"imr": 3, "event_type": 0x0800_0001, "digest": "00".repeat(48), "event": hostile.replace(':', ""),
+        "event_payload": hex::encode(hostile)}]);
+    let newer = [paravisor, tcb_info.into_bytes(), runtime_event.to_string().into_bytes()];
     let files = [list, certificate, log.bytes().to_vec(), bundle, token.into_bytes()];
+    let files = [&files[..], &newer[..]].concat();
     for (number, file) in files.iter().enumerate() {
         let printed = table(file);
         let json = shown(file).to_string();
