@@ -333,6 +333,7 @@ fn td_log() -> Vec<u8> {
     add(1, event::VARIABLE_DRIVER_CONFIG, &variable, &variable);
     add(1, event::SEPARATOR, &[0; 4], &[0; 4]);
     add(3, event::IPL, b"grub_cmd: linux /vmlinuz quiet\0", b"linux /vmlinuz quiet");
+    add(3, event::IPL, b"grub_kernel_cmdline /vmlinuz quiet\0\x75", b"/vmlinuz quiet");
     log.extend([0xff; 300]);
     log
 }
@@ -344,12 +345,13 @@ fn a_log_of_a_trust_domain_is_told_by_its_registers() {
     assert_eq!((standing(&log, 0), standing(&log, 1)), ("claimed", "computed_here"));
     let rows = log.pointer("/parts/0/tables/0/rows").and_then(Value::as_array).expect("events");
     let registers: Vec<_> = rows.iter().map(|row| row["register"].as_str().expect("text")).collect();
-    assert_eq!(registers, ["RTMR0", "RTMR0", "RTMR0", "RTMR2"]);
+    assert_eq!(registers, ["RTMR0", "RTMR0", "RTMR0", "RTMR2", "RTMR2"]);
     assert_eq!(log.pointer("/parts/1/tables/0/rows/1/extended by this log"), Some(&json!(false)));
     assert_eq!(log.pointer("/parts/1/tables/0/rows/1/value"), Some(&json!("00".repeat(48))));
     let printed = table(&td_log());
     assert!(printed.contains("Secure Boot was ON (event 1, hash matches)"), "{printed}");
     assert!(printed.contains("any log gives a zero"), "{printed}");
+    assert!(printed.contains("* GRUB started the kernel with: `/vmlinuz quiet` (event 4, hash matches)"), "{printed}");
     assert!(printed.contains("separators in register 1"), "{printed}");
     // The very log with data that was not measured.
     let mut edited = td_log();

@@ -200,7 +200,10 @@ fn measured_forms(event_type: EventType, data: &[u8]) -> Vec<Cow<'_, [u8]>> {
             let prefixes = GRUB_COMMAND.iter().chain(&GRUB_CMDLINE);
             if let Some(command) = prefixes.into_iter().find_map(|prefix| data.strip_prefix(prefix.as_bytes())) {
                 forms.push(Cow::Borrowed(command));
-                forms.extend(command.strip_suffix(&[0]).map(Cow::Borrowed));
+                // Red Hat's logs a byte of what lies behind the NUL, and may have hashed that NUL.
+                let until_nul = command.split(|byte| *byte == 0).next().unwrap_or(command);
+                forms.push(Cow::Borrowed(until_nul));
+                forms.extend(command.get(..until_nul.len().saturating_add(1)).map(Cow::Borrowed));
             } else if data.get(1) == Some(&0) {
                 forms.push(Cow::Owned(data.iter().step_by(2).copied().collect()));
                 forms.push(Cow::Owned([data, &[0]].concat()));
