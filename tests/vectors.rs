@@ -80,7 +80,10 @@ fn paravisors_and_registers_are_told_in_detail_and_refused_for_their_own_reason(
     let paravisor = ["hcl_version", "hcl_report_type", "hash_type", "var_data_len", "runtime_data_keys", "user_data"];
     let registers = ["rtmr0", "rtmr1", "rtmr2", "rtmr3", "events", "format"];
     for (id, names) in [
-        ("azsnp-genoa-trustee", &[&quote[..], &paravisor, &["clock", "reset_count", "vm_configuration"]].concat()[..]),
+        (
+            "azsnp-genoa-trustee",
+            &[&quote[..], &paravisor, &["clock", "reset_count", "vm_configuration", "snp"]].concat()[..],
+        ),
         ("aztdx-trustee-v1", &[&quote[..], &paravisor, &["restart_count", "tdreport"]].concat()),
         ("azvtpm-cmcp-quote", &quote),
         ("ccel-gcp-cos113", &[&registers[..], &["terminated_at"]].concat()),

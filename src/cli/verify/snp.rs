@@ -68,7 +68,7 @@ pub fn judge_report(files: CaseFiles<'_>, now: UnixMillis) -> Result<Judgement, 
 }
 
 /// What manifests call the fields of an accepted report and of the certificate of its key.
-fn details(report: &[u8], claims: &SnpClaims, vek: &VerifiedVek) -> Value {
+pub(super) fn details(report: &[u8], claims: &SnpClaims, vek: &VerifiedVek) -> Value {
     let issuer = match claims.signing_key {
         SnpSigningKey::Vcek => format!("SEV-{}", claims.product),
         SnpSigningKey::Vlek => format!("SEV-VLEK-{}", claims.product),
