@@ -13,10 +13,10 @@ pub use crate::endorsement::tpm::{TpmIdentity, TpmKind};
 pub use crate::evidence::eventlog::BootClaims;
 use crate::evidence::ima::ImaState;
 pub use crate::evidence::paravisor::ParavisorClaims;
-pub use crate::evidence::tdx::rtmr::RtmrClaims;
 pub use crate::evidence::tdx::claims::{
     IntelPlatform, QeClaims, SgxClaims, TdxClaims, TdxExtendedClaims, TdxModuleClaims,
 };
+pub use crate::evidence::tdx::rtmr::RtmrClaims;
 use crate::evidence::tpm::TpmReason;
 use crate::rejection::Rejection;
 use crate::time::UnixMillis;

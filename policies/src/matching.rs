@@ -16,8 +16,8 @@ use countersign_attestation::digest::Sha256Digest;
 use crate::boot::{BootDifference, BootReference};
 use crate::finding::{Finding, PolicyReason};
 use crate::ima::{ImaRules, ImaTally};
-use crate::reference::{MinTcb, ReferenceManifest, ReferenceSet, SnpReference, TpmReference, Values};
 use crate::paravisor::ParavisorDifference;
+use crate::reference::{MinTcb, ReferenceManifest, ReferenceSet, SnpReference, TpmReference, Values};
 use crate::tdx::TdxDifference;
 use crate::waiver::Accepted;
 

@@ -131,7 +131,8 @@ impl ParavisorReference {
             let expected = format_args!("1 to {VALUES_MAX} values in `paravisor.{name}`");
             PolicyReason::ValueListEmpty.because(expected, "none, or more")
         };
-        if vm_ids.as_ref().is_some_and(|ids| !(1..=VALUES_MAX).contains(&ids.len()) || ids.iter().any(String::is_empty)) {
+        if vm_ids.as_ref().is_some_and(|ids| !(1..=VALUES_MAX).contains(&ids.len()) || ids.iter().any(String::is_empty))
+        {
             return Err(empty("vm_ids"));
         }
         let vm_configuration = vm_configuration.map(|Members(settings)| settings);

@@ -117,7 +117,8 @@ impl Field {
     }
 
     /// What is measured at every launch: zero there is the mark of something never measured. (Nothing need ever be
-    /// measured into RTMR2 and RTMR3, MRSIGNERSEAM of Intel's modules is zero, and the rest is zero where nobody set it.)
+    /// measured into RTMR2 and RTMR3, MRSIGNERSEAM of Intel's modules is zero, and the rest is zero where nobody set
+    /// it.)
     const fn is_measured(self) -> bool {
         match self {
             Self::MrTd | Self::Rtmr0 | Self::Rtmr1 | Self::MrSeam => true,
@@ -282,9 +283,9 @@ fn read_module_svns(Members(written): Members<u8>) -> Result<BTreeMap<String, u8
     // Intel PCS API, tdxModuleIdentities: an id is `TDX_` and two hexadecimal digits; the first module has none.
     let digits: BTreeSet<u8> = b"0123456789ABCDEF".iter().copied().collect();
     for id in written.keys() {
-        let numbered = id.strip_prefix("TDX_").is_some_and(|number| {
-            number.len() == 2 && number.bytes().all(|digit| digits.contains(&digit))
-        });
+        let numbered = id
+            .strip_prefix("TDX_")
+            .is_some_and(|number| number.len() == 2 && number.bytes().all(|digit| digits.contains(&digit)));
         if !numbered && id != "tdxModule" {
             let expected = "TDX_01 and the like, or tdxModule, in `tdx.min_module_svn`";
             return Err(PolicyReason::ManifestSyntax.because(expected, format_args!("`{id}`")));

@@ -72,10 +72,7 @@ impl Vocabulary {
             let listed = claims.tcb.advisory_ids.iter().filter(|id| !open || !accepted.advisory(id));
             RestrictedExpression::new_set(listed.map(|id| text(id)))
         };
-        let module = pairs([
-            ("id", text(&claims.module.id)),
-            ("isv_svn", number(u64::from(claims.module.isv_svn))),
-        ]);
+        let module = pairs([("id", text(&claims.module.id)), ("isv_svn", number(u64::from(claims.module.isv_svn)))]);
         let [rtmr0, rtmr1, rtmr2, rtmr3] = &claims.rtmrs;
         let mut record = pairs([
             ("assurance", self.assurance(claims.assurance)),

@@ -7,20 +7,20 @@ use std::vec;
 use countersign_attestation::UnixMillis;
 use countersign_attestation::anchor::{AmdProduct, Assurance};
 use countersign_attestation::claims::{
-    BootClaims, Claims, ClockInfo, CreationClaims, HexBytes, ImaClaims, IntelPlatform, KeyAuthorization, ParavisorClaims, PcrHash,
-    Presented, QeClaims, Revocation, RtmrClaims, SnpClaims, SnpSigningKey, SnpTcb, TdxClaims, TdxModuleClaims,
-    TpmClaims, TpmIdentity, TpmKeyClaims,
+    BootClaims, Claims, ClockInfo, CreationClaims, HexBytes, ImaClaims, IntelPlatform, KeyAuthorization,
+    ParavisorClaims, PcrHash, Presented, QeClaims, Revocation, RtmrClaims, SnpClaims, SnpSigningKey, SnpTcb, TdxClaims,
+    TdxModuleClaims, TpmClaims, TpmIdentity, TpmKeyClaims,
 };
-use countersign_attestation::endorsement::intel::{TcbEvaluation, TcbStatus};
-use countersign_attestation::evidence::paravisor::{HardwareKind, Setting};
-use countersign_attestation::evidence::tdx::BodyKind;
-use countersign_attestation::evidence::tdx::rtmr::LogForm;
 use countersign_attestation::digest::Sha256Digest;
+use countersign_attestation::endorsement::intel::{TcbEvaluation, TcbStatus};
 use countersign_attestation::evidence::eventlog::claims::{
     Authority, BootImage, ExitBootServices, ImageKind, Labelled, Measured, SecureBoot, Separator, SignatureDatabase,
     UkiSection,
 };
 use countersign_attestation::evidence::ima::ImaState;
+use countersign_attestation::evidence::paravisor::{HardwareKind, Setting};
+use countersign_attestation::evidence::tdx::BodyKind;
+use countersign_attestation::evidence::tdx::rtmr::LogForm;
 
 pub(crate) const NOW: UnixMillis = UnixMillis(1_795_408_496_007);
 

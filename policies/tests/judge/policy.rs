@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::common::{
-    NOW, TERMS, both_claims, codes, golden_both, golden_snp, golden_tdx, golden_tpm, domain_claims, golden_tpm_only, judge, judge_at, judge_host,
-    manifest, policies, tpm_claims, with_snp,
+    NOW, TERMS, both_claims, codes, domain_claims, golden_both, golden_snp, golden_tdx, golden_tpm, golden_tpm_only,
+    judge, judge_at, judge_host, manifest, policies, tpm_claims, with_snp,
 };
 use countersign_attestation::UnixMillis;
 use countersign_attestation::anchor::{AmdProduct, Assurance};

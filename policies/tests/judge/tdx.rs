@@ -1,6 +1,8 @@
 //! Trust domains, paravisors, and what policies may ask of them.
 
-use countersign_attestation::claims::{Claims, HexBytes, KeyAuthorization, Presented, TpmIdentity, TpmKind};
+use countersign_attestation::claims::{
+    Claims, HexBytes, KeyAuthorization, Presented, RtmrClaims, TdxClaims, TpmIdentity, TpmKind,
+};
 use countersign_attestation::endorsement::intel::TcbStatus;
 use countersign_attestation::evidence::paravisor::{HardwareKind, Setting};
 use countersign_policies::policy::PolicySet;
@@ -17,20 +19,24 @@ fn domain_manifest(change: impl FnOnce(&mut Value)) -> ReferenceSet {
     ReferenceSet::new([manifest(&json!({ "id": "domain", "tdx": tdx }))])
 }
 
+type Change = Box<dyn Fn(&mut TdxClaims)>;
+
 fn first(claims: &Claims, references: &ReferenceSet) -> (String, String, String) {
     let decision = judge(claims, references, &policies(&STRICT, &[]));
-    let finding = decision.findings().first().map(|finding| {
-        (finding.code.to_owned(), finding.expected.clone(), finding.found.clone())
-    });
+    let finding = decision
+        .findings()
+        .first()
+        .map(|finding| (finding.code.to_owned(), finding.expected.clone(), finding.found.clone()));
     finding.unwrap_or_default()
 }
 
 fn code(value: &Value) -> &'static str {
-    ReferenceManifest::parse(value.to_string().as_bytes()).map(|manifest| {
-        assert_eq!(ReferenceManifest::parse(&manifest.to_json()), Ok(manifest));
-        "accepted"
-    })
-    .unwrap_or_else(|finding| finding.code)
+    ReferenceManifest::parse(value.to_string().as_bytes())
+        .map(|manifest| {
+            assert_eq!(ReferenceManifest::parse(&manifest.to_json()), Ok(manifest));
+            "accepted"
+        })
+        .unwrap_or_else(|finding| finding.code)
 }
 
 #[test]
@@ -53,7 +59,7 @@ fn every_field_of_a_domain_that_a_manifest_names_counts() {
     let references = domain_manifest(whole);
     assert_eq!(first(&domain_claims(), &references).0, "");
     let other = || HexBytes(vec![0xaa; 48]);
-    let changes: [(&str, Box<dyn Fn(&mut countersign_attestation::claims::TdxClaims)>); 13] = [
+    let changes: [(&str, Change); 13] = [
         ("reference.tdx.mr_td", Box::new(move |tdx| tdx.mr_td = other())),
         ("reference.tdx.rtmr", Box::new(move |tdx| tdx.rtmrs[0] = other())),
         ("reference.tdx.rtmr", Box::new(move |tdx| tdx.rtmrs[3] = other())),
@@ -155,7 +161,10 @@ fn malformed_sections_of_domains_and_paravisors_do_not_load() {
     assert_eq!(tdx(|tdx| tdx["boot"] = json!({})), "reference.manifest.empty");
     let paravisor = |paravisor: Value| code(&json!({ "id": "p", "tpm": golden_tpm(), "paravisor": paravisor }));
     assert_eq!(paravisor(json!({ "hardware": "snp" })), "accepted");
-    assert_eq!(paravisor(json!({ "hardware": "snp", "vm_configuration": { "a": true, "b": 4, "c": "d" } })), "accepted");
+    assert_eq!(
+        paravisor(json!({ "hardware": "snp", "vm_configuration": { "a": true, "b": 4, "c": "d" } })),
+        "accepted"
+    );
     assert_eq!(paravisor(json!({ "hardware": "any" })), "reference.manifest.syntax");
     assert_eq!(paravisor(json!({})), "reference.manifest.syntax");
     assert_eq!(paravisor(json!({ "hardware": "snp", "vm_ids": [] })), "reference.values.empty");
@@ -179,7 +188,7 @@ fn a_domains_own_log_is_compared_with_its_own_values() {
     // The TPM's log is another one.
     let other = Claims { boot: Presented::Verified(boot_claims()), ..domain_claims() };
     assert_eq!(first(&other, &references).0, "reference.tdx.log_not_presented");
-    let logged = |change: fn(&mut countersign_attestation::claims::RtmrClaims)| {
+    let logged = |change: fn(&mut RtmrClaims)| {
         let mut rtmr = rtmr_claims();
         change(&mut rtmr);
         Claims { rtmr: Presented::Verified(rtmr), ..domain_claims() }
@@ -250,7 +259,11 @@ fn b7_a_vtpm_that_hangs_on_the_same_report_is_no_second_root() {
     };
     assert_eq!(milan(TpmKind::Virtual, None), [] as [&str; 0], "a cloud's own root");
     for kind in TpmKind::ALL {
-        assert_eq!(milan(kind, Some(HardwareKind::Snp)), ["policy.forbidden"], "{kind}: the report vouches for its key");
+        assert_eq!(
+            milan(kind, Some(HardwareKind::Snp)),
+            ["policy.forbidden"],
+            "{kind}: the report vouches for its key"
+        );
     }
     // On another generation such a host is granted: the processor's root is a hardware vendor's.
     let mut genoa = both_claims();
@@ -291,19 +304,15 @@ fn b9_a_manifest_that_says_nothing_of_acpi_is_denied_under_a_strict_policy() {
 #[test]
 fn b7_policies_name_platforms_of_intel_by_fmspc_ppid_and_collateral() {
     let decide = |condition: &str| {
-        let text = format!(
-            r#"@id("own") forbid (principal, action, resource) unless {{ context has tdx && {condition} }};"#
-        );
+        let text =
+            format!(r#"@id("own") forbid (principal, action, resource) unless {{ context has tdx && {condition} }};"#);
         codes(&judge(&domain_claims(), &golden_domain(), &policies(&STRICT, &[("own", &text)])))
     };
     let ppid = "99".repeat(16);
     for holds in [
         r#"["00806f050000", "90c06f000000"].contains(context.tdx.fmspc)"#.to_owned(),
         format!(r#"["{ppid}"].contains(context.tdx.ppid)"#),
-        format!(
-            r#"context.tdx has platform_instance_id && context.tdx.platform_instance_id == "{}""#,
-            "98".repeat(16)
-        ),
+        format!(r#"context.tdx has platform_instance_id && context.tdx.platform_instance_id == "{}""#, "98".repeat(16)),
         "context.tdx.evaluation_data_number >= 18 && context.tdx.qe_evaluation_data_number >= 17".to_owned(),
         "context.now - context.tdx.tcb_date < 31536000".to_owned(),
         r#"context.tdx.qe_tcb_status == TcbStatus::"UpToDate" && context.tdx.advisories.isEmpty()"#.to_owned(),
