@@ -15,6 +15,8 @@ use countersign_attestation::evidence::bundle::{COLLECTION_TYPE, Collection};
 use countersign_attestation::protocol::PcrSelection;
 use serde_json::{Value, json};
 
+#[path = "sim/hcl.rs"]
+mod hcl;
 #[path = "sim/logs.rs"]
 mod logs;
 #[path = "sim/tpm.rs"]
@@ -270,6 +272,121 @@ fn reports_and_tokens_are_shown() {
     assert_eq!(field(&token, 1, "iss"), r"\u{9b}evil");
 }
 
+/// An SNP report with this REPORT_DATA; who signed it is not asked here.
+fn snp_report(report_data: &[u8]) -> Vec<u8> {
+    let mut report = shipped("evidence/amd/milan/report.bin");
+    report.splice(0x50..0x90, report_data.iter().copied());
+    report
+}
+
+#[test]
+fn a_paravisors_report_says_what_is_signed_and_what_is_claimed() {
+    let tpm = SimTpm::new(AkKind::Rsa2048);
+    let runtime = hcl::runtime(tpm.ak_public(), tpm.ek_public());
+    let nv = hcl::snp_nv(&snp_report(&hcl::report_data(&runtime)), &runtime);
+    let report = shown(&nv);
+    assert_eq!(report.pointer("/kind"), Some(&json!("hcl-report")));
+    assert_eq!((standing(&report, 0), field(&report, 0, "version")), ("claimed", &json!(1)));
+    assert_eq!((standing(&report, 1), field(&report, 1, "SIGNING_KEY")), ("signed_not_checked", &json!("VCEK")));
+    assert_eq!(standing(&report, 3), "signed_not_checked");
+    assert_eq!(field(&report, 3, "vm-configuration/vmUniqueId"), hcl::VM_ID);
+    assert_eq!(field(&report, 3, "keys"), &json!(["HCLAkPub", "HCLEkPub"]));
+    let spki = countersign_attestation::evidence::tpm::public::Public::read(tpm.ak_public()).expect("a key").spki();
+    let digest = countersign_attestation::digest::Sha256Digest::of(&[&spki]).to_hex();
+    assert_eq!(field(&report, 3, "HCLAkPub (SHA-256 of the public key)"), &json!(digest));
+    assert!(
+        table(&nv).contains("SIGNED, signature not checked here: REPORT_DATA, which the chip signs, is its SHA-256")
+    );
+    // Other runtime data than the chip reported, and such as a verifier refuses.
+    let other = shown(&hcl::snp_nv(&snp_report(&[0; 64]), &runtime));
+    assert_eq!(
+        (standing(&other, 3), field(&other, 3, "hash is the hardware report's (computed)")),
+        ("claimed", &json!(false))
+    );
+    let twice = String::from_utf8(runtime.clone()).expect("text").replacen('{', r#"{"keys":[],"#, 1);
+    let refused = table(&hcl::snp_nv(&snp_report(&hcl::report_data(twice.as_bytes())), twice.as_bytes()));
+    assert!(refused.contains("hcl.runtime.malformed"), "{refused}");
+    // A TDREPORT is signed by nobody, and so is what hangs on it.
+    let mut body = vec![7; 584];
+    body.splice(520.., hcl::report_data(&runtime));
+    let td = shown(&hcl::tdx_nv(&hcl::tdreport(&body), &runtime));
+    assert_eq!([1, 2].map(|part| standing(&td, part)), ["claimed"; 2]);
+    assert_eq!(field(&td, 1, "MRTD"), &json!("07".repeat(48)));
+}
+
+/// A log of a trust domain: one bank, registers 1 to 4.
+fn td_log() -> Vec<u8> {
+    let mut log = b"\x01\0\0\0\x03\0\0\0".to_vec();
+    log.extend([0; 20]);
+    log.extend([33, 0, 0, 0]);
+    log.extend(b"Spec ID Event03\0\0\0\0\0\0\x02\0\x02\x01\0\0\0\x0c\0\x30\0\0");
+    let (guid, name) = (hex::decode(logs::GLOBAL).expect("a GUID"), logs::utf16("SecureBoot"));
+    let variable = [&guid[..], &[10, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0][..], &name[..], &[1][..]].concat();
+    let mut add = |index: u32, kind: u32, data: &[u8], measured: &[u8]| {
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA384, measured);
+        log.extend([index.to_le_bytes(), kind.to_le_bytes(), 1_u32.to_le_bytes()].concat());
+        log.extend([0x0c, 0]);
+        log.extend(digest.as_ref());
+        log.extend(u32::try_from(data.len()).expect("short").to_le_bytes());
+        log.extend(data);
+    };
+    add(1, event::VARIABLE_DRIVER_CONFIG, &variable, &variable);
+    add(1, event::SEPARATOR, &[0; 4], &[0; 4]);
+    add(3, event::IPL, b"grub_cmd: linux /vmlinuz quiet\0", b"linux /vmlinuz quiet");
+    log.extend([0xff; 300]);
+    log
+}
+
+#[test]
+fn a_log_of_a_trust_domain_is_told_by_its_registers() {
+    let log = shown(&td_log());
+    assert_eq!(log.pointer("/kind"), Some(&json!("cc-log")));
+    assert_eq!((standing(&log, 0), standing(&log, 1)), ("claimed", "computed_here"));
+    let rows = log.pointer("/parts/0/tables/0/rows").and_then(Value::as_array).expect("events");
+    let registers: Vec<_> = rows.iter().map(|row| row["register"].as_str().expect("text")).collect();
+    assert_eq!(registers, ["RTMR0", "RTMR0", "RTMR0", "RTMR2"]);
+    assert_eq!(log.pointer("/parts/1/tables/0/rows/1/extended by this log"), Some(&json!(false)));
+    assert_eq!(log.pointer("/parts/1/tables/0/rows/1/value"), Some(&json!("00".repeat(48))));
+    let printed = table(&td_log());
+    assert!(printed.contains("Secure Boot was ON (event 1, hash matches)"), "{printed}");
+    assert!(printed.contains("any log gives a zero"), "{printed}");
+    assert!(printed.contains("separators in register 1"), "{printed}");
+    // The very log with data that was not measured.
+    let mut edited = td_log();
+    let at = edited.windows(2).position(|window| window == b"t\0").expect("the name's end");
+    edited[at + 2] ^= 1;
+    let shown = shown(&edited);
+    let whole =
+        field(&shown, 0, "data that must be what was measured is (computed)").as_str().expect("text").to_owned();
+    assert!(whole.starts_with("NO: eventlog.data_edited"), "{whole}");
+}
+
+#[test]
+fn tcb_info_and_identities_are_shown_with_their_standing() {
+    let tcb_info = json!({
+        "id": "TDX", "version": 3, "issueDate": "2026-01-01T00:00:00Z", "nextUpdate": "2026-02-01T00:00:00Z",
+        "fmspc": "00806F050000", "pceId": "0000", "tcbType": 0, "tcbEvaluationDataNumber": 17,
+        "tcbLevels": [{"tcb": {"sgxtcbcomponents": [{"svn": 8}, {"svn": 9}], "pcesvn": 11, "tdxtcbcomponents": [{"svn": 5}]},
+            "tcbDate": "2025-01-01T00:00:00Z", "tcbStatus": "UpToDate\u{1b}[m", "advisoryIDs": ["INTEL-SA-1"]}],
+    });
+    let signed = shown(json!({"tcbInfo": tcb_info, "signature": "ab"}).to_string().as_bytes());
+    assert_eq!(signed.pointer("/kind"), Some(&json!("tcb-info")));
+    assert_eq!((standing(&signed, 0), standing(&signed, 1)), ("signed_not_checked", "claimed"));
+    assert_eq!(field(&signed, 0, "fmspc"), "00806F050000");
+    let row = signed.pointer("/parts/0/tables/0/rows/0").expect("a level");
+    assert_eq!((&row["status"], &row["SGX or ISV SVN"]), (&json!(r"UpToDate\u{1b}[m"), &json!("8 9")));
+    assert_eq!((&row["TDX SVN"], &row["advisories"]), (&json!("5"), &json!(["INTEL-SA-1"])));
+    let alone = shown(tcb_info.to_string().as_bytes());
+    assert_eq!((alone.pointer("/kind"), standing(&alone, 0)), (Some(&json!("tcb-info")), "signed_elsewhere"));
+    let identity = json!({
+        "id": "TD_QE", "version": 2, "mrsigner": "dc9e", "isvprodid": 2, "issueDate": "2026-01-01T00:00:00Z",
+        "tcbLevels": [{"tcb": {"isvsvn": 4}, "tcbDate": "2025-01-01T00:00:00Z", "tcbStatus": "UpToDate"}],
+    });
+    let identity = shown(json!({"enclaveIdentity": identity, "signature": "ab"}).to_string().as_bytes());
+    assert_eq!(identity.pointer("/kind"), Some(&json!("qe-identity")));
+    assert_eq!(identity.pointer("/parts/0/tables/0/rows/0/SGX or ISV SVN"), Some(&json!("4")));
+}
+
 #[test]
 fn a_bundle_is_shown_record_by_record() {
     let (tpm, key) = (SimTpm::new(AkKind::P256), CredentialKey::new());
@@ -480,6 +597,9 @@ fn all_genuine_evidence_is_shown() {
         ("eventlog_1", "event-log"),
         ("ima_ascii", "ima-list"),
         ("ima_binary", "ima-list"),
+        ("hcl_report", "hcl-report"),
+        ("td_quote", "tee-quote"),
+        ("event_log", "cc-log"),
     ];
     let kinds = BTreeMap::from(kinds);
     let mut counted: BTreeMap<&str, usize> = BTreeMap::new();
@@ -487,13 +607,22 @@ fn all_genuine_evidence_is_shown() {
         ["MANIFEST-tpm-nv.json", "MANIFEST-cc.json"].iter().flat_map(|manifest| cases(&folder, manifest)).collect();
     for case in &cases {
         let text = |name: &str| case.get(name).and_then(Value::as_str).unwrap_or_default();
-        let ours = ["tpm-", "eventlog-", "ima-", "snp-"].iter().any(|start| text("kind").starts_with(start));
+        let ours = ["tpm-", "eventlog-", "ima-", "snp-", "azure-", "ccel", "tdx-", "sgx-"]
+            .iter()
+            .any(|start| text("kind").starts_with(start));
         if text("expect") != "accept" || !ours {
             continue;
         }
         for (role, path) in case.get("files").and_then(Value::as_object).expect("files") {
-            let Some(kind) = kinds.get(role.as_str()) else { continue };
+            let tee = ["tdx-", "sgx-", "ccel"].iter().any(|start| text("kind").starts_with(start));
+            let Some(kind) = (if tee && role == "quote" { Some(&"tee-quote") } else { kinds.get(role.as_str()) })
+            else {
+                continue;
+            };
             let bytes = fs::read(folder.join(path.as_str().expect("a path"))).expect("a file");
+            // A log with SHA-384 alone in registers up to 4 is a trust domain's, wherever it was collected.
+            let ccel = bytes.get(56..64) == Some(&[1, 0, 0, 0, 0x0c, 0, 48, 0]);
+            let kind = if *kind == "event-log" && ccel { &"cc-log" } else { kind };
             let read = inspect(&bytes, None);
             let found = read.as_ref().map(|shown| shown.kind).map_err(ToString::to_string);
             assert_eq!(found, Ok(*kind), "{} {role}", text("id"));
@@ -501,8 +630,17 @@ fn all_genuine_evidence_is_shown() {
             check_details(text("id"), role, case, &read.expect("read"));
         }
     }
-    let minimum =
-        [("attest", 30), ("public", 15), ("certificate", 30), ("snp-report", 18), ("event-log", 57), ("ima-list", 18)];
+    let minimum = [
+        ("attest", 30),
+        ("public", 15),
+        ("certificate", 30),
+        ("snp-report", 18),
+        ("event-log", 50),
+        ("ima-list", 18),
+        ("hcl-report", 5),
+        ("tee-quote", 80),
+        ("cc-log", 6),
+    ];
     for (kind, minimum) in minimum {
         let found = counted.get(kind).copied().unwrap_or_default();
         assert!(minimum <= found, "{found} files of {kind}, at least {minimum} are known");
@@ -526,7 +664,12 @@ fn check_details(id: &str, role: &str, case: &Value, shown: &countersign::cli::i
     for (bank, pcrs) in detail.get("replayed_pcrs").and_then(Value::as_object).into_iter().flatten() {
         for (pcr, value) in pcrs.as_object().expect("values by PCR") {
             let pcr: u64 = pcr.parse().expect("a number");
-            let row = json!({"bank": bank, "pcr": pcr, "value": value});
+            let row = match shown.pointer("/kind").and_then(Value::as_str) {
+                Some("cc-log") => {
+                    json!({"register": format!("RTMR{}", pcr - 1), "extended by this log": true, "value": value})
+                }
+                _ => json!({"bank": bank, "pcr": pcr, "value": value}),
+            };
             assert!(rows.contains(&row), "{id}: {row}");
         }
     }

@@ -58,6 +58,7 @@ const UNTYPED: &[(&str, &str)] = &[
     ("src/cli/verify/mod.rs", "a manifest's expectations and the claims it prints are of many kinds"),
     ("src/cli/verify/ima.rs", "claims as they are printed"),
     ("src/cli/verify/snp.rs", "claims as they are printed"),
+    ("src/cli/verify/tdx.rs", "claims as they are printed"),
     ("src/cli/verify/tpm.rs", "claims as they are printed"),
     ("benches/ratios/fleet.rs", "a bench writes requests as an operator would"),
 ];

@@ -48,7 +48,58 @@ fn confidential_computing_cases_are_judged_as_expected() {
         &cases,
         &[("azure-hcl", 1), ("azure-snp", 12), ("azure-tdx", 5), ("azure-vtpm", 2), ("ccel", 14)],
     );
+    let unendorsed = [("tdx-quote-unendorsed", 4), ("sgx-quote-unendorsed", 5)];
+    assert_as_expected(&cases, &[&[("tdx-quote", 160), ("sgx-quote", 45)][..], &unendorsed].concat());
+    // What an expectation names is compared only where claims name it too: so they must.
+    for (id, names) in [
+        ("tdx-v5-oe-d21a11-at-20250306", &["tcb_status", "platform_tcb_status", "mr_service_td", "pck_not_before"][..]),
+        ("tdx-v4-nearai-afb2d8-at-20250306", &["advisory_ids", "td_attr_bits", "rtmr3", "cert_data_type", "body"]),
+        ("sgx-v3-mobilecoin-0b5bc7-at-20250611", &["advisory_ids", "mrenclave", "cpusvn", "pck_issuer", "qe_isvsvn"]),
+    ] {
+        let case = cases.iter().find(|case| case.id == id).expect(id);
+        for name in names {
+            assert!(case.claims["details"].get(name).is_some(), "{id}: {name}");
+        }
+    }
     assert!(cases.iter().any(|case| case.verdict == Verdict::Unsupported), "kinds without a judge are never passed");
+}
+
+/// Names in `details` of these cases, and codes of those: an expectation is compared only where claims name it too.
+#[test]
+fn paravisors_and_registers_are_told_in_detail_and_refused_for_their_own_reason() {
+    let Some(cases) = judged("MANIFEST-cc.json") else { return };
+    let find = |id: &str| cases.iter().find(|case| case.id == id).expect("a case");
+    let quote = ["nonce", "pcr_selection", "pcr_digest", "firmware_version"];
+    let paravisor = ["hcl_version", "hcl_report_type", "hash_type", "var_data_len", "runtime_data_keys", "user_data"];
+    let registers = ["rtmr0", "rtmr1", "rtmr2", "rtmr3", "events", "format"];
+    for (id, names) in [
+        ("azsnp-genoa-trustee", &[&quote[..], &paravisor, &["clock", "reset_count", "vm_configuration"]].concat()[..]),
+        ("aztdx-trustee-v1", &[&quote[..], &paravisor, &["restart_count", "tdreport"]].concat()),
+        ("azvtpm-cmcp-quote", &quote),
+        ("ccel-gcp-cos113", &[&registers[..], &["terminated_at"]].concat()),
+        ("ccel-replay-trustee-alibaba-aael", &[&registers[..], &["register_indices"]].concat()),
+        ("dstack-eventlog-nearai", &[&registers[..], &["rtmr3_events"]].concat()),
+    ] {
+        for name in names {
+            assert!(find(id).claims["details"].get(name).is_some(), "{id}: {name}");
+        }
+    }
+    for (id, code) in [
+        ("aztdx-hcl-kinvolk", "hcl.tdreport.unsigned"),
+        ("azsnp-redacted-agentmanifest", "snp.signature.invalid"),
+        ("azsnp-neg-a-pcr", "tpm.quote.pcr_digest"),
+        ("azsnp-neg-a-otherhcl", "tpm.signature.invalid"),
+        ("azsnp-neg-a-runtimedata", "hcl.runtime.binding"),
+        ("aztdx-neg-a-othertdquote", "hcl.tdreport.quote"),
+        ("aztdx-neg-a-runtimedata", "hcl.runtime.binding"),
+        ("azvtpm-neg-cmcp-otherak", "tpm.signature.invalid"),
+        ("ccel-neg-a-dropped", "rtmr.replay"),
+        ("ccel-neg-a-truncated", "eventlog.truncated"),
+        ("ccel-neg-a-eventdata", "eventlog.data_edited"),
+        ("dstack-eventlog-neg-dropped-nearai", "rtmr.replay"),
+    ] {
+        assert_eq!(find(id).reasons, [code], "{id}");
+    }
 }
 
 #[test]

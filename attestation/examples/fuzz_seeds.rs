@@ -27,6 +27,8 @@ mod amd;
 #[path = "../../tests/sim/eventlog.rs"]
 #[expect(dead_code, unreachable_pub, reason = "shared with tests that use more of it")]
 mod eventlog;
+#[path = "../../tests/sim/hcl.rs"]
+mod hcl;
 #[path = "../../tests/sim/ima.rs"]
 mod ima;
 #[path = "../../tests/sim/tpm.rs"]
@@ -56,6 +58,41 @@ fn main() {
     lineage_seeds();
     ima_seeds();
     eventlog_seeds();
+    paravisor_seeds();
+    register_log_seeds();
+}
+
+fn paravisor_seeds() {
+    let tpm = SimTpm::new(AkKind::Rsa2048);
+    let runtime = hcl::runtime(tpm.ak_public(), tpm.ek_public());
+    seed("hcl", "runtime", &runtime);
+    seed("hcl", "runtime-ak", &hcl::runtime_of(&[hcl::jwk("HCLAkPub", "sign", tpm.ak_public())]));
+    let amd = amd::AmdSimulator::new(AmdProduct::Milan);
+    seed("hcl", "snp", &hcl::snp_nv(&amd.evidence(&hcl::report_data(&runtime)).report, &runtime));
+    let mut body = vec![7; 584];
+    body.splice(520.., hcl::report_data(&runtime));
+    seed("hcl", "tdx", &hcl::tdx_nv(&hcl::tdreport(&body), &runtime));
+}
+
+fn register_log_seeds() {
+    use eventlog::{LogBank, LogBuilder, LogEvent};
+    let mut log = LogBuilder::new(&[LogBank::Sha384]);
+    for (index, kind, data) in [
+        (1, 0x8000_000b, b"TdxTable".as_slice()),
+        (1, 4, &[0; 4]),
+        (2, 0x8000_0007, b"Exit Boot Services Invocation"),
+        (3, 0x0d, b"grub_cmd: linux /vmlinuz\0"),
+        (4, 0x0800_0001, b"\x01\0\0\x08:app-id:\x01\x02"),
+    ] {
+        log.event(&LogEvent::of(index, kind, data));
+    }
+    seed("ccel", "boot", &log.bytes());
+    seed("ccel", "padded", &[log.bytes(), vec![0xff; 40]].concat());
+    let digest = hex::encode(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA384, b"\x01\0\0\x08:app-id:\x01\x02"));
+    let runtime =
+        format!(r#"{{"imr":3,"event_type":134217729,"digest":"{digest}","event":"app-id","event_payload":"0102"}}"#);
+    let firmware = format!(r#"{{"imr":0,"event_type":10,"digest":"{digest}","event":"","event_payload":""}}"#);
+    seed("ccel", "dstack", format!("[{firmware},{runtime}]").as_bytes());
 }
 
 fn eventlog_seeds() {

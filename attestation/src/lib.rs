@@ -15,6 +15,8 @@
 #![deny(clippy::arithmetic_side_effects, clippy::as_conversions, clippy::float_arithmetic)]
 
 extern crate alloc;
+#[cfg(test)]
+extern crate self as countersign_attestation;
 
 pub mod anchor;
 pub mod binder;
@@ -33,6 +35,11 @@ pub mod status_list;
 pub mod time;
 pub mod verified;
 pub mod x509;
+
+/// Simulated Intel: named by the tests of more than one room.
+#[cfg(test)]
+#[path = "../../tests/sim/intel.rs"]
+mod sim_intel;
 
 pub use rejection::{Reason, Rejection};
 pub use time::UnixMillis;

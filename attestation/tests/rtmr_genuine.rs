@@ -1,13 +1,17 @@
 //! Genuine logs of trust domains against their quotes, and quotes whose signatures alone are checked.
-#![expect(clippy::expect_used, clippy::indexing_slicing, reason = "test code")]
+#![expect(clippy::expect_used, reason = "test code")]
 
 use std::path::{Path, PathBuf};
 
-use countersign_attestation::anchor::Assurance;
+use countersign_attestation::anchor::{Assurance, IntelAnchor};
+use countersign_attestation::claims::{HexBytes, TdxClaims};
+use countersign_attestation::endorsement::intel::{IntelCollateral, VerifiedCollateral};
 use countersign_attestation::evidence::eventlog::SecureBoot;
 use countersign_attestation::evidence::paravisor::{Hardware, HardwareKind, HclReport, azure};
+use countersign_attestation::evidence::snp::ReportDataExpectation;
+use countersign_attestation::evidence::tdx;
 use countersign_attestation::evidence::tdx::recorded::RecordedTdQuote;
-use countersign_attestation::evidence::tdx::rtmr::{LogForm, RegisterLog, RuntimeEvent, verify_recorded};
+use countersign_attestation::evidence::tdx::rtmr::{self, LogForm, RegisterLog, RuntimeEvent, verify_recorded};
 use countersign_attestation::{Rejection, UnixMillis};
 
 /// Intel's root of SGX and TDX.
@@ -33,7 +37,11 @@ fn read(folder: &Path, path: &str) -> Vec<u8> {
 }
 
 fn quote(bytes: &[u8]) -> Result<RecordedTdQuote, Rejection> {
-    RecordedTdQuote::verify(bytes, &[(Assurance::Hardware, ROOT)], NOW)
+    RecordedTdQuote::verify(bytes, &[root()], NOW)
+}
+
+fn root() -> IntelAnchor {
+    IntelAnchor { name: "intel".to_owned(), assurance: Assurance::Hardware, root: ROOT.to_vec() }
 }
 
 fn code<T>(verdict: Result<T, Rejection>) -> &'static str {
@@ -62,8 +70,8 @@ fn every_signed_octet_of_a_recorded_quote_counts() {
         assert!(quote(&changed).is_err(), "octet {at} of the chain");
     }
     let nobody = RecordedTdQuote::verify(&genuine, &[], NOW);
-    assert_eq!(code(nobody), "hcl.td_quote.signature");
-    let early = RecordedTdQuote::verify(&genuine, &[(Assurance::Hardware, ROOT)], UnixMillis(0));
+    assert_eq!(code(nobody), "x509.path.none");
+    let early = RecordedTdQuote::verify(&genuine, &[root()], UnixMillis(0));
     assert_eq!(code(early), "x509.not_yet_valid");
 }
 
@@ -149,4 +157,86 @@ fn a_genuine_azure_td_vouches_for_its_virtual_tpm_and_another_tds_quote_does_not
     let snp = read(&folder, "azure/azsnp-milan-trustee-v1/hcl_report.bin");
     let snp = HclReport::parse(&snp).expect("a report");
     assert_eq!(code(azure::verify(&snp, Hardware::RecordedTdx(&own), NOW)), "hcl.hardware");
+}
+
+/// Claims of a quote under the collateral of a manifest's case.
+fn endorsed(folder: &Path, quote: &str, collateral: &str, now: UnixMillis) -> Result<TdxClaims, Rejection> {
+    let parts: serde_json::Value = serde_json::from_slice(&read(folder, collateral)).expect("JSON");
+    let text = |name: &str| parts.get(name).and_then(serde_json::Value::as_str).expect(name);
+    let bytes = |name: &str| hex::decode(text(name)).expect(name);
+    let collateral = IntelCollateral {
+        pck_crl_issuer_chain: text("pck_crl_issuer_chain"),
+        root_ca_crl: &bytes("root_ca_crl"),
+        pck_crl: &bytes("pck_crl"),
+        tcb_info_issuer_chain: text("tcb_info_issuer_chain"),
+        tcb_info: text("tcb_info"),
+        tcb_info_signature: &bytes("tcb_info_signature"),
+        qe_identity_issuer_chain: text("qe_identity_issuer_chain"),
+        qe_identity: text("qe_identity"),
+        qe_identity_signature: &bytes("qe_identity_signature"),
+    };
+    let collateral = VerifiedCollateral::endorse(&collateral, &[root()], now)?;
+    tdx::verify(&read(folder, quote), &collateral, ReportDataExpectation::Recorded, now)
+}
+
+/// 2025-10-31T14:17:11Z, and the collateral of then.
+const THEN: UnixMillis = UnixMillis(1_761_920_231_000);
+const COLLATERAL: &str = "tdx/collateral/00806f050000-2025-10-19-bfb443035a.json";
+
+#[test]
+fn claims_of_a_quote_hold_a_log_to_its_registers() {
+    let Some(folder) = vectors() else { return };
+    let claims = endorsed(&folder, "tdx/tdx-v4-gotdxguest-00b252/quote.bin", COLLATERAL, THEN).expect("claims");
+    let log = read(&folder, "ccel/ccel-gcp-cos113/ccel.bin");
+    let rtmr = rtmr::verify(&log, &claims).expect("a log that replays");
+    assert_eq!(rtmr.replayed, [0, 1, 2].into());
+    for name in ["digest", "dropped", "reordered"] {
+        let log = read(&folder, &format!("ccel/ccel-neg-a-{name}/ccel.bin"));
+        assert_eq!(code(rtmr::verify(&log, &claims)), "rtmr.replay", "{name}");
+    }
+    let mut short = claims;
+    short.rtmrs[3].0.pop();
+    assert_eq!(code(rtmr::verify(&log, &short)), "rtmr.replay");
+}
+
+#[test]
+fn c8_a_tdreport_counts_as_far_as_a_verified_quote_says_the_same() {
+    let Some(folder) = vectors() else { return };
+    let nv = read(&folder, "azure/aztdx-trustee-v1/hcl_report.bin");
+    let hcl = HclReport::parse(&nv).expect("a report");
+    let claims = endorsed(&folder, "azure/aztdx-trustee-v1/td_quote.bin", COLLATERAL, THEN).expect("claims");
+    let paravisor = azure::verify(&hcl, Hardware::Tdx(&claims), THEN).expect("its own quote");
+    assert_eq!(paravisor.claims().assurance, Assurance::Hardware);
+    // Each field that both have.
+    let changes: [fn(&mut TdxClaims); 15] = [
+        |claims| claims.report_data.0[0] ^= 1,
+        |claims| claims.tee_tcb_svn.0[0] ^= 1,
+        |claims| claims.mr_seam.0[0] ^= 1,
+        |claims| claims.mr_signer_seam.0[0] ^= 1,
+        |claims| claims.seam_attributes.0[0] ^= 1,
+        |claims| claims.td_attributes.0[0] ^= 1,
+        |claims| claims.xfam.0[0] ^= 1,
+        |claims| claims.mr_td.0[0] ^= 1,
+        |claims| claims.mr_config_id.0[0] ^= 1,
+        |claims| claims.mr_owner.0[0] ^= 1,
+        |claims| claims.mr_owner_config.0[0] ^= 1,
+        |claims| claims.rtmrs[0].0[0] ^= 1,
+        |claims| claims.rtmrs[1].0[0] ^= 1,
+        |claims| claims.rtmrs[2].0[0] ^= 1,
+        |claims| claims.rtmrs[3].0[0] ^= 1,
+    ];
+    for (number, change) in changes.iter().enumerate() {
+        let mut other = claims.clone();
+        change(&mut other);
+        let verdict = azure::verify(&hcl, Hardware::Tdx(&other), THEN);
+        assert_eq!(code(verdict), "hcl.tdreport.quote", "field {number}");
+    }
+    let mut serviced = claims;
+    serviced.mr_service_td = Some(HexBytes(vec![1; 48]));
+    assert_eq!(code(azure::verify(&hcl, Hardware::Tdx(&serviced), THEN)), "hcl.tdreport.quote");
+    // Runtime data that was edited beside a TDREPORT and a quote that were not.
+    let edited = read(&folder, "azure/aztdx-neg-a-runtimedata/hcl_report.bin");
+    let edited = HclReport::parse(&edited).expect("a report");
+    serviced.mr_service_td = None;
+    assert_eq!(code(azure::verify(&edited, Hardware::Tdx(&serviced), THEN)), "hcl.runtime.binding");
 }

@@ -2,7 +2,9 @@
 //! and asserts what holds for every input that is accepted.
 
 pub mod bundle;
+pub mod ccel;
 pub mod eventlog;
+pub mod hcl;
 pub mod ima;
 pub mod lineage;
 pub mod snp;

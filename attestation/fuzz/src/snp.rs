@@ -10,11 +10,11 @@ use countersign_attestation::endorsement::amd::{self, VerifiedVek};
 use countersign_attestation::evidence::snp::{ReportDataExpectation, verify_report};
 
 /// 2026-11-23.
-const NOW: UnixMillis = UnixMillis(1_795_392_000_000);
+pub(crate) const NOW: UnixMillis = UnixMillis(1_795_392_000_000);
 const SIGNED_BYTES: usize = 0x2a0;
 
 /// A simulated chain whose VEK is the point G of P-384, and its private key, 1.
-static VEK: LazyLock<(VerifiedVek, EcdsaKeyPair)> = LazyLock::new(|| {
+pub(crate) static VEK: LazyLock<(VerifiedVek, EcdsaKeyPair)> = LazyLock::new(|| {
     let anchor = AmdAnchor {
         product: AmdProduct::Milan,
         assurance: Assurance::Simulated,
@@ -40,6 +40,17 @@ pub fn snp_report(bytes: &[u8]) {
     assert!(verify_report(bytes, vek, data, NOW).is_err(), "nobody has the key");
     let mut report = [bytes, &[0; SIGNED_BYTES]].concat();
     report.truncate(SIGNED_BYTES);
+    let report = sign(report, pair);
+    if let Ok(claims) = verify_report(&report, vek, data, NOW) {
+        assert_eq!(claims.report_data.0, report[0x50..0x90]);
+        assert_eq!(claims.measurement.0, report[0x90..0xc0]);
+        let other = ReportDataExpectation::Binder(&[0x5a; 64]);
+        assert_eq!(verify_report(&report, vek, other, NOW).is_ok(), report[0x50..0x90] == [0x5a; 64]);
+    }
+}
+
+/// The report with the signature of this key.
+pub(crate) fn sign(mut report: Vec<u8>, pair: &EcdsaKeyPair) -> Vec<u8> {
     let signature = pair.sign(&SystemRandom::new(), &report).expect("a signature");
     let (r, s) = signature.as_ref().split_at(48);
     for scalar in [r, s] {
@@ -47,10 +58,5 @@ pub fn snp_report(bytes: &[u8]) {
         report.extend([0; 24]);
     }
     report.resize(0x4a0, 0);
-    if let Ok(claims) = verify_report(&report, vek, data, NOW) {
-        assert_eq!(claims.report_data.0, report[0x50..0x90]);
-        assert_eq!(claims.measurement.0, report[0x90..0xc0]);
-        let other = ReportDataExpectation::Binder(&[0x5a; 64]);
-        assert_eq!(verify_report(&report, vek, other, NOW).is_ok(), report[0x50..0x90] == [0x5a; 64]);
-    }
+    report
 }

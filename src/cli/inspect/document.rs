@@ -355,6 +355,17 @@ impl Fields {
         self.0.push((Text::new(name.as_ref()), value.into()));
     }
 
+    /// The first field of this name.
+    pub(super) fn get(&self, name: &str) -> Option<&Value> {
+        self.0.iter().find(|(found, _)| found.0 == name).map(|(_, value)| value)
+    }
+
+    /// Every field but those of this name.
+    pub(super) fn without(mut self, name: &str) -> Self {
+        self.0.retain(|(found, _)| found.0 != name);
+        self
+    }
+
     /// The fields with one more.
     pub(super) fn with(mut self, name: impl AsRef<str>, value: impl Into<Value>) -> Self {
         self.add(name, value);

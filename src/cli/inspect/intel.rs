@@ -1,10 +1,8 @@
 //! What Intel signs about platforms and quoting enclaves: TCB info and QE identity, as its service and caches hand
 //! them out (with their signature), or the signed text alone.
 
-use serde_json::Value as Json;
-
 use super::Unreadable;
-use super::document::{Fields, Part, Standing, Table, Value};
+use super::document::{Fields, Part, Standing, Table, Text, Value};
 
 /// The two documents.
 #[derive(Clone, Copy)]
@@ -51,11 +49,15 @@ pub(super) fn qe_identity(bytes: &[u8]) -> Result<Vec<Part>, Unreadable> {
 }
 
 /// The document and its signature, where there is one.
-fn read(bytes: &[u8], document: Document) -> Result<(Json, Option<String>), Unreadable> {
-    let mut whole: Json = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
-    let wrapped = whole.get_mut(document.member()).map(Json::take);
-    let signature = whole.get("signature").and_then(Json::as_str).map(str::to_owned);
-    let inner = wrapped.unwrap_or(whole);
+fn read(bytes: &[u8], document: Document) -> Result<(Fields, Option<Text>), Unreadable> {
+    let Value::Object(whole) = serde_json::from_slice(bytes).map_err(|error| error.to_string())? else {
+        return Err("a JSON object".to_owned());
+    };
+    let signature = text(whole.get("signature")).cloned();
+    let inner = match whole.get(document.member()) {
+        Some(Value::Object(inner)) => inner.clone(),
+        Some(_) | None => whole,
+    };
     let marks: &[&str] = match document {
         Document::TcbInfo => &["fmspc", "tcbLevels", "issueDate"],
         Document::QeIdentity => &["mrsigner", "isvprodid", "tcbLevels"],
@@ -68,19 +70,12 @@ fn read(bytes: &[u8], document: Document) -> Result<(Json, Option<String>), Unre
 
 fn part(bytes: &[u8], document: Document) -> Result<Vec<Part>, Unreadable> {
     let (inner, signature) = read(bytes, document)?;
-    let (standing, because) = match &signature {
-        Some(_) => (Standing::SignedNotChecked, "Intel's TCB signing key signs its exact text"),
-        None => (Standing::SignedElsewhere, "Intel's TCB signing key signs its exact text"),
-    };
-    let mut part = Part::new(document.title(), standing, because);
-    let Json::Object(members) = &inner else { return Err("a JSON object".to_owned()) };
-    for (name, value) in members.iter().filter(|(name, _)| *name != "tcbLevels") {
-        part.fields.add(name, shown(value));
-    }
-    let levels = inner.get("tcbLevels").and_then(Json::as_array).map(Vec::as_slice).unwrap_or_default();
-    let rows = levels.iter().map(level).collect();
+    let standing = if signature.is_some() { Standing::SignedNotChecked } else { Standing::SignedElsewhere };
+    let mut part = Part::new(document.title(), standing, "Intel's TCB signing key signs its exact text");
+    let rows = list(inner.get("tcbLevels")).iter().map(level).collect();
     let columns = &["status", "date", "SGX or ISV SVN", "PCE SVN", "TDX SVN", "advisories"];
     part.tables.push(Table { name: "TCB levels", columns, rows });
+    part.fields = inner.without("tcbLevels");
     let mut parts = vec![part];
     if let Some(signature) = signature {
         let because = "it is the signature; the TCB signing certificate's chain comes beside the file";
@@ -90,50 +85,55 @@ fn part(bytes: &[u8], document: Document) -> Result<Vec<Part>, Unreadable> {
 }
 
 /// One TCB level: of a platform (version 2 or 3), or of an enclave.
-fn level(level: &Json) -> Vec<Value> {
-    let tcb = level.get("tcb").unwrap_or(&Json::Null);
-    let text = |name: &str| level.get(name).and_then(Json::as_str).map(str::to_owned);
+fn level(level: &Value) -> Vec<Value> {
+    let tcb = member(Some(level), "tcb");
     let svns = |name: &str| {
-        let list = tcb.get(name).and_then(Json::as_array)?;
-        Some(list.iter().map(|one| number(one.get("svn"))).collect::<Vec<_>>().join(" "))
+        let found = list(member(tcb, name)).iter().map(|one| member(Some(one), "svn"));
+        let found: Vec<String> = found.map(number).collect();
+        (!found.is_empty()).then(|| found.join(" "))
     };
     let version2 = || {
-        let numbered: Vec<String> = (1..=16)
-            .filter_map(|index| tcb.get(format!("sgxtcbcomp{index:02}svn")))
-            .map(|svn| number(Some(svn)))
-            .collect();
-        (!numbered.is_empty()).then(|| numbered.join(" "))
+        let names = (1..=16).map(|index| format!("sgxtcbcomp{index:02}svn"));
+        let found: Vec<String> = names.filter_map(|name| member(tcb, &name)).map(|svn| number(Some(svn))).collect();
+        (!found.is_empty()).then(|| found.join(" "))
     };
-    let isv = tcb.get("isvsvn").map(|svn| number(Some(svn)));
-    let advisories = level.get("advisoryIDs").and_then(Json::as_array).map(Vec::as_slice).unwrap_or_default();
+    let one = |name: &str| member(tcb, name).map(|svn| number(Some(svn)));
     vec![
-        text("tcbStatus").into(),
-        text("tcbDate").into(),
-        svns("sgxtcbcomponents").or_else(version2).or(isv).into(),
-        tcb.get("pcesvn").map(|svn| number(Some(svn))).into(),
+        text(member(Some(level), "tcbStatus")).cloned().into(),
+        text(member(Some(level), "tcbDate")).cloned().into(),
+        svns("sgxtcbcomponents").or_else(version2).or_else(|| one("isvsvn")).into(),
+        one("pcesvn").into(),
         svns("tdxtcbcomponents").into(),
-        Value::list(advisories.iter().filter_map(Json::as_str)),
+        Value::List(list(member(Some(level), "advisoryIDs")).to_vec()),
     ]
 }
 
-fn number(value: Option<&Json>) -> String {
-    value.and_then(Json::as_u64).map_or_else(|| "-".to_owned(), |number| number.to_string())
+fn member<'v>(value: Option<&'v Value>, name: &str) -> Option<&'v Value> {
+    match value? {
+        Value::Object(fields) => fields.get(name),
+        Value::Absent | Value::Flag(_) | Value::Number(_) | Value::Text(_) | Value::List(_) => None,
+    }
 }
 
-/// Any JSON, as it says.
-fn shown(value: &Json) -> Value {
+fn list(value: Option<&Value>) -> &[Value] {
     match value {
-        Json::Null => Value::Absent,
-        Json::Bool(flag) => (*flag).into(),
-        Json::Number(number) => number.as_u64().map_or_else(|| number.to_string().into(), Value::from),
-        Json::String(text) => text.as_str().into(),
-        Json::Array(items) => Value::List(items.iter().map(shown).collect()),
-        Json::Object(members) => {
-            let mut fields = Fields::default();
-            for (name, value) in members {
-                fields.add(name, shown(value));
-            }
-            fields.into()
+        Some(Value::List(items)) => items,
+        Some(Value::Absent | Value::Flag(_) | Value::Number(_) | Value::Text(_) | Value::Object(_)) | None => &[],
+    }
+}
+
+fn text(value: Option<&Value>) -> Option<&Text> {
+    match value? {
+        Value::Text(text) => Some(text),
+        Value::Absent | Value::Flag(_) | Value::Number(_) | Value::List(_) | Value::Object(_) => None,
+    }
+}
+
+fn number(value: Option<&Value>) -> String {
+    match value {
+        Some(Value::Number(number)) => number.to_string(),
+        Some(Value::Absent | Value::Flag(_) | Value::Text(_) | Value::List(_) | Value::Object(_)) | None => {
+            "-".to_owned()
         }
     }
 }

@@ -16,8 +16,8 @@ use countersign_attestation::x509::Certificate;
 use countersign_attestation::{Rejection, UnixMillis};
 use serde_json::{Map, Value, json};
 
-use super::ccel::IntelRoots;
 use super::snp::case_anchors;
+use super::tdx::{CaseQuote, TdEvidence};
 use super::tpm::{read_spki, read_tools_values};
 use super::{Case, CaseError, CaseFiles, Judgement};
 
@@ -98,11 +98,13 @@ fn verify_snp(hcl: &HclReport<'_>, files: CaseFiles<'_>, now: UnixMillis) -> Res
 
 /// A TDREPORT counts as far as a quote says the same.
 fn verify_tdx(hcl: &HclReport<'_>, files: CaseFiles<'_>, now: UnixMillis) -> Result<Vouched, CaseError> {
-    let Some(quote) = files.read("td_quote")? else {
+    let Some(quote) = CaseQuote::read("td_quote", files)? else {
         return Ok(Err(ParavisorReason::TdReportUnsigned.because("a TD quote", "the TDREPORT alone")));
     };
-    let quote = IntelRoots::of_case(files)?.verify(&quote, now);
-    Ok(quote.and_then(|quote| azure::verify(hcl, Hardware::RecordedTdx(&quote), now)))
+    Ok(quote.verify(now).and_then(|evidence| match &evidence {
+        TdEvidence::Endorsed(claims) => azure::verify(hcl, Hardware::Tdx(claims), now),
+        TdEvidence::Recorded(quote) => azure::verify(hcl, Hardware::RecordedTdx(quote), now),
+    }))
 }
 
 /// The virtual TPM's quote, as its files are.

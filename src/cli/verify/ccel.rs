@@ -1,35 +1,13 @@
 //! Event logs of trust domains (`ccel`): firmware's own and dstack's, with the TD quote whose registers they must give,
 //! or alone.
 
-use countersign_attestation::anchor::Assurance;
 use countersign_attestation::evidence::bundle::BundleReason;
-use countersign_attestation::evidence::tdx::recorded::RecordedTdQuote;
-use countersign_attestation::evidence::tdx::rtmr::{LogForm, RegisterLog, RtmrClaims, RuntimeEvent, verify_recorded};
+use countersign_attestation::evidence::tdx::rtmr::{self, LogForm, RegisterLog, RtmrClaims, RuntimeEvent};
 use countersign_attestation::{Rejection, UnixMillis};
 use serde_json::{Map, Value, json};
 
+use super::tdx::{CaseQuote, TdEvidence};
 use super::{CaseError, CaseFiles, Judgement};
-
-/// Intel's root of SGX and TDX that this release pins.
-const INTEL_ROOT: &[u8] = include_bytes!("../../../firmware-refs/anchors/intel/root.der");
-
-/// The roots a case's TD quote is judged under: the one it says to trust, as simulated hardware, or the pinned one.
-pub(super) struct IntelRoots(Vec<(Assurance, Vec<u8>)>);
-
-impl IntelRoots {
-    pub(super) fn of_case(files: CaseFiles<'_>) -> Result<Self, CaseError> {
-        Ok(Self(match files.read("trust_root")? {
-            Some(root) => vec![(Assurance::Simulated, root)],
-            None => vec![(Assurance::Hardware, INTEL_ROOT.to_vec())],
-        }))
-    }
-
-    /// The signatures of a quote that came without collateral.
-    pub(super) fn verify(&self, quote: &[u8], now: UnixMillis) -> Result<RecordedTdQuote, Rejection> {
-        let roots: Vec<_> = self.0.iter().map(|(assurance, root)| (*assurance, root.as_slice())).collect();
-        RecordedTdQuote::verify(quote, &roots, now)
-    }
-}
 
 /// Judges a log: with a quote, it gives every register that was quoted; alone, it is read to its end and its data is
 /// what was measured. Alone it attests nothing, and its claims say so.
@@ -40,23 +18,26 @@ pub fn judge_log(files: CaseFiles<'_>, now: UnixMillis) -> Result<Judgement, Cas
     let Some(log) = files.read("event_log")? else {
         return Ok(Judgement::Rejected(BundleReason::Missing.because("an event log", "no file for it")));
     };
-    let quote = files.read("quote")?;
-    let roots = IntelRoots::of_case(files)?;
-    Ok(judge(&log, quote.as_deref(), &roots, now).map_or_else(Judgement::Rejected, Judgement::Accepted))
+    let quote = CaseQuote::read("quote", files)?;
+    Ok(judge(&log, quote.as_ref(), now).map_or_else(Judgement::Rejected, Judgement::Accepted))
 }
 
-fn judge(log: &[u8], quote: Option<&[u8]>, roots: &IntelRoots, now: UnixMillis) -> Result<Value, Rejection> {
+fn judge(log: &[u8], quote: Option<&CaseQuote>, now: UnixMillis) -> Result<Value, Rejection> {
     let Some(quote) = quote else {
         let log = RegisterLog::read(log)?;
         log.check_data()?;
         return Ok(json!({ "attested": false, "details": details(&log, None) }));
     };
-    let quote = roots.verify(quote, now)?;
-    let claims = verify_recorded(log, &quote)?;
+    let (claims, quote) = match quote.verify(now)? {
+        TdEvidence::Endorsed(tdx) => (rtmr::verify(log, &tdx)?, json!(tdx)),
+        TdEvidence::Recorded(quote) => {
+            (rtmr::verify_recorded(log, &quote)?, json!({ "assurance": quote.assurance(), "collateral": "none" }))
+        }
+    };
     // A recorded log is judged whole: a register that it does not tell of is one that it leaves out.
     claims.check_whole()?;
     let details = details(&RegisterLog::read(log)?, Some(&claims));
-    Ok(json!({ "attested": true, "assurance": quote.assurance(), "rtmr": claims, "details": details }))
+    Ok(json!({ "attested": true, "tdx": quote, "rtmr": claims, "details": details }))
 }
 
 /// The log, under the names of a manifest's details.

@@ -21,6 +21,7 @@ pub mod certify;
 pub mod ek;
 pub mod eventlog;
 pub mod ima;
+pub mod intel;
 pub mod kat;
 pub mod snp;
 pub mod tdx;
@@ -364,13 +365,15 @@ fn judge_kind(case: &Case, files: CaseFiles<'_>) -> Result<Judgement, CaseError>
     match case.kind.as_str() {
         "snp-report" | "snp-report-unendorsed" => snp::judge_report(files, now),
         "snp-chain" => snp::judge_chain(files, now),
-        "tdx-quote" | "tdx-quote-unendorsed" => tdx::judge_tdx(files, now),
-        "sgx-quote" | "sgx-quote-unendorsed" => tdx::judge_sgx(files, now),
         "azure-hcl" | "azure-snp" | "azure-tdx" => azure::judge_report(case, files, now),
         "azure-vtpm" => azure::judge_vtpm(case, files),
         "ccel" => ccel::judge_log(files, now),
+        "tdx-quote" | "tdx-quote-unendorsed" => tdx::judge_tdx(files, now),
+        "sgx-quote" | "sgx-quote-unendorsed" => tdx::judge_sgx(files, now),
         "tpm-ek-cert" => ek::judge_certificate(files, now),
         "tpm-ek-cert-nv-raw" => ek::judge_nv(files),
+        "collateral-parse" => intel::judge_form(files),
+        "collateral-tcbinfo" | "collateral-qeidentity" => intel::judge_signed(files, now),
         "vtpm-ak-chain" => ek::judge_ak_certificate(files, now),
         "tpm-vendor-roots" => ek::judge_roots(files),
         "tpm-vendor-ca-collection" => ek::judge_collection(files),

@@ -4,6 +4,7 @@ use countersign_attestation::anchor::{Assurance, IntelAnchor};
 use countersign_attestation::claims::{SgxClaims, TdxClaims};
 use countersign_attestation::endorsement::intel::{IntelCollateral, IntelReason, VerifiedCollateral};
 use countersign_attestation::evidence::snp::ReportDataExpectation;
+use countersign_attestation::evidence::tdx::recorded::RecordedTdQuote;
 use countersign_attestation::evidence::tdx::{self, Quote, TdxReason, sgx};
 use countersign_attestation::{Rejection, UnixMillis};
 use serde::Deserialize;
@@ -40,7 +41,8 @@ impl CollateralFile {
     /// # Errors
     /// [`IntelReason::Schema`] when it is none.
     pub fn read(text: &[u8]) -> Result<Self, Rejection> {
-        serde_json::from_slice(text).map_err(|error| IntelReason::Schema.because("the parts of DCAP's collateral", error))
+        serde_json::from_slice(text)
+            .map_err(|error| IntelReason::Schema.because("the parts of DCAP's collateral", error))
     }
 
     /// Checks it under `anchors`.
@@ -101,10 +103,7 @@ fn judge(
 ) -> Result<Judgement, CaseError> {
     let quote = files.read("quote")?.unwrap_or_default();
     let collateral = files.read("collateral")?;
-    let anchors = match files.read("trust_root")? {
-        Some(root) => vec![IntelAnchor { name: "trust_root".to_owned(), assurance: Assurance::Simulated, root }],
-        None => vec![pinned_anchor()],
-    };
+    let anchors = case_anchors(files)?;
     let judged = || -> Result<(Claimed, Value), Rejection> {
         let parsed = Quote::parse(&quote)?;
         let missing = || TdxReason::CollateralMissing.because("collateral", "a quote alone");
@@ -185,4 +184,48 @@ fn sgx_details(claims: &SgxClaims) -> Value {
         "qe_tcb_status": claims.tcb.qe,
         "advisory_ids": claims.tcb.advisory_ids,
     })
+}
+
+/// The roots a case is judged under: the one it says to trust, as simulated hardware, or the pinned one.
+pub(super) fn case_anchors(files: CaseFiles<'_>) -> Result<Vec<IntelAnchor>, CaseError> {
+    Ok(match files.read("trust_root")? {
+        Some(root) => vec![IntelAnchor { name: "trust_root".to_owned(), assurance: Assurance::Simulated, root }],
+        None => vec![pinned_anchor()],
+    })
+}
+
+/// The TD quote that another kind of case is judged with.
+#[derive(Debug)]
+pub(super) struct CaseQuote {
+    quote: Vec<u8>,
+    collateral: Option<Vec<u8>>,
+    anchors: Vec<IntelAnchor>,
+}
+
+/// What such a quote comes to.
+#[derive(Debug)]
+pub(super) enum TdEvidence {
+    /// With collateral: all that is said of a platform.
+    Endorsed(Box<TdxClaims>),
+    /// Without: its signatures alone.
+    Recorded(Box<RecordedTdQuote>),
+}
+
+impl CaseQuote {
+    /// The quote in this role, with the collateral of its case if there is any.
+    pub(super) fn read(role: &str, files: CaseFiles<'_>) -> Result<Option<Self>, CaseError> {
+        let Some(quote) = files.read(role)? else { return Ok(None) };
+        Ok(Some(Self { quote, collateral: files.read("collateral")?, anchors: case_anchors(files)? }))
+    }
+
+    /// Verifies it, as far as the case goes.
+    pub(super) fn verify(&self, now: UnixMillis) -> Result<TdEvidence, Rejection> {
+        let Some(collateral) = &self.collateral else {
+            return RecordedTdQuote::verify(&self.quote, &self.anchors, now).map(Box::new).map(TdEvidence::Recorded);
+        };
+        let collateral = CollateralFile::read(collateral)?.endorse(&self.anchors, now)?;
+        let claims = tdx::verify(&self.quote, &collateral, ReportDataExpectation::Recorded, now)?;
+        claims.check_strict()?;
+        Ok(TdEvidence::Endorsed(Box::new(claims)))
+    }
 }

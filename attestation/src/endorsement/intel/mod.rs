@@ -23,7 +23,7 @@ use crate::x509::{Certificate, Crl, verify_path};
 mod date;
 mod identity;
 mod pck;
-mod pem;
+pub(crate) mod pem;
 mod status;
 mod tcb_info;
 
@@ -243,37 +243,32 @@ impl VerifiedRootCrl {
         list.check_not_revoked(&root, IntelReason::CaRevoked)?;
         Ok(Self { anchor: anchor.clone(), list })
     }
+}
 
-    /// Nobody but the root itself says which certificate of a chain is the root: the chain's must be the pinned one,
-    /// key and certificate, and every other certificate in the chain leads to it.
-    fn path<'a>(
-        &self,
-        chain: &'a [Vec<u8>],
-        root: &Certificate<'a>,
-        now: UnixMillis,
-    ) -> Result<Vec<Certificate<'a>>, Rejection> {
-        let certificates = chain.iter().map(|der| Certificate::parse(der)).collect::<Result<Vec<_>, _>>()?;
-        let (roots, others): (Vec<_>, Vec<_>) =
-            certificates.into_iter().partition(|certificate| certificate.subject() == certificate.issuer());
-        match roots.as_slice() {
-            [sent] if sent.der() == root.der() => {}
-            [sent] => {
-                let digest = |der: &[u8]| Sha256Digest::of(&[der]);
-                return Err(IntelReason::Root.because(digest(root.der()), digest(sent.der())));
-            }
-            _ => return Err(IntelReason::Chain.because("one root", roots.len())),
+/// Nobody but the root itself says which certificate of a chain is the root: the chain's must be the pinned one,
+/// key and certificate, and every other certificate in the chain leads to it.
+fn path<'a>(chain: &'a [Vec<u8>], root: &Certificate<'a>, now: UnixMillis) -> Result<Vec<Certificate<'a>>, Rejection> {
+    let certificates = chain.iter().map(|der| Certificate::parse(der)).collect::<Result<Vec<_>, _>>()?;
+    let (roots, others): (Vec<_>, Vec<_>) =
+        certificates.into_iter().partition(|certificate| certificate.subject() == certificate.issuer());
+    match roots.as_slice() {
+        [sent] if sent.der() == root.der() => {}
+        [sent] => {
+            let digest = |der: &[u8]| Sha256Digest::of(&[der]);
+            return Err(IntelReason::Root.because(digest(root.der()), digest(sent.der())));
         }
-        let is_leaf = |certificate: &&Certificate<'_>| {
-            !others.iter().any(|other| other.der() != certificate.der() && other.issuer() == certificate.subject())
-        };
-        let leaf = others.iter().find(is_leaf).ok_or_else(|| IntelReason::Chain.because("a leaf", "none"))?;
-        let path = verify_path(leaf, &others, root, now, &[])?;
-        if path.certificates().len() != chain.len() {
-            let expected = format_args!("{} certificates that are one path", chain.len());
-            return Err(IntelReason::Chain.because(expected, path.certificates().len()));
-        }
-        Ok(path.certificates().to_vec())
+        _ => return Err(IntelReason::Chain.because("one root", roots.len())),
     }
+    let is_leaf = |certificate: &&Certificate<'_>| {
+        !others.iter().any(|other| other.der() != certificate.der() && other.issuer() == certificate.subject())
+    };
+    let leaf = others.iter().find(is_leaf).ok_or_else(|| IntelReason::Chain.because("a leaf", "none"))?;
+    let path = verify_path(leaf, &others, root, now, &[])?;
+    if path.certificates().len() != chain.len() {
+        let expected = format_args!("{} certificates that are one path", chain.len());
+        return Err(IntelReason::Chain.because(expected, path.certificates().len()));
+    }
+    Ok(path.certificates().to_vec())
 }
 
 /// The anchor whose root is in the chain.
@@ -338,7 +333,7 @@ pub fn endorse_pck_crl(
 ) -> Result<VerifiedPckCrl, Rejection> {
     let chain = pem::certificates(chain.as_bytes())?;
     let root = Certificate::parse(&root_crl.anchor.root)?;
-    let path = root_crl.path(&chain, &root, now)?;
+    let path = path(&chain, &root, now)?;
     let [authority, _root] = path.as_slice() else {
         return Err(IntelReason::Chain.because("a CA and the root", path.len()));
     };
@@ -364,7 +359,7 @@ fn validity_of(path: &[Certificate<'_>]) -> Validity {
     })
 }
 
-/// Checks a signature of Intel's signer of TCBs over exactly these bytes.
+/// Checks a signature of Intel's signer of TCBs over exactly these bytes, and that the signer is not revoked.
 fn check_signed(
     text: &str,
     signature: &[u8],
@@ -373,8 +368,23 @@ fn check_signed(
     now: UnixMillis,
 ) -> Result<Validity, Rejection> {
     let chain = pem::certificates(chain.as_bytes())?;
-    let root = Certificate::parse(&root_crl.anchor.root)?;
-    let path = root_crl.path(&chain, &root, now)?;
+    let path = signer_path(text, signature, &chain, &root_crl.anchor, now)?;
+    if let Some(signer) = path.first() {
+        root_crl.list.check_not_revoked(signer, IntelReason::CaRevoked)?;
+    }
+    Ok(root_crl.list.validity.and(validity_of(&path)))
+}
+
+/// The path of the signer, whose signature is over exactly these bytes. Nothing is known of revocation.
+fn signer_path<'a>(
+    text: &str,
+    signature: &[u8],
+    chain: &'a [Vec<u8>],
+    anchor: &'a IntelAnchor,
+    now: UnixMillis,
+) -> Result<Vec<Certificate<'a>>, Rejection> {
+    let root = Certificate::parse(&anchor.root)?;
+    let path = path(chain, &root, now)?;
     let [signer, _root] = path.as_slice() else {
         return Err(IntelReason::Chain.because("a signer and the root", path.len()));
     };
@@ -382,11 +392,31 @@ fn check_signed(
     if name != Some(TCB_SIGNING_NAME) {
         return Err(IntelReason::Signer.because(TCB_SIGNING_NAME, name.unwrap_or("no common name")));
     }
-    root_crl.list.check_not_revoked(signer, IntelReason::CaRevoked)?;
     let key = signer.public_key(Scheme::EcdsaP256Sha256)?;
     key.verify(text.as_bytes(), signature)
         .map_err(|_| IntelReason::Signature.because("a signature by Intel's signer of TCBs", "another"))?;
-    Ok(root_crl.list.validity.and(validity_of(&path)))
+    Ok(path)
+}
+
+/// Checks a document of Intel's signer of TCBs alone: signature over its exact bytes, chain to one of `anchors`, and
+/// time. For recorded documents that are looked at by themselves: without the root's list nobody knows whether the
+/// signer was revoked, so nothing is endorsed by what this reads.
+///
+/// # Errors
+/// An [`IntelReason`] or [`crate::x509::X509Reason`] for what does not hold.
+pub fn read_recorded<T>(
+    text: &str,
+    signature: &[u8],
+    chain: &str,
+    anchors: &[IntelAnchor],
+    now: UnixMillis,
+    read: impl FnOnce(&str) -> Result<(T, Validity), Rejection>,
+) -> Result<T, Rejection> {
+    let chain = pem::certificates(chain.as_bytes())?;
+    let path = signer_path(text, signature, &chain, anchor_of(&chain, anchors)?, now)?;
+    let (document, validity) = read(text)?;
+    validity.and(validity_of(&path)).check(now)?;
+    Ok(document)
 }
 
 /// Collateral of which everything was checked, kept parsed. [`VerifiedCollateral::endorse`] is the only constructor.
@@ -477,7 +507,7 @@ impl VerifiedCollateral {
         let digest = Sha256Digest::of(&[chain]);
         let chain = pem::certificates(chain)?;
         let root = Certificate::parse(&self.root_crl.anchor.root)?;
-        let path = self.root_crl.path(&chain, &root, now)?;
+        let path = path(&chain, &root, now)?;
         let [leaf, authority, _root] = path.as_slice() else {
             return Err(IntelReason::Chain.because("PCK certificate, CA and root", path.len()));
         };
@@ -555,9 +585,11 @@ impl VerifiedCollateral {
             return Err(IntelReason::Kind.because(format_args!("identity of {}", id.name()), identity.id.name()));
         }
         let of = |fmspc: &[u8], pce_id: &[u8]| [hex::encode(fmspc), hex::encode(pce_id)].join(" PCEID ");
-        if (info.fmspc, info.pce_id) != (pck.extensions.fmspc, pck.extensions.pce_id) {
+        if (info.fmspc, info.pce_id) != (pck.extensions.fmspc, Some(pck.extensions.pce_id)) {
             let expected = of(&pck.extensions.fmspc, &pck.extensions.pce_id);
-            return Err(IntelReason::Platform.because(expected, of(&info.fmspc, &info.pce_id)));
+            return Err(
+                IntelReason::Platform.because(expected, of(&info.fmspc, info.pce_id.as_ref().map_or(&[], |id| id)))
+            );
         }
         Ok(info)
     }

@@ -16,7 +16,7 @@ const CHAIN_BYTES_MAX: usize = 16 * 1024;
 const CERTIFICATES_MAX: usize = 4;
 
 /// The certificates of a chain, DER, in their order. Nothing but white space stands between them.
-pub(super) fn certificates(chain: &[u8]) -> Result<Vec<Vec<u8>>, Rejection> {
+pub(crate) fn certificates(chain: &[u8]) -> Result<Vec<Vec<u8>>, Rejection> {
     let refused = |found: &str| IntelReason::Chain.because("certificates in PEM and nothing else", found);
     if CHAIN_BYTES_MAX < chain.len() {
         return Err(IntelReason::Chain.because(format_args!("at most {CHAIN_BYTES_MAX} bytes"), chain.len()));

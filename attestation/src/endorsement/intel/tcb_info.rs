@@ -60,6 +60,8 @@ impl VerifiedTcbInfo {
 /// TCB info, read strictly.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TcbInfo {
+    /// Version of the structure: 2 or 3.
+    pub version: u32,
     /// SGX or TDX.
     pub kind: TcbKind,
     /// issueDate.
@@ -68,8 +70,8 @@ pub struct TcbInfo {
     pub next_update: UnixMillis,
     /// FMSPC of the platforms.
     pub fmspc: [u8; 6],
-    /// PCEID of the platforms.
-    pub pce_id: [u8; 2],
+    /// PCEID of the platforms. The first documents of version 2 have none, and fit no platform.
+    pub pce_id: Option<[u8; 2]>,
     /// tcbEvaluationDataNumber: grows with each recovery of a TCB.
     pub evaluation_data_number: u32,
     /// The TDX module of major version 0.
@@ -130,6 +132,10 @@ impl TcbInfo {
         if raw.tcb_type != 0 {
             return Err(IntelReason::Schema.because("tcbType 0", raw.tcb_type));
         }
+        let pce_id = raw.pce_id.map(|id| fixed_hex("pceId", &id)).transpose()?;
+        if pce_id.is_none() && raw.version != 2 {
+            return Err(IntelReason::Schema.because("pceId", "none"));
+        }
         let module = raw.tdx_module.map(|module| module.read()).transpose()?;
         let identities = raw.tdx_module_identities.unwrap_or_default();
         if (kind == TcbKind::Tdx) != module.is_some() || (kind == TcbKind::Sgx && !identities.is_empty()) {
@@ -148,11 +154,12 @@ impl TcbInfo {
         }
         let levels = raw.tcb_levels.into_iter().map(|level| level.read(raw.version, kind)).collect::<Result<_, _>>()?;
         Ok(Self {
+            version: raw.version,
             kind,
             issue_date: time(&raw.issue_date)?,
             next_update: time(&raw.next_update)?,
             fmspc: fixed_hex("fmspc", &raw.fmspc)?,
-            pce_id: fixed_hex("pceId", &raw.pce_id)?,
+            pce_id,
             evaluation_data_number: raw.tcb_evaluation_data_number,
             module,
             modules,
@@ -262,7 +269,8 @@ struct RawTcbInfo {
     issue_date: String,
     next_update: String,
     fmspc: String,
-    pce_id: String,
+    #[serde(default)]
+    pce_id: Option<String>,
     tcb_type: u32,
     tcb_evaluation_data_number: u32,
     #[serde(default)]

@@ -1,7 +1,7 @@
 //! Azure's confidential VMs: the paravisor runs in the VM's most privileged layer and keeps a virtual TPM there. The
 //! chip signs the hash of runtime data, which names the key that the virtual TPM attests with.
 
-use crate::claims::{Presented, SnpClaims};
+use crate::claims::{Presented, SnpClaims, TdxClaims};
 use crate::digest::Sha256Digest;
 use crate::endorsement::amd::VerifiedVek;
 use crate::evidence::snp::{self, ReportDataExpectation};
@@ -22,6 +22,8 @@ use super::{HardwareKind, ParavisorClaims, ParavisorReason};
 pub enum Hardware<'a> {
     /// The VEK of the SNP report, endorsed.
     Snp(&'a VerifiedVek),
+    /// What a verified quote of the TD says.
+    Tdx(&'a TdxClaims),
     /// A quote of the TD that came without collateral, for recorded evidence alone.
     RecordedTdx(&'a RecordedTdQuote),
 }
@@ -99,10 +101,15 @@ pub fn verify(hcl: &HclReport<'_>, hardware: Hardware<'_>, now: UnixMillis) -> R
             hcl.check_binding(&quote.report().report_data)?;
             (quote.assurance(), HardwareKind::Tdx, Presented::NotPresented)
         }
+        (HardwareReport::Tdx(report), Hardware::Tdx(claims)) => {
+            check_quoted(&report, &Quoted::of_claims(claims))?;
+            hcl.check_binding(&claims.report_data.0)?;
+            (claims.assurance, HardwareKind::Tdx, Presented::NotPresented)
+        }
         (report @ HardwareReport::Tdx(_), Hardware::Snp(_)) => {
             return Err(ParavisorReason::Hardware.because("a report of SEV-SNP", report.name()));
         }
-        (report @ HardwareReport::Snp(_), Hardware::RecordedTdx(_)) => {
+        (report @ HardwareReport::Snp(_), Hardware::Tdx(_) | Hardware::RecordedTdx(_)) => {
             return Err(ParavisorReason::Hardware.because("a report of TDX", report.name()));
         }
     };
@@ -152,6 +159,29 @@ const SHARED: [&str; 15] = [
 ];
 
 impl<'a> Quoted<'a> {
+    fn of_claims(claims: &'a TdxClaims) -> Self {
+        let [rtmr0, rtmr1, rtmr2, rtmr3] = &claims.rtmrs;
+        let fields = [
+            &claims.report_data,
+            &claims.tee_tcb_svn,
+            &claims.mr_seam,
+            &claims.mr_signer_seam,
+            &claims.seam_attributes,
+            &claims.td_attributes,
+            &claims.xfam,
+            &claims.mr_td,
+            &claims.mr_config_id,
+            &claims.mr_owner,
+            &claims.mr_owner_config,
+            rtmr0,
+            rtmr1,
+            rtmr2,
+            rtmr3,
+        ];
+        let mr_service_td = claims.mr_service_td.as_ref().map(|digest| digest.0.as_slice());
+        Self { fields: fields.map(|field| field.0.as_slice()), mr_service_td }
+    }
+
     fn of_report(report: &'a TdReport) -> Self {
         let [rtmr0, rtmr1, rtmr2, rtmr3] = &report.rtmrs;
         Self {

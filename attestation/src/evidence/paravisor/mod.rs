@@ -79,10 +79,6 @@ reasons! {
         TdReportQuote = "hcl.tdreport.quote",
             "the TD quote is not of this TDREPORT",
             "have this very TDREPORT quoted, and send it with its quote";
-        /// A quote that came without collateral, judged offline.
-        TdQuote = "hcl.td_quote.signature",
-            "the signatures of the TD quote do not lead to Intel's root",
-            "send the quote of the platform's quoting service unchanged, with its PCK certificate chain";
         /// The other technology's.
         Hardware = "hcl.hardware",
             "the paravisor's report is of other hardware than what was verified",

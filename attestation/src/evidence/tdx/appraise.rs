@@ -36,9 +36,9 @@ pub(super) fn td(signed: &Signed, report: &TdReport, grounds: Grounds<'_>) -> Re
     if report.attributes() & DEBUG != 0 {
         return Err(TdxReason::Debug.because("DEBUG clear", hex::encode(report.td_attributes)));
     }
-    check_module(report, collateral)?;
     let tee_tcb_svn2 = report.td15.as_ref().map(|td15| &td15.tee_tcb_svn2);
     let tcb = collateral.evaluate_tdx(pck, qe, &report.tee_tcb_svn, tee_tcb_svn2)?;
+    check_module(report, collateral)?;
     Ok(TdxClaims {
         assurance: pck.assurance(),
         version: signed.version.number(),

@@ -228,3 +228,6 @@ fn check_report_data(found: &[u8; 64], expected: ReportDataExpectation<'_>) -> R
         ReportDataExpectation::Binder(_) | ReportDataExpectation::Recorded => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests;

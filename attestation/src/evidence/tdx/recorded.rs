@@ -3,34 +3,29 @@
 
 use alloc::vec::Vec;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-
-use crate::anchor::Assurance;
+use crate::anchor::{Assurance, IntelAnchor};
 use crate::digest::Sha256Digest;
-use crate::evidence::paravisor::ParavisorReason;
+use crate::endorsement::intel::pem;
 use crate::rejection::Rejection;
 use crate::signature::{PublicKey, Scheme};
 use crate::time::UnixMillis;
 use crate::verified::Verified;
-use crate::x509::{Certificate, Oid, verify_path};
+use crate::x509::{Certificate, Oid, X509Reason, verify_path};
 
+use super::TdxReason;
 use super::body::{Body, EnclaveReport, TdReport};
 use super::quote::{QeCertification, Quote, Signed};
-
-/// Certificates in a quote. A chain has three.
-const CERTIFICATES_MAX: usize = 8;
 
 /// 1.2.840.113741.1.13.1: what a PCK certificate says of its platform. Without collateral there is nothing to hold it
 /// against.
 const SGX_EXTENSIONS: Oid =
     Oid::new(&[0x2a, 0x86, 0x48, 0x86, 0xf8, 0x4d, 0x01, 0x0d, 0x01], "SGX extensions of a PCK certificate");
 
-/// TDATTRIBUTES.DEBUG and the rest of its group.
+/// TDATTRIBUTES, the TD-under-debug group.
 const DEBUG_GROUP: u64 = 0xff;
 
 /// A TD quote whose signatures lead to a pinned root. [`RecordedTdQuote::verify`] is the only constructor. It says
-/// nothing about the platform's TCB: nothing was there to say it.
+/// nothing about the platform's TCB, nor whether a certificate was revoked: nothing was there to say it.
 #[derive(Clone, Debug)]
 pub struct RecordedTdQuote {
     report: TdReport,
@@ -39,37 +34,37 @@ pub struct RecordedTdQuote {
 }
 
 impl RecordedTdQuote {
-    /// Checks the signatures of a quote: by its attestation key over the TD report, by the PCK over the QE's report that
-    /// names this key, and up to one of `roots` (DER, each with what it is worth) over the PCK.
+    /// Checks the signatures of a quote: by its attestation key over the TD report, by the PCK over the QE's report
+    /// that names this key, and up to one of `anchors` over the PCK.
     ///
     /// # Errors
-    /// A [`TdxReason`](super::TdxReason) for a quote that cannot be read, [`ParavisorReason::TdQuote`], or a reason of
-    /// the certificates.
-    pub fn verify(quote: &[u8], roots: &[(Assurance, &[u8])], now: UnixMillis) -> Result<Self, Rejection> {
-        let reason = ParavisorReason::TdQuote;
+    /// A [`TdxReason`], or a reason of the certificates.
+    pub fn verify(quote: &[u8], anchors: &[IntelAnchor], now: UnixMillis) -> Result<Self, Rejection> {
         let quote = Quote::parse(quote)?;
-        let chain = certificates(quote.pck_chain()?)?;
-        let (pck, assurance, valid_until) = verify_pck(&chain, roots, now)?;
+        let chain = pem::certificates(quote.pck_chain()?)?;
+        let (pck, assurance, valid_until) = verify_pck(&chain, anchors, now)?;
         let qe = quote.qe();
-        let pck = pck.public_key(Scheme::EcdsaP256Sha256)?;
         let signed = pck
+            .public_key(Scheme::EcdsaP256Sha256)?
             .verify(qe.report, qe.signature)
-            .map_err(|_| reason.because("a signature of the PCK over the QE's report", "another"))?;
-        let enclave =
-            Verified::read(signed, EnclaveReport::read).map_err(|error| reason.because("an enclave report", error))?;
+            .map_err(|_| TdxReason::QeSignature.because("a signature by the PCK over the QE's report", "another"))?;
+        let enclave = Verified::read(signed, read_enclave)?;
+        if enclave.is_debug() {
+            return Err(TdxReason::QeDebug.because("DEBUG clear", hex::encode(enclave.attributes)));
+        }
         // The QE reports the digest of the key that it signs with, and of what it authenticates along.
         let Sha256Digest(expected) = Sha256Digest::of(&[quote.attestation_key, qe.auth_data]);
         if enclave.report_data.first_chunk() != Some(&expected) {
-            return Err(reason.because("the QE's report over this attestation key", "one over another"));
+            return Err(TdxReason::QeReportData.because(hex::encode(expected), hex::encode(enclave.report_data)));
         }
         let point = [&[4][..], quote.attestation_key].concat();
         let signed = PublicKey::new(Scheme::EcdsaP256Sha256, point)
             .verify(quote.signed_bytes, quote.signature)
-            .map_err(|_| reason.because("a signature of the attestation key", "another"))?;
+            .map_err(|_| TdxReason::Signature.because("a signature by the attestation key", "another"))?;
         let signed = Verified::read(signed, Signed::read)?;
-        let Body::Td(report) = signed.body else { return Err(reason.because("the report of a TD", signed.kind)) };
+        let Body::Td(report) = signed.body else { return Err(TdxReason::OtherTee.because("a TD report", signed.kind)) };
         if report.attributes() & DEBUG_GROUP != 0 {
-            return Err(reason.because("a TD whose host cannot debug it", hex::encode(report.td_attributes)));
+            return Err(TdxReason::Debug.because("DEBUG clear", hex::encode(report.td_attributes)));
         }
         Ok(Self { report, assurance, valid_until })
     }
@@ -97,49 +92,34 @@ impl QeCertification<'_> {
     /// The QE's report, as it stands there.
     ///
     /// # Errors
-    /// [`ParavisorReason::TdQuote`] when it has another length.
+    /// [`TdxReason::Length`] when it has another length.
     pub fn unverified_report(&self) -> Result<EnclaveReport, Rejection> {
-        EnclaveReport::read(self.report).map_err(|error| ParavisorReason::TdQuote.because("an enclave report", error))
+        read_enclave(self.report)
     }
 }
 
-/// The one certificate of a chain, in any order, that issues none of the others, with a path to a root.
+fn read_enclave(bytes: &[u8]) -> Result<EnclaveReport, Rejection> {
+    EnclaveReport::read(bytes).map_err(|error| TdxReason::Length.because("an enclave report", error))
+}
+
+/// The one certificate of a chain, in any order, that issues none of the others, with a path to an anchor.
 fn verify_pck<'c>(
     chain: &'c [Vec<u8>],
-    roots: &[(Assurance, &[u8])],
+    anchors: &[IntelAnchor],
     now: UnixMillis,
 ) -> Result<(Certificate<'c>, Assurance, UnixMillis), Rejection> {
-    let reason = ParavisorReason::TdQuote;
     let chain = chain.iter().map(|der| Certificate::parse(der)).collect::<Result<Vec<_>, _>>()?;
     let mut leaves = chain.iter().filter(|one| chain.iter().all(|other| other.issuer() != one.subject()));
     let (Some(pck), None) = (leaves.next(), leaves.next()) else {
-        return Err(reason.because("one PCK certificate", "none, or several"));
+        return Err(X509Reason::NoPath.because("one PCK certificate", "none, or several"));
     };
-    let mut closest = reason.because("a pinned root of Intel", "none");
-    for (assurance, root) in roots {
-        let root = Certificate::parse(root)?;
+    let mut closest = X509Reason::NoPath.because("a pinned root of Intel", "none");
+    for anchor in anchors {
+        let root = Certificate::parse(&anchor.root)?;
         match verify_path(pck, &chain, &root, now, &[SGX_EXTENSIONS]) {
-            Ok(path) => return Ok((pck.clone(), *assurance, path.not_after())),
+            Ok(path) => return Ok((pck.clone(), anchor.assurance, path.not_after())),
             Err(rejection) => closest = rejection,
         }
     }
     Err(closest)
-}
-
-/// The certificates of a PEM text (RFC 7468, 5), and nothing else.
-fn certificates(pem: &[u8]) -> Result<Vec<Vec<u8>>, Rejection> {
-    let refused = |found: &str| ParavisorReason::TdQuote.because("a chain of PEM certificates", found);
-    let mut rest = core::str::from_utf8(pem).map_err(|_| refused("bytes that are no text"))?.trim();
-    let mut found = Vec::new();
-    while !rest.is_empty() {
-        let body = rest.strip_prefix("-----BEGIN CERTIFICATE-----").ok_or_else(|| refused("other text"))?;
-        let (body, after) = body.split_once("-----END CERTIFICATE-----").ok_or_else(|| refused("half of one"))?;
-        let digits: Vec<u8> = body.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
-        found.push(STANDARD.decode(digits).map_err(|_| refused("bytes that are no base64"))?);
-        if CERTIFICATES_MAX < found.len() {
-            return Err(refused("too many"));
-        }
-        rest = after.trim_start();
-    }
-    Ok(found)
 }

@@ -17,6 +17,7 @@ use crate::evidence::tpm::algorithm::TpmHash;
 use crate::rejection::{Rejection, reasons};
 
 use super::body::Measurement;
+use super::claims::TdxClaims;
 use super::recorded::RecordedTdQuote;
 
 reasons! {
@@ -257,6 +258,23 @@ impl RtmrClaims {
     }
 }
 
+/// Holds a log against the registers of a verified quote. What it extends must give exactly what was quoted; RTMR0 and
+/// RTMR1, which firmware alone extends, must be told of where they are not zero; of RTMR2 and RTMR3 nothing is claimed
+/// where the log says nothing of them.
+///
+/// What the boot was is the firmware's word: it is worth what MRTD, the firmware's measurement, is worth.
+///
+/// # Errors
+/// See [`RegisterLog::read`], and the reasons of a replay.
+pub fn verify(log: &[u8], quote: &TdxClaims) -> Result<RtmrClaims, Rejection> {
+    let mut quoted = [[0; 48]; RTMRS];
+    for (to, from) in quoted.iter_mut().zip(&quote.rtmrs) {
+        let value = from.0.as_slice().try_into();
+        *to = value.map_err(|_| RtmrReason::Replay.because("registers of 48 bytes", from.0.len()))?;
+    }
+    verify_registers(log, &quoted)
+}
+
 /// Holds a log against the registers of a recorded quote that came without collateral.
 ///
 /// # Errors
@@ -265,11 +283,11 @@ pub fn verify_recorded(log: &[u8], quote: &RecordedTdQuote) -> Result<RtmrClaims
     verify_registers(log, &quote.report().rtmrs)
 }
 
-/// Holds a log against the registers of a quote. What it extends must give exactly what was quoted; RTMR0 and RTMR1,
-/// which firmware alone extends, must be told of where they are not zero.
+/// As [`verify`]; the caller has verified where `quoted` is from.
 ///
-/// The caller has verified where `quoted` is from.
-pub(crate) fn verify_registers(log: &[u8], quoted: &[Measurement; RTMRS]) -> Result<RtmrClaims, Rejection> {
+/// # Errors
+/// As there.
+pub fn verify_registers(log: &[u8], quoted: &[Measurement; RTMRS]) -> Result<RtmrClaims, Rejection> {
     let log = RegisterLog::read(log)?;
     let (mut replayed, mut unexplained) = (BTreeSet::new(), BTreeSet::new());
     for (register, (value, signed)) in (0_u8..).zip(log.values.iter().zip(quoted)) {

@@ -1,5 +1,7 @@
 //! Layouts made here, and every recorded quote where the recordings are at hand.
 
+#![expect(clippy::as_conversions, clippy::string_slice, reason = "sizes and names made here")]
+
 extern crate std;
 
 use alloc::string::String;

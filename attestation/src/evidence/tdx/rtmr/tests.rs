@@ -1,4 +1,5 @@
 //! Logs made here, against registers that they give and others.
+#![expect(clippy::arithmetic_side_effects, reason = "test code")]
 
 use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
