@@ -294,9 +294,9 @@ impl Vocabulary {
         }
     }
 
-    /// Processor vendors that could not forge this TPM's word with a processor's leaked keys. Positive: what is not known
-    /// to be independent is not. A TPM in firmware shares its processor's secrets (A17), and what is known of no kind
-    /// shares anything.
+    /// Processor vendors that could not forge this TPM's word with a processor's leaked keys. Positive: what is not
+    /// known to be independent is not. A TPM in firmware shares its processor's secrets (A17), and what is known of no
+    /// kind shares anything.
     fn independent_of(&self, claims: &Claims) -> Vec<RestrictedExpression> {
         let identity = &claims.tpm.identity;
         let (amd, intel) = match identity.kind {
@@ -566,6 +566,41 @@ mod tests {
     use crate::reference::ReferenceManifest;
     use crate::waiver::Accepted;
 
+    /// Hosts that differ in what they present, and in what is absent from it.
+    fn hosts() -> [Claims; 8] {
+        let sparse = claims::with_snp(|snp| {
+            snp.chip_id = Presented::NotPresented;
+            snp.signing_key = SnpSigningKey::Vlek;
+            snp.revocation = Revocation::NotPresented;
+            snp.policy_bits.clear();
+            snp.platform_info.clear();
+            snp.reported_tcb.fmc = Some(1);
+        });
+        let mut unquoted: Claims = claims::tpm_claims();
+        unquoted.tpm.pcrs.clear();
+        let unmeasured = claims::with_boot(|boot| {
+            boot.secure_boot = SecureBoot::Unknown;
+            (boot.pk, boot.authorities, boot.files) = (Measured::Unknown, Measured::Unmeasured, Measured::Unknown);
+            boot.separators.insert(3, Separator::Missing);
+            (boot.uki, boot.command_lines) = (Measured::Unmeasured, Measured::Unknown);
+        });
+        let measured = claims::measured_claims();
+        let domain = Claims {
+            rtmr: Presented::Verified(claims::rtmr_claims()),
+            paravisor: Presented::Verified(claims::paravisor_claims()),
+            ..claims::domain_claims()
+        };
+        let mut made = claims::with_tdx(|tdx| {
+            (tdx.mr_service_td, tdx.platform.platform_instance_id) = (None, None);
+            tdx.tcb.advisory_ids.push("INTEL-SA-00960".into());
+        });
+        made.tpm.credential_key = TpmKeyClaims {
+            authorization: KeyAuthorization::Policy(claims::digest(1)),
+            creation: Presented::Verified(claims::creation_claims()),
+        };
+        [claims::both_claims(), claims::tpm_claims(), sparse, unquoted, measured, unmeasured, domain, made]
+    }
+
     /// Requests are not validated while the broker runs, to save the time; so this holds what policies were validated
     /// against and what they are asked with together.
     #[test]
@@ -590,16 +625,6 @@ mod tests {
                 "mr_config_id":["{hash}"],"min_module_svn":{{"TDX_01":1}},"boot":{{"secure_boot":"on"}}}},
                 "paravisor":{{"hardware":"snp"}},"acpi":"igvm""#
         ));
-        let sparse = claims::with_snp(|snp| {
-            snp.chip_id = Presented::NotPresented;
-            snp.signing_key = SnpSigningKey::Vlek;
-            snp.revocation = Revocation::NotPresented;
-            snp.policy_bits.clear();
-            snp.platform_info.clear();
-            snp.reported_tcb.fmc = Some(1);
-        });
-        let mut unquoted: Claims = claims::tpm_claims();
-        unquoted.tpm.pcrs.clear();
         let schema = schema().unwrap();
         let vocabulary = Vocabulary::new().unwrap();
         let tallies = ImaTallies::from([(rules, ImaTally::start())]);
@@ -607,28 +632,7 @@ mod tests {
         let id = HostId::parse("gpu-17").unwrap();
         let labels = BTreeMap::from([("pool".to_string(), "a".to_string())]);
         let host = HostFacts { id: &id, trust_domain: "fleet.example", labels: &labels, generation: u64::MAX };
-        let unmeasured = claims::with_boot(|boot| {
-            boot.secure_boot = SecureBoot::Unknown;
-            (boot.pk, boot.authorities, boot.files) = (Measured::Unknown, Measured::Unmeasured, Measured::Unknown);
-            boot.separators.insert(3, Separator::Missing);
-            (boot.uki, boot.command_lines) = (Measured::Unmeasured, Measured::Unknown);
-        });
-        let measured = claims::measured_claims();
-        let domain = Claims {
-            rtmr: Presented::Verified(claims::rtmr_claims()),
-            paravisor: Presented::Verified(claims::paravisor_claims()),
-            ..claims::domain_claims()
-        };
-        let mut made = claims::with_tdx(|tdx| {
-            (tdx.mr_service_td, tdx.platform.platform_instance_id) = (None, None);
-            tdx.tcb.advisory_ids.push("INTEL-SA-00960".into());
-        });
-        made.tpm.credential_key = TpmKeyClaims {
-            authorization: KeyAuthorization::Policy(claims::digest(1)),
-            creation: Presented::Verified(claims::creation_claims()),
-        };
-        let all = [claims::both_claims(), claims::tpm_claims(), sparse, unquoted, measured, unmeasured, domain, made];
-        for claims in all {
+        for claims in hosts() {
             for matched in [None, Some(&tpm), Some(&both), Some(&listed), Some(&domains)] {
                 let (request, entities) =
                     vocabulary.request(&claims, &tallies, &host, matched, &accepted, claims::NOW).unwrap();

@@ -119,8 +119,8 @@ enum Subject {
 
 /// Judges a host. Every check is made even when one has failed, so that a denial names all that must change.
 ///
-/// Waivers are asked only where a host is denied without them, and only those that it is denied without are named in the
-/// grant: of several ways to do with fewer, the one that leaves out those that end first.
+/// Waivers are asked only where a host is denied without them, and only those that it is denied without are named in
+/// the grant: of several ways to do with fewer, the one that leaves out those that end first.
 #[must_use]
 pub fn appraise(
     claims: &Claims,

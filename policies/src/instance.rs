@@ -25,7 +25,7 @@ const TURIN_HW_ID_BYTES: usize = 8;
 pub enum Instance {
     /// CHIP_ID of an SNP report, or the hwID of its VCEK: 64 bytes, or 8 on Turin.
     ChipId(HexBytes),
-    /// SHA-256 of a TPM's EK.
+    /// SHA-256 of the key that a TPM's manufacturer certified: its EK, or an AK or IAK.
     Ek(HexBytes),
     /// PPID of a PCK certificate, 16 bytes.
     Ppid(HexBytes),

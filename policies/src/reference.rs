@@ -23,8 +23,8 @@
 //! A manifest names the kinds of evidence that its hosts have: a host that lacks one of them does not match. Of `tdx`,
 //! `mr_td` is mandatory, and `boot` is about the trust domain's own event log (CCEL), replayed to its RTMRs.
 //!
-//! `acpi` says what becomes of the ACPI tables that the host gives the guest: `measured`, `igvm` or `sandboxed`. It is the
-//! operator's knowledge of the image and compared with nothing; policies may demand it.
+//! `acpi` says what becomes of the ACPI tables that the host gives the guest: `measured`, `igvm` or `sandboxed`. It is
+//! the operator's knowledge of the image and compared with nothing; policies may demand it.
 //!
 //! A host matches a manifest when every value the manifest names was presented and is one of those listed. What a host
 //! presents beyond a manifest does not make it match.

@@ -117,7 +117,8 @@ impl Field {
     }
 
     /// What is measured at every launch: zero there is the mark of something never measured. (Nothing need ever be
-    /// measured into RTMR2 and RTMR3, MRSIGNERSEAM of Intel's modules is zero, and the rest is zero where nobody set it.)
+    /// measured into RTMR2 and RTMR3, MRSIGNERSEAM of Intel's modules is zero, and the rest is zero where nobody set
+    /// it.)
     const fn is_measured(self) -> bool {
         match self {
             Self::MrTd | Self::Rtmr0 | Self::Rtmr1 | Self::MrSeam => true,

@@ -1,5 +1,6 @@
-//! Waivers: what an operator accepts for a while although a policy or manifest refuses it. Signed by that operator, for a
-//! named scope, until a named moment, for a written reason; and shown by every credential that would not exist without.
+//! Waivers: what an operator accepts for a while although a policy or manifest refuses it. Signed by that operator, for
+//! a named scope, until a named moment, for a written reason; and shown by every credential that would not exist
+//! without.
 //!
 //! ```json
 //! {
@@ -15,11 +16,13 @@
 //! }
 //! ```
 //!
-//! The text travels as a signed note (C2SP signed-note, Ed25519): the signature is over the exact bytes of the text, and
-//! the signer's name holds trust domain and operator. A waiver never makes evidence valid: it is asked only after every
-//! signature, chain and binding held.
+//! The text travels as a signed note (C2SP signed-note, Ed25519): the signature is over the exact bytes of the text,
+//! and the signer's name holds trust domain and operator. A waiver never makes evidence valid: it is asked only after
+//! every signature, chain and binding held.
 
-use alloc::collections::{BTreeMap, BTreeSet};
+mod scope;
+
+use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -36,10 +39,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::decision::HostFacts;
 use crate::finding::{Finding, PolicyReason};
-use crate::instance::{Instance, Instances};
 use crate::json::Members;
 use crate::moment;
-use crate::reference::{MinTcb, NAME_RULE, is_name, not_null, read_min_tcb};
+use crate::reference::{MinTcb, NAME_RULE, is_name, read_min_tcb};
+
+use scope::{Scope, WrittenScope, check_fmspc};
 
 /// A signed waiver is a page of text, of which scope is the most.
 pub const WAIVER_BYTES_MAX: usize = 32 * 1024;
@@ -142,19 +146,6 @@ impl WaivableStatus {
     }
 }
 
-/// Whom a waiver is about: a host for which every limit holds. There is at least one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Scope(Vec<Limit>);
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Limit {
-    Hosts(BTreeSet<HostId>),
-    Labels(BTreeMap<String, String>),
-    Instances(BTreeSet<Instance>),
-    AmdProducts(BTreeSet<AmdProduct>),
-    Fmspcs(BTreeSet<HexBytes>),
-}
-
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Written {
@@ -164,21 +155,6 @@ struct Written {
     accepts: Vec<WrittenAccepts>,
     until: String,
     reason: String,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct WrittenScope {
-    #[serde(default, deserialize_with = "not_null")]
-    hosts: Option<Vec<String>>,
-    #[serde(default, deserialize_with = "not_null")]
-    labels: Option<Members<String>>,
-    #[serde(default, deserialize_with = "not_null")]
-    instances: Option<Vec<Instance>>,
-    #[serde(default, deserialize_with = "not_null")]
-    amd_products: Option<Vec<AmdProduct>>,
-    #[serde(default, deserialize_with = "not_null")]
-    fmspcs: Option<Vec<HexBytes>>,
 }
 
 #[derive(Deserialize)]
@@ -309,11 +285,6 @@ impl Waiver {
         self.digest
     }
 
-    fn is_about(&self, claims: &Claims, host: &HostFacts<'_>) -> bool {
-        let Scope(limits) = &self.scope;
-        !limits.is_empty() && limits.iter().all(|limit| limit.holds(claims, host))
-    }
-
     /// Whether it accepts something that these claims show. One that does not is left aside.
     fn touches(&self, claims: &Claims) -> bool {
         self.accepts.iter().any(|accepts| accepts.touches(claims))
@@ -353,101 +324,6 @@ impl Accepts {
             Self::Fmspc(fmspc) => tdx.is_some_and(|tdx| tdx.platform.fmspc == *fmspc),
         }
     }
-}
-
-impl Limit {
-    fn holds(&self, claims: &Claims, host: &HostFacts<'_>) -> bool {
-        match self {
-            Self::Hosts(hosts) => hosts.contains(host.id),
-            Self::Labels(labels) => labels.iter().all(|(name, value)| host.labels.get(name) == Some(value)),
-            Self::Instances(named) => Instances::of(claims).any(|instance| named.contains(&instance)),
-            Self::AmdProducts(products) => match &claims.snp {
-                Presented::Verified(snp) => products.contains(&snp.product),
-                Presented::NotPresented => false,
-            },
-            Self::Fmspcs(fmspcs) => match &claims.tdx {
-                Presented::Verified(tdx) => fmspcs.contains(&tdx.platform.fmspc),
-                Presented::NotPresented => false,
-            },
-        }
-    }
-}
-
-impl Scope {
-    fn read(written: WrittenScope) -> Result<Self, Finding> {
-        let WrittenScope { hosts, labels, instances, amd_products, fmspcs } = written;
-        let mut limits = Vec::new();
-        if let Some(hosts) = hosts {
-            let id = |text: &String| {
-                check_exact("hosts", text)?;
-                HostId::parse(text)
-                    .ok_or_else(|| PolicyReason::WaiverScope.because("the id of a host", format!("`{text}`")))
-            };
-            limits.push(Limit::Hosts(filled("hosts", hosts.iter().map(id).collect::<Result<Vec<_>, _>>()?)?));
-        }
-        if let Some(Members(labels)) = labels {
-            for text in labels.iter().flat_map(|(name, value)| [name, value]) {
-                check_exact("labels", text)?;
-            }
-            filled("labels", labels.keys().collect())?;
-            limits.push(Limit::Labels(labels));
-        }
-        if let Some(instances) = instances {
-            for instance in &instances {
-                instance.check()?;
-            }
-            let instances = instances.into_iter().map(Instance::canonical).collect();
-            limits.push(Limit::Instances(filled("instances", instances)?));
-        }
-        if let Some(products) = amd_products {
-            let products = filled("amd_products", products)?;
-            // All there are is a star by another name.
-            if products.len() == PRODUCTS {
-                return Err(PolicyReason::WaiverWildcard.because("some AMD products", "every one there is"));
-            }
-            limits.push(Limit::AmdProducts(products));
-        }
-        if let Some(fmspcs) = fmspcs {
-            for fmspc in &fmspcs {
-                check_fmspc(fmspc)?;
-            }
-            limits.push(Limit::Fmspcs(filled("fmspcs", fmspcs)?));
-        }
-        if limits.is_empty() {
-            let expected = "hosts, labels, instances, amd_products or fmspcs";
-            return Err(PolicyReason::WaiverScope.because(expected, "an empty scope"));
-        }
-        Ok(Self(limits))
-    }
-}
-
-/// [`AmdProduct`]s that there are.
-const PRODUCTS: usize = 3;
-
-/// A list of the scope that names something.
-fn filled<T: Ord>(name: &str, values: Vec<T>) -> Result<BTreeSet<T>, Finding> {
-    if values.is_empty() || LIST_MAX < values.len() {
-        let expected = format_args!("1 to {LIST_MAX} values in `scope.{name}`");
-        return Err(PolicyReason::WaiverScope.because(expected, values.len()));
-    }
-    Ok(values.into_iter().collect())
-}
-
-/// ATTACKS: an identity by a pattern is how an exception ends up with a stranger whose name begins alike.
-fn check_exact(name: &str, text: &str) -> Result<(), Finding> {
-    if text.is_empty() || text.contains(['*', '?']) {
-        let expected = format_args!("full names in `scope.{name}`");
-        return Err(PolicyReason::WaiverWildcard.because(expected, format_args!("`{text}`")));
-    }
-    Ok(())
-}
-
-/// PCK certificate extension FMSPC: six bytes.
-fn check_fmspc(fmspc: &HexBytes) -> Result<(), Finding> {
-    if fmspc.0.len() == 6 {
-        return Ok(());
-    }
-    Err(PolicyReason::WaiverScope.because("an FMSPC of 12 hex digits", format_args!("`{fmspc}`")))
 }
 
 fn read_accepts(written: Vec<WrittenAccepts>) -> Result<Vec<Accepts>, Finding> {
@@ -520,7 +396,8 @@ impl WaiverSet {
     /// What is accepted of this host at `now`, before it is known what is needed.
     #[must_use]
     pub fn accepted(&self, claims: &Claims, host: &HostFacts<'_>, now: UnixMillis) -> Accepted<'_> {
-        let applies = |waiver: &&Waiver| now < waiver.until && waiver.touches(claims) && waiver.is_about(claims, host);
+        let applies =
+            |waiver: &&Waiver| now < waiver.until && waiver.touches(claims) && waiver.scope.covers(claims, host);
         let mut waivers: Vec<&Waiver> = self.waivers().filter(applies).collect();
         // Earliest end first: those are tried to be done without first. The sort is stable, so ids decide the rest.
         waivers.sort_by_key(|waiver| waiver.until);

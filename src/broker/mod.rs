@@ -1,5 +1,5 @@
-//! The broker's stories, one file each: [`enrol`], [`attest`], [`revoke`], [`reappraise`], [`exceptions`]. Each is the whole path of
-//! one request in numbered steps; the rooms below do the work.
+//! The broker's stories, one file each: [`enrol`], [`attest`], [`revoke`], [`reappraise`], [`exceptions`]. Each is the
+//! whole path of one request in numbered steps; the rooms below do the work.
 
 pub mod attest;
 pub mod challenge;

@@ -15,7 +15,8 @@ use crate::cli::client::{Client, Connection};
 use crate::config::read_bounded;
 use crate::keys::operator::OperatorKey;
 
-/// Accept for a while what a policy or manifest refuses: signed, scoped, ending, and shown in every credential under it.
+/// Accept for a while what a policy or manifest refuses: signed, scoped, ending, and shown in every credential under
+/// it.
 #[derive(Debug, clap::Args)]
 pub struct WaiverArgs {
     #[command(flatten)]

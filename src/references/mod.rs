@@ -1,5 +1,6 @@
-//! What evidence is judged by: reference manifests, Cedar policies, anchors and collateral, waivers and denied hardware,
-//! always as one consistent set that is archived before it is used, so that a decision made under it can be replayed.
+//! What evidence is judged by: reference manifests, Cedar policies, anchors and collateral, waivers and denied
+//! hardware, always as one consistent set that is archived before it is used, so that a decision made under it can be
+//! replayed.
 
 pub mod exceptions;
 

@@ -491,8 +491,8 @@ impl CredentialExtension {
 /// Appends an element, its length in as few octets as possible (X.690, 10.1).
 fn push(out: &mut Vec<u8>, tag: u8, content: &[u8]) {
     out.push(tag);
-    // Contents are bounded (see EXTENSION_BYTES_MAX): the conversion cannot fail, and if it did the decoder would refuse
-    // what came out.
+    // Contents are bounded (see EXTENSION_BYTES_MAX): the conversion cannot fail, and if it did the decoder would
+    // refuse what came out.
     let [high, low] = u16::try_from(content.len()).unwrap_or(u16::MAX).to_be_bytes();
     match (high, low) {
         (0, 0..=0x7f) => out.push(low),

@@ -1,6 +1,8 @@
 //! Trust domains, paravisors, and what policies may ask of them.
 
-use countersign_attestation::claims::{Claims, HexBytes, KeyAuthorization, Presented, TpmIdentity, TpmKind};
+use countersign_attestation::claims::{
+    Claims, HexBytes, KeyAuthorization, Presented, RtmrClaims, TdxClaims, TpmIdentity, TpmKind,
+};
 use countersign_attestation::endorsement::intel::TcbStatus;
 use countersign_attestation::evidence::paravisor::{HardwareKind, Setting};
 use countersign_policies::policy::PolicySet;
@@ -16,6 +18,8 @@ fn domain_manifest(change: impl FnOnce(&mut Value)) -> ReferenceSet {
     change(&mut tdx);
     ReferenceSet::new([manifest(&json!({ "id": "domain", "tdx": tdx }))])
 }
+
+type Change = Box<dyn Fn(&mut TdxClaims)>;
 
 fn first(claims: &Claims, references: &ReferenceSet) -> (String, String, String) {
     let decision = judge(claims, references, &policies(&STRICT, &[]));
@@ -55,7 +59,7 @@ fn every_field_of_a_domain_that_a_manifest_names_counts() {
     let references = domain_manifest(whole);
     assert_eq!(first(&domain_claims(), &references).0, "");
     let other = || HexBytes(vec![0xaa; 48]);
-    let changes: [(&str, Box<dyn Fn(&mut countersign_attestation::claims::TdxClaims)>); 13] = [
+    let changes: [(&str, Change); 13] = [
         ("reference.tdx.mr_td", Box::new(move |tdx| tdx.mr_td = other())),
         ("reference.tdx.rtmr", Box::new(move |tdx| tdx.rtmrs[0] = other())),
         ("reference.tdx.rtmr", Box::new(move |tdx| tdx.rtmrs[3] = other())),
@@ -184,7 +188,7 @@ fn a_domains_own_log_is_compared_with_its_own_values() {
     // The TPM's log is another one.
     let other = Claims { boot: Presented::Verified(boot_claims()), ..domain_claims() };
     assert_eq!(first(&other, &references).0, "reference.tdx.log_not_presented");
-    let logged = |change: fn(&mut countersign_attestation::claims::RtmrClaims)| {
+    let logged = |change: fn(&mut RtmrClaims)| {
         let mut rtmr = rtmr_claims();
         change(&mut rtmr);
         Claims { rtmr: Presented::Verified(rtmr), ..domain_claims() }

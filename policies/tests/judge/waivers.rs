@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use countersign_attestation::UnixMillis;
 use countersign_attestation::anchor::{AmdProduct, Assurance};
-use countersign_attestation::claims::{Claims, HexBytes, Presented, TpmIdentity, TpmKind};
+use countersign_attestation::claims::{Claims, HexBytes, Presented, TdxClaims, TpmIdentity, TpmKind};
+use countersign_attestation::endorsement::intel::TcbStatus;
 use countersign_attestation::lineage::checkpoint::NoteKey;
 use countersign_attestation::protocol::HostId;
 use countersign_policies::decision::{Decision, HostFacts, Outcome, Standards, appraise};
@@ -163,9 +164,7 @@ fn a_waiver_is_for_its_scope_alone() {
 #[test]
 fn a_masked_chip_is_in_no_scope_of_chips() {
     let set = waivers(&[with(|waiver| waiver["scope"] = json!({ "instances": [{ "chip_id": "c1".repeat(64) }] }))]);
-    let mut claims = below();
-    let Presented::Verified(snp) = &mut claims.snp else { unreachable!() };
-    snp.chip_id = Presented::NotPresented;
+    let claims = with_snp(|snp| (snp.committed_tcb.snp, snp.chip_id) = (20, Presented::NotPresented));
     let decision = judge_under(&claims, &policies(&["baseline"], &[]), &set, &DenialSet::new([]));
     assert_eq!(decision.outcome(), Outcome::Denied);
 }
@@ -355,16 +354,124 @@ fn a_waiver_is_its_signers_in_every_byte() {
 
 #[test]
 fn more_waivers_than_a_credential_names_deny() {
-    let product = |name: &str, snp: u8| {
+    let of_advisory = |number: usize| {
         with(|waiver| {
-            waiver["id"] = name.into();
-            waiver["accepts"] = json!([{ "advisory": format!("INTEL-SA-{snp:05}") }]);
+            waiver["id"] = format!("w{number}").into();
+            waiver["accepts"] = json!([{ "advisory": format!("INTEL-SA-{number:05}") }]);
         })
     };
-    // None of these touches the host: they are left aside, however many there are.
-    let many: Vec<Value> = (0..20).map(|n| product(&format!("w{n}"), n)).chain([lower_snp()]).collect();
-    let decision = judge_under(&below(), &policies(&["baseline"], &[]), &waivers(&many), &DenialSet::new([]));
+    let many: Vec<Value> = (0..20).map(of_advisory).chain([lower_snp()]).collect();
+    let set = waivers(&many);
+    // None of the twenty touches this host: they are left aside, however many there are.
+    let decision = judge_under(&below(), &policies(&["baseline"], &[]), &set, &DenialSet::new([]));
     assert_eq!(used(&decision), ["psp"]);
+    let policy = policies(&["baseline", "hardware-strict"], &[]);
+    let advised = |count: usize| {
+        let ids = (0..count).map(|number| format!("INTEL-SA-{number:05}")).collect();
+        let claims = with_tdx(|tdx| tdx.tcb.advisory_ids = ids);
+        judge_under_at(&claims, &golden_domain(), &policy, &set, &DenialSet::new([]), NOW)
+    };
+    assert_eq!(used(&advised(0)).len(), 0);
+    assert_eq!(used(&advised(8)).len(), 8);
+    assert_eq!(codes(&advised(9)), ["waiver.too_many"]);
+}
+
+fn change_tdx(claims: &mut Claims, change: impl FnOnce(&mut TdxClaims)) {
+    let Presented::Verified(tdx) = &mut claims.tdx else { panic!("a trust domain") };
+    change(tdx);
+}
+
+#[test]
+fn a_tcb_status_and_its_advisories_are_waived_by_name() {
+    let policy = policies(&["baseline", "hardware-strict"], &[]);
+    let old = with_tdx(|tdx| {
+        tdx.tcb.status = TcbStatus::OutOfDate;
+        tdx.tcb.advisory_ids = vec!["INTEL-SA-00960".into(), "INTEL-SA-00982".into()];
+    });
+    let judged = |claims: &Claims, set: &[Value]| {
+        judge_under_at(claims, &golden_domain(), &policy, &waivers(set), &DenialSet::new([]), NOW)
+    };
+    let named = |id: &str, accepts: Value| {
+        with(|waiver| {
+            waiver["id"] = id.into();
+            waiver["scope"] = json!({ "fmspcs": ["00806f050000"] });
+            waiver["accepts"] = accepts;
+        })
+    };
+    let status = named("status", json!([{ "tcb_status": "OutOfDate" }]));
+    let both = named("both", json!([{ "advisory": "INTEL-SA-00960" }, { "advisory": "INTEL-SA-00982" }]));
+    let one = named("one", json!([{ "advisory": "INTEL-SA-00960" }]));
+    assert_eq!(codes(&judged(&old, &[])), ["policy.forbidden"; 2]);
+    assert_eq!(
+        codes(&judged(&old, std::slice::from_ref(&status))),
+        ["policy.forbidden"],
+        "its advisories are still open"
+    );
+    assert_eq!(codes(&judged(&old, &[status.clone(), one.clone()])), ["policy.forbidden"], "and so is one of them");
+    let decision = judged(&old, &[status.clone(), both.clone(), one]);
+    assert_eq!(used(&decision), ["both", "status"]);
+    assert_eq!(
+        decision.outcome(),
+        Outcome::Granted { not_after: UnixMillis(1_795_408_556_000), lease_until: NOW.plus(TERMS.lease_ms) }
+    );
+    // Another status and a new advisory are not what was accepted.
+    for worse in [TcbStatus::OutOfDateConfigurationNeeded, TcbStatus::SWHardeningNeeded, TcbStatus::Revoked] {
+        let mut claims = old.clone();
+        change_tdx(&mut claims, |tdx| tdx.tcb.status = worse);
+        assert_eq!(codes(&judged(&claims, &[status.clone(), both.clone()])), ["policy.forbidden"], "{worse:?}");
+    }
+    let mut more = old.clone();
+    change_tdx(&mut more, |tdx| tdx.tcb.advisory_ids.push("INTEL-SA-01036".into()));
+    assert_eq!(codes(&judged(&more, &[status.clone(), both.clone()])), ["policy.forbidden"]);
+    let mut elsewhere = old;
+    change_tdx(&mut elsewhere, |tdx| tdx.platform.fmspc = HexBytes(vec![1; 6]));
+    assert_eq!(codes(&judged(&elsewhere, &[status, both])), ["policy.forbidden"; 2], "out of its scope");
+}
+
+#[test]
+fn every_status_but_revoked_can_be_waived_and_each_by_its_own_name() {
+    let policy = policies(&["baseline", "hardware-strict"], &[]);
+    for status in TcbStatus::ALL {
+        let claims = with_tdx(|tdx| tdx.tcb.status = status);
+        for waived in TcbStatus::ALL {
+            let accepts = json!([{ "tcb_status": waived.name() }]);
+            let waiver = open(&with(|waiver| waiver["accepts"] = accepts));
+            let waivable = !matches!(waived, TcbStatus::UpToDate | TcbStatus::Revoked);
+            assert_eq!(waiver.is_ok(), waivable, "{}", waived.name());
+            let Ok(waiver) = waiver else { continue };
+            let set = WaiverSet::new([waiver]);
+            let decision = judge_under_at(&claims, &golden_domain(), &policy, &set, &DenialSet::new([]), NOW);
+            let granted = status == TcbStatus::UpToDate || status == waived;
+            assert_eq!(decision.grant().is_some(), granted, "{} under {}", status.name(), waived.name());
+        }
+    }
+}
+
+#[test]
+fn b7_a_platform_of_intel_is_refused_accepted_and_denied() {
+    let listed = r#"@id("platforms") forbid (principal, action, resource) when { context has tdx }
+        unless { ["90c06f000000"].contains(context.tdx.fmspc) || context.waived.contains(Waived::"generation") };"#;
+    let policy = policies(&["baseline", "hardware-strict"], &[("own", listed)]);
+    let accepting =
+        |fmspc: &str| waivers(&[with(|waiver| waiver["accepts"] = json!([{ "generation": { "fmspc": fmspc } }]))]);
+    let judged = |set: &WaiverSet, denials: &DenialSet| {
+        judge_under_at(&domain_claims(), &golden_domain(), &policy, set, denials, NOW)
+    };
+    let none = DenialSet::new([]);
+    assert_eq!(codes(&judged(&WaiverSet::new([]), &none)), ["policy.forbidden"]);
+    assert_eq!(codes(&judged(&accepting("00906ed50000"), &none)), ["policy.forbidden"]);
+    let set = accepting("00806f050000");
+    assert_eq!(used(&judged(&set, &none)), ["psp"]);
+    for leaked in [json!({ "ppid": "99".repeat(16) }), json!({ "platform_instance": "98".repeat(16) })] {
+        let text = json!({ "instance": leaked, "reason": "TEE.fail" }).to_string();
+        let denials = DenialSet::new([Denial::parse(text.as_bytes()).unwrap()]);
+        assert_eq!(codes(&judged(&set, &denials)), ["instance.denied"]);
+        let scoped = waivers(&[with(|waiver| {
+            waiver["scope"] = json!({ "instances": [leaked] });
+            waiver["accepts"] = json!([{ "generation": { "fmspc": "00806f050000" } }]);
+        })]);
+        assert_eq!(used(&judged(&scoped, &none)), ["psp"]);
+    }
 }
 
 #[test]
