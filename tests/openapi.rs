@@ -10,7 +10,7 @@ use countersign::api::routes::{Audience, ROUTES};
 use countersign_attestation::UnixMillis;
 use countersign_attestation::claims::PcrHash;
 use countersign_attestation::digest::Sha256Digest;
-use countersign_attestation::evidence::bundle::{Bundle, ImaEntries, SnpEvidence};
+use countersign_attestation::evidence::bundle::{Bundle, ImaEntries, ParavisorEvidence, SnpEvidence, TdxEvidence};
 use countersign_attestation::protocol::{
     ActivationRequest, ActivationResponse, AttestationRequest, AttestationResponse, Base64Bytes, Challenge,
     Endorsement, EnrollmentChallenge, EnrollmentRequest, EnrollmentTask, HostId, IssuedCredential, KnownBoot,
@@ -167,8 +167,12 @@ fn samples() -> BTreeMap<&'static str, BTreeSet<String>> {
         event_log: Some(vec![1]),
         ima: Some(ImaEntries { from: 1, list: vec![1] }),
         snp: Some(SnpEvidence { report: vec![1], vek: vec![1] }),
+        tdx: Some(TdxEvidence { quote: vec![1], ccel: Some(vec![1]) }),
+        paravisor: None,
     };
-    let evidence = bundle.encode();
+    let mut evidence = bundle.encode();
+    let azure = ParavisorEvidence { hcl_report: vec![1], vek: None };
+    evidence.records.extend(Bundle { snp: None, paravisor: Some(azure), ..bundle }.encode().records);
     let credential = IssuedCredential {
         certificate_chain: String::new(),
         ear: String::new(),

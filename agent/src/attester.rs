@@ -1,7 +1,7 @@
 //! One attestation, and the rhythm of many: on time, at once on drift, again after failures.
 
 use countersign_attestation::binder::Nonce;
-use countersign_attestation::evidence::bundle::Bundle;
+use countersign_attestation::evidence::bundle::{Bundle, TdxEvidence};
 use countersign_attestation::protocol::{
     AttestationRequest, AttestationResponse, Base64Bytes, Challenge, IssuedCredential, Problem,
 };
@@ -9,8 +9,8 @@ use tokio::sync::{mpsc, watch};
 
 use crate::broker_client::{BrokerClient, BrokerError};
 use crate::clock::{self, Now};
+use crate::collect::hardware::HardwareSource;
 use crate::collect::logs::Logs;
-use crate::collect::snp::SnpSource;
 use crate::collect::tpm::{CredentialKey, collect};
 use crate::device::Tpm;
 use crate::error::AgentError;
@@ -67,8 +67,8 @@ pub struct Attester {
     pub attestation_key: Ak,
     /// Event log and IMA list.
     pub logs: Logs,
-    /// Where SNP reports come from.
-    pub snp: SnpSource,
+    /// Where the hardware's proofs come from.
+    pub hardware: HardwareSource,
     /// The broker, with the channel certificate.
     pub broker: BrokerClient,
     /// Tells the watch what was quoted.
@@ -84,11 +84,11 @@ impl Attester {
         tpm: Tpm,
         attestation_key: Ak,
         logs: Logs,
-        snp: SnpSource,
+        hardware: HardwareSource,
         broker: BrokerClient,
         baseline: watch::Sender<Option<Baseline>>,
     ) -> Self {
-        Self { tpm, attestation_key, logs, snp, broker, baseline, current: None }
+        Self { tpm, attestation_key, logs, hardware, broker, baseline, current: None }
     }
 
     /// Attests once.
@@ -120,16 +120,17 @@ impl Attester {
         let evidence = self.tpm.run(move |session| collect(session, &ak, wanted, &nonce, &selection)).await?;
         let (selection, values) = (challenge.pcr_selection.clone(), evidence.pcrs.clone());
         self.baseline.send_replace(Some(Baseline { selection, values, ima_length }));
-        // 3. The logs behind the quote, and the SNP report over the same binder, where there is one.
+        // 3. The logs behind the quote, and the hardware's report over the same binder, where there is one.
         let key = evidence.credential_key;
         let report_data = *key.binder(&nonce)?.report_data();
-        let (mut logs, snp) = (self.logs.clone(), self.snp.clone());
+        let (mut logs, hardware) = (self.logs.clone(), self.hardware.clone());
         let (known, selection) = (challenge.known_boot, challenge.pcr_selection);
         let collected = tokio::task::spawn_blocking(move || {
             let new = logs.collect(known, evidence.boot, &selection)?;
-            Ok::<_, AgentError>((logs, new, snp.collect(&report_data)?))
+            Ok::<_, AgentError>((logs, new, hardware.collect(&report_data)?))
         });
-        let (logs, new, snp) = collected.await.map_err(|_| AgentError::Tpm(crate::device::TpmError::Stopped))??;
+        let (logs, new, hardware) =
+            collected.await.map_err(|_| AgentError::Tpm(crate::device::TpmError::Stopped))??;
         self.logs = logs;
         tracing::debug!(
             event_log_bytes = new.event_log.as_ref().map(Vec::len),
@@ -144,9 +145,9 @@ impl Attester {
             tpm_certify: evidence.certify,
             event_log: new.event_log,
             ima: new.ima,
-            snp,
-            tdx: None,
-            paravisor: None,
+            snp: hardware.snp,
+            tdx: hardware.tdx.map(|tdx| TdxEvidence { ccel: new.ccel, ..tdx }),
+            paravisor: hardware.paravisor,
         };
         // 4. The broker decides.
         let request = AttestationRequest {

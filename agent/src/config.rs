@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use countersign_attestation::protocol::HostId;
 
-use crate::collect::logs;
+use crate::collect::{logs, tdx};
 use crate::endorser::{CertificateAt, CertifiedKey, Endorser};
 use crate::keys::{AkKind, EkKind};
 
@@ -36,6 +36,13 @@ pub enum Command {
     /// Kill the workload's process group when the agent dies (used by `run`).
     #[command(hide = true)]
     GroupSentinel(GroupSentinelArgs),
+}
+
+/// Whose paravisor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ParavisorKind {
+    /// Azure's: report in NV index 0x01400001, attestation key at 0x81000003.
+    Azure,
 }
 
 /// How a result is printed.
@@ -178,6 +185,16 @@ pub struct RunArgs {
     /// Certificate of the key that signs this machine's SNP reports, when the host hands over none.
     #[arg(long, value_name = "FILE")]
     pub snp_vek: Option<PathBuf>,
+    /// Log of the trust domain's firmware (CCEL), on TDX.
+    #[arg(long, env = "COUNTERSIGN_CCEL", value_name = "FILE", default_value = tdx::CCEL)]
+    pub ccel: PathBuf,
+    /// The TPM is a paravisor's, which vouches for it with a report of the hardware: --snp-vek on SEV-SNP, --td-quote on
+    /// TDX.
+    #[arg(long, value_enum, value_name = "KIND")]
+    pub paravisor: Option<ParavisorKind>,
+    /// Quote of the TDREPORT in the paravisor's report; it does not change while the VM runs.
+    #[arg(long, value_name = "FILE", requires = "paravisor", conflicts_with = "snp_vek")]
+    pub td_quote: Option<PathBuf>,
     /// cgroup v2 directory to make the workload's cgroup in [default: the agent's own, where it is delegated].
     #[arg(long, value_name = "DIR")]
     pub workload_cgroup: Option<PathBuf>,

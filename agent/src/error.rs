@@ -3,7 +3,7 @@
 use countersign_attestation::protocol::HostId;
 
 use crate::broker_client::BrokerError;
-use crate::collect::snp::SnpError;
+use crate::collect::hardware::HardwareError;
 use crate::device::TpmError;
 use crate::enforce::EnforceError;
 use crate::files::FileError;
@@ -24,9 +24,9 @@ pub enum AgentError {
     /// The TPM.
     #[error("TPM: {0}")]
     Tpm(#[from] TpmError),
-    /// The SNP report.
-    #[error("SEV-SNP: {0}")]
-    Snp(#[from] SnpError),
+    /// The confidential VM's report.
+    #[error("confidential VM: {0}")]
+    Hardware(#[from] HardwareError),
     /// The broker.
     #[error(transparent)]
     Broker(#[from] BrokerError),
@@ -75,7 +75,7 @@ impl AgentError {
         match self {
             Self::Tpm(TpmError::Deadline(_)) => "agent.tpm.deadline",
             Self::Tpm(_) => "agent.tpm.refused",
-            Self::Snp(_) => "agent.snp.collect",
+            Self::Hardware(_) => "agent.hardware.collect",
             Self::Broker(BrokerError::Setup { .. }) => "agent.broker.setup",
             Self::Broker(BrokerError::Transport(_)) => "agent.broker.unreachable",
             Self::Broker(BrokerError::Answer { .. }) => "agent.broker.answer",
@@ -98,7 +98,7 @@ impl AgentError {
             Self::Broker(BrokerError::Setup { .. }) => EXIT_LOCAL,
             Self::Broker(_) | Self::Grant(_) => EXIT_BROKER,
             Self::Tpm(_)
-            | Self::Snp(_)
+            | Self::Hardware(_)
             | Self::State(_)
             | Self::File(_)
             | Self::Enforce(_)

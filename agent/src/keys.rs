@@ -328,8 +328,7 @@ impl PersistentKey {
             return Ok(());
         }
         let command = "read the AK's template";
-        let index = NvIndexTpmHandle::new(template_nv).refused(command)?;
-        let template = session.authorized(command, |context| nv::read_full(context, NvAuth::Owner, index))?;
+        let template = nv_contents(session, command, template_nv)?;
         let template = Public::unmarshall(&template).refused(command)?;
         let made = session.authorized("TPM2_CreatePrimary of the AK", |context| {
             context.create_primary(Hierarchy::Endorsement, template, None, None, None, None)
@@ -384,10 +383,18 @@ pub fn endorsement_certificate(session: &mut Session, kind: EkKind) -> Result<Ve
 /// The TPM's refusal, as when nothing is there.
 pub fn certificate_in_nv(session: &mut Session, index: u32) -> Result<Vec<u8>, TpmError> {
     let command = "read a certificate from NV memory";
-    let handle = NvIndexTpmHandle::new(index).refused(command)?;
-    let stored = session.authorized(command, |context| nv::read_full(context, NvAuth::Owner, handle))?;
+    let stored = nv_contents(session, command, index)?;
     let der = der::first_value(&stored).map(<[u8]>::to_vec);
     der.ok_or_else(|| TpmError::Answer { command, found: format!("{} bytes that are no DER", stored.len()) })
+}
+
+/// All of an NV index.
+///
+/// # Errors
+/// The refusal of `command`.
+pub fn nv_contents(session: &mut Session, command: &'static str, index: u32) -> Result<Vec<u8>, TpmError> {
+    let handle = NvIndexTpmHandle::new(index).refused(command)?;
+    session.authorized(command, |context| nv::read_full(context, NvAuth::Owner, handle))
 }
 
 /// TPMT_PUBLIC of a loaded key.

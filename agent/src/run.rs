@@ -14,9 +14,9 @@ use crate::attester::{Attester, Command, Granted, Outcome};
 use crate::broker_client::BrokerClient;
 use crate::cgroup;
 use crate::clock;
+use crate::collect::hardware::{HardwareSource, Paravisor};
 use crate::collect::logs::Logs;
-use crate::collect::snp::SnpSource;
-use crate::config::RunArgs;
+use crate::config::{ParavisorKind, RunArgs};
 use crate::credential_directory::{CredentialDirectory, Status};
 use crate::device::Tpm;
 use crate::enforce::{Ended, EnforceError, Launch, Workload};
@@ -32,6 +32,18 @@ const TICK: Duration = Duration::from_millis(25);
 /// Outcomes and commands in flight; one is usual.
 const QUEUE: usize = 8;
 
+/// Where the hardware's proofs come from. A paravisor's report is read once: it does not change while the VM runs.
+async fn hardware(args: &RunArgs, tpm: &Tpm) -> Result<HardwareSource, AgentError> {
+    match args.paravisor {
+        None => Ok(HardwareSource::system(args.snp_vek.clone(), args.ccel.clone())),
+        Some(ParavisorKind::Azure) => {
+            let report = tpm.run(Paravisor::read_hcl_report).await?;
+            let paravisor = Paravisor::new(report, args.snp_vek.as_deref(), args.td_quote.as_deref())?;
+            Ok(HardwareSource::Paravisor(paravisor))
+        }
+    }
+}
+
 /// Runs until the workload ends, trust is lost for good, or a signal says so. Returns the exit code.
 ///
 /// # Errors
@@ -46,11 +58,11 @@ pub async fn run(args: RunArgs) -> Result<u8, AgentError> {
     let path = args.credential_dir.clone().unwrap_or_else(|| state.credential_directory());
     let directory = CredentialDirectory::open(&path, clock::wall())?;
     let (baseline, quoted) = watch::channel(None);
-    let snp = SnpSource::system(args.snp_vek.clone());
+    let hardware = hardware(&args, &tpm).await?;
     let token_keys = enrollment.token_keys.clone();
-    let logs = Logs::at(&args.event_log, &args.ima_list);
+    let logs = Logs::at(&args.event_log, &args.ima_list).with_ccel(hardware.ccel());
     let ima = logs.ima.clone();
-    let mut attester = Attester::new(tpm.clone(), enrollment.ak_key, logs, snp, broker.clone(), baseline);
+    let mut attester = Attester::new(tpm.clone(), enrollment.ak_key, logs, hardware, broker.clone(), baseline);
     let (subject, watched) = tokio::sync::watch::channel(None);
     let (commands, inbox) = mpsc::channel(QUEUE);
     let host = Host {

@@ -221,7 +221,8 @@ impl Host {
         AttestationRequest {
             challenge: challenge.challenge.clone(),
             credential_key: Base64Bytes(self.key.spki()),
-            evidence: Bundle { tpm_quote, tpm_pcrs, tpm_certify, event_log, ima, snp }.encode(),
+            evidence: Bundle { tpm_quote, tpm_pcrs, tpm_certify, event_log, ima, snp, tdx: None, paravisor: None }
+                .encode(),
         }
     }
 

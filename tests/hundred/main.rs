@@ -22,8 +22,8 @@ use std::path::Path;
 
 use countersign_agent::attester::{Attester, Granted, Outcome};
 use countersign_agent::broker_client::BrokerClient;
+use countersign_agent::collect::hardware::HardwareSource;
 use countersign_agent::collect::logs::Logs;
-use countersign_agent::collect::snp::SnpSource;
 use countersign_agent::device::Tpm;
 use countersign_agent::endorser::Endorser;
 use countersign_agent::enroll::{Order, enroll};
@@ -196,7 +196,17 @@ async fn enroll_all(fleet: &Fleet, folder: &Path, machines: &[Swtpm]) -> Vec<Att
             let logs = Logs::at(&folder.join("event-log"), &folder.join("ima"));
             let (quoted, _) = tokio::sync::watch::channel(None);
             let tpm = Tpm::new(&order.tcti).unwrap();
-            (index, Attester::new(tpm, enrollment.ak_key, logs, SnpSource::system(None), broker, quoted))
+            (
+                index,
+                Attester::new(
+                    tpm,
+                    enrollment.ak_key,
+                    logs,
+                    HardwareSource::system(None, folder.join("ccel")),
+                    broker,
+                    quoted,
+                ),
+            )
         });
     }
     in_order(enrolling).await

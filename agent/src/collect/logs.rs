@@ -35,12 +35,15 @@ pub struct NewLogs {
     pub event_log: Option<Vec<u8>>,
     /// New entries of the IMA list, when the PCR that it extends was asked for.
     pub ima: Option<ImaEntries>,
+    /// The log behind the RTMRs, when the boot is another than the broker knows.
+    pub ccel: Option<Vec<u8>>,
 }
 
 /// The logs of this host. Either may be absent; one that is there must be readable.
 #[derive(Clone, Debug)]
 pub struct Logs {
     event_log: PathBuf,
+    ccel: Option<PathBuf>,
     /// The kernel's list.
     pub ima: ImaList,
 }
@@ -49,7 +52,13 @@ impl Logs {
     /// The logs at these paths.
     #[must_use]
     pub fn at(event_log: &Path, ima: &Path) -> Self {
-        Self { event_log: event_log.to_path_buf(), ima: ImaList::at(ima) }
+        Self { event_log: event_log.to_path_buf(), ccel: None, ima: ImaList::at(ima) }
+    }
+
+    /// With the log of a trust domain's registers.
+    #[must_use]
+    pub fn with_ccel(self, ccel: Option<&Path>) -> Self {
+        Self { ccel: ccel.map(Path::to_path_buf), ..self }
     }
 
     /// What is new to a broker that knows `known`, for a quote of `boot` over `selection`.
@@ -63,10 +72,14 @@ impl Logs {
         selection: &[PcrSelection],
     ) -> Result<NewLogs, FileError> {
         let known = known.filter(|known| boot == Boot::from(known));
-        let event_log = if known.is_none() { self.event_log()? } else { None };
+        let (mut event_log, mut ccel) = (None, None);
+        if known.is_none() {
+            event_log = boot_log(&self.event_log)?;
+            ccel = self.ccel.as_deref().map(boot_log).transpose()?.flatten();
+        }
         let from = known.map_or(0, |known| known.ima_entries);
         let ima = if self.is_quoted(selection)? { self.ima.read(from)? } else { None };
-        Ok(NewLogs { event_log, ima })
+        Ok(NewLogs { event_log, ima, ccel })
     }
 
     /// How long the IMA list is, where one is there and `selection` covers it.
@@ -82,22 +95,22 @@ impl Logs {
         let pcr = self.ima.pcr()?.and_then(|pcr| u8::try_from(pcr).ok());
         Ok(pcr.is_some_and(|pcr| selection.iter().any(|bank| bank.pcrs.contains(&pcr))))
     }
+}
 
-    fn event_log(&self) -> Result<Option<Vec<u8>>, FileError> {
-        let path = &self.event_log;
-        let file = match File::open(path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            file => file.at("open", path)?,
-        };
-        // Files of the kernel do not tell their size: read, but not without end.
-        let mut log = Vec::new();
-        file.take(EVENT_LOG_BYTES_MAX as u64 + 1).read_to_end(&mut log).at("read", path)?;
-        if EVENT_LOG_BYTES_MAX < log.len() {
-            let found = format!("more than {EVENT_LOG_BYTES_MAX} bytes, which no event log has");
-            return Err(io::Error::new(ErrorKind::InvalidData, found)).at("read", path);
-        }
-        Ok(Some(log))
+/// A log of the firmware, where there is one.
+fn boot_log(path: &Path) -> Result<Option<Vec<u8>>, FileError> {
+    let file = match File::open(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        file => file.at("open", path)?,
+    };
+    // Files of the kernel do not tell their size: read, but not without end.
+    let mut log = Vec::new();
+    file.take(EVENT_LOG_BYTES_MAX as u64 + 1).read_to_end(&mut log).at("read", path)?;
+    if EVENT_LOG_BYTES_MAX < log.len() {
+        let found = format!("more than {EVENT_LOG_BYTES_MAX} bytes, which no event log has");
+        return Err(io::Error::new(ErrorKind::InvalidData, found)).at("read", path);
     }
+    Ok(Some(log))
 }
 
 impl From<&KnownBoot> for Boot {

@@ -4,7 +4,6 @@
 //! older kernels.
 
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use countersign_attestation::evidence::bundle::SnpEvidence;
@@ -13,35 +12,17 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 
 use crate::collect::snp_table::{Entry, Vek, certificate};
+use crate::collect::tsm::{Answer, Auxblob, ReportEntry, TsmError};
 
 /// Bytes of ATTESTATION_REPORT (SNP ABI 1.58, table 23).
 const REPORT_SIZE: usize = 1184;
-/// Attempts while another process uses the same report entry.
-const GENERATION_ATTEMPTS: usize = 3;
 
 /// Why there is no report although this is, or seems to be, an SNP guest.
 #[derive(Debug, thiserror::Error)]
 pub enum SnpError {
-    /// A file or device could not be used.
-    #[error("{action} {}: {error}", path.display())]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// On what.
-        path: PathBuf,
-        /// The system's words.
-        error: io::Error,
-    },
-    /// Another process wrote the report entry between our request and its answer.
-    #[error("{} was used by another process: generation {found}, expected {expected}", path.display())]
-    Generation {
-        /// The entry.
-        path: PathBuf,
-        /// Generation after our one write.
-        expected: u64,
-        /// What the kernel says.
-        found: String,
-    },
+    /// configfs-tsm could not be used.
+    #[error(transparent)]
+    Tsm(#[from] TsmError),
     /// The firmware's answer is not a report about this binder.
     #[error("the firmware's answer is not the report that was asked for: {0}")]
     Report(&'static str),
@@ -67,8 +48,6 @@ pub enum SnpError {
 /// Where reports come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SnpSource {
-    /// `/sys/kernel/config/tsm/report`.
-    pub configfs: PathBuf,
     /// `/dev/sev-guest`. The library opens exactly this path.
     pub device: PathBuf,
     /// Certificate of the signing key, for hosts that give none.
@@ -79,24 +58,25 @@ impl SnpSource {
     /// The kernel's paths.
     #[must_use]
     pub fn system(vek: Option<PathBuf>) -> Self {
-        Self { configfs: "/sys/kernel/config/tsm/report".into(), device: "/dev/sev-guest".into(), vek }
+        Self { device: "/dev/sev-guest".into(), vek }
     }
 
-    /// The report over `report_data`; `None` when this machine is not an SNP guest. Whether a host may attest without
-    /// is for the broker's policy to say.
-    ///
-    /// # Errors
-    /// [`SnpError`]: an SNP guest whose report cannot be had does not attest as if it were none.
-    pub fn collect(&self, report_data: &[u8; 64]) -> Result<Option<SnpEvidence>, SnpError> {
-        if self.configfs.is_dir() {
-            let entry = ConfigfsEntry::create(&self.configfs)?;
-            let Some((report, table)) = from_configfs(&entry, report_data)? else { return Ok(None) };
-            return self.evidence(report, &table, report_data).map(Some);
+    /// The report over `report_data` that a configfs-tsm entry gives.
+    pub(super) fn from_configfs(
+        &self,
+        entry: &dyn ReportEntry,
+        report_data: &[u8; 64],
+    ) -> Result<SnpEvidence, SnpError> {
+        let Answer { outblob, auxblob } = entry.answer(report_data, Auxblob::Read)?;
+        self.evidence(outblob, &auxblob, report_data)
+    }
+
+    /// The report over `report_data` by the device of older kernels; `None` when this machine is not an SNP guest.
+    pub(super) fn from_device(&self, report_data: &[u8; 64]) -> Result<Option<SnpEvidence>, SnpError> {
+        if !self.device.exists() {
+            return Ok(None);
         }
-        if self.device.exists() {
-            return self.evidence(from_device(&self.device, report_data)?, &[], report_data).map(Some);
-        }
-        Ok(None)
+        self.evidence(from_device(&self.device, report_data)?, &[], report_data).map(Some)
     }
 
     fn evidence(&self, report: Vec<u8>, table: &[u8], report_data: &[u8; 64]) -> Result<SnpEvidence, SnpError> {
@@ -132,96 +112,13 @@ fn signing_key(report: &[u8], report_data: &[u8; 64]) -> Result<Vek, SnpError> {
     }
 }
 
-fn read_certificate(path: &Path) -> Result<Vec<u8>, SnpError> {
-    let bytes = fs::read(path).map_err(|error| SnpError::Io { action: "read", path: path.to_path_buf(), error })?;
+pub(super) fn read_certificate(path: &Path) -> Result<Vec<u8>, SnpError> {
+    let bytes = fs::read(path).map_err(|error| TsmError::Io { action: "read", path: path.to_path_buf(), error })?;
     if let Ok(certificate) = CertificateDer::from_pem_slice(&bytes) {
         return Ok(certificate.to_vec());
     }
     let whole = crate::der::first_value(&bytes).is_some_and(|value| value.len() == bytes.len());
     if whole { Ok(bytes) } else { Err(SnpError::VekFile(path.to_path_buf())) }
-}
-
-/// One configfs-tsm report entry: attributes that the kernel computes when they are read.
-trait ReportEntry {
-    fn path(&self) -> &Path;
-    fn read(&self, attribute: &'static str) -> Result<Vec<u8>, SnpError>;
-    fn write(&self, attribute: &'static str, value: &[u8]) -> Result<(), SnpError>;
-
-    fn text(&self, attribute: &'static str) -> Result<String, SnpError> {
-        self.read(attribute).map(|bytes| String::from_utf8_lossy(&bytes).trim().to_owned())
-    }
-}
-
-/// Report and certificate table.
-type Answer = (Vec<u8>, Vec<u8>);
-
-/// The answer over `report_data`; `None` when another technology answers here.
-fn from_configfs(entry: &dyn ReportEntry, report_data: &[u8; 64]) -> Result<Option<Answer>, SnpError> {
-    let provider = entry.text("provider")?;
-    if provider != "sev_guest" {
-        tracing::warn!(provider, "configfs-tsm speaks for another technology; no SNP report is collected");
-        return Ok(None);
-    }
-    let mut conflict = None;
-    for _ in 0..GENERATION_ATTEMPTS {
-        let before = entry.text("generation")?;
-        let expected = before.parse::<u64>().unwrap_or(0).saturating_add(1);
-        entry.write("inblob", report_data)?;
-        let report = entry.read("outblob")?;
-        let table = entry.read("auxblob")?;
-        // Every write counts. One more than ours, and the answer may be another's.
-        let found = entry.text("generation")?;
-        if found == expected.to_string() {
-            return Ok(Some((report, table)));
-        }
-        conflict = Some(SnpError::Generation { path: entry.path().to_path_buf(), expected, found });
-    }
-    Err(conflict.unwrap_or(SnpError::Report("no attempt was made")))
-}
-
-/// An entry made for one report and removed with it.
-struct ConfigfsEntry {
-    path: PathBuf,
-}
-
-impl ConfigfsEntry {
-    fn create(root: &Path) -> Result<Self, SnpError> {
-        let path = root.join(format!("countersign-{}", std::process::id()));
-        match fs::create_dir(&path) {
-            // Left behind by an agent that was killed and had our process id.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(Self { path }),
-            Err(error) => Err(SnpError::Io { action: "create", path, error }),
-            Ok(()) => Ok(Self { path }),
-        }
-    }
-}
-
-impl Drop for ConfigfsEntry {
-    fn drop(&mut self) {
-        // rmdir removes a configfs entry with its attributes.
-        if let Err(error) = fs::remove_dir(&self.path) {
-            tracing::warn!(path = %self.path.display(), %error, "the report entry could not be removed");
-        }
-    }
-}
-
-impl ReportEntry for ConfigfsEntry {
-    fn path(&self) -> &Path {
-        &self.path
-    }
-
-    fn read(&self, attribute: &'static str) -> Result<Vec<u8>, SnpError> {
-        let path = self.path.join(attribute);
-        fs::read(&path).map_err(|error| SnpError::Io { action: "read", path, error })
-    }
-
-    fn write(&self, attribute: &'static str, value: &[u8]) -> Result<(), SnpError> {
-        let path = self.path.join(attribute);
-        let file = fs::OpenOptions::new().write(true).open(&path);
-        // One write(2): configfs takes a binary attribute whole.
-        let written = file.and_then(|mut file| io::Write::write_all(&mut file, value));
-        written.map_err(|error| SnpError::Io { action: "write", path, error })
-    }
 }
 
 /// SNP_GET_REPORT. The extended request is not used: the library follows the host's certificate table by raw pointers,

@@ -2,12 +2,12 @@ use core::cell::{Cell, RefCell};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{ReportEntry, SnpError, SnpSource, from_configfs, signing_key};
+use super::{SnpError, SnpSource, signing_key};
 use crate::collect::snp_table::{Vek, tests::table};
+use crate::collect::tsm::{Answer, Auxblob, ReportEntry, TsmError};
 
 /// Behaves as the kernel does: each write of `inblob` counts, and `outblob` answers the last one.
 struct Kernel {
-    provider: &'static str,
     generation: Cell<u64>,
     inblob: RefCell<Vec<u8>>,
     /// Writes of another process that slip in before each answer is read.
@@ -19,14 +19,7 @@ struct Kernel {
 impl Kernel {
     fn new(key_info: u32, certificates: Vec<u8>) -> Self {
         let inblob = RefCell::default();
-        Self {
-            provider: "sev_guest\n",
-            generation: Cell::new(4),
-            inblob,
-            disturbances: Cell::new(0),
-            key_info,
-            certificates,
-        }
+        Self { generation: Cell::new(4), inblob, disturbances: Cell::new(0), key_info, certificates }
     }
 }
 
@@ -42,13 +35,12 @@ impl ReportEntry for Kernel {
         Path::new("/fake")
     }
 
-    fn read(&self, attribute: &'static str) -> Result<Vec<u8>, SnpError> {
+    fn read(&self, attribute: &'static str) -> Result<Vec<u8>, TsmError> {
         if attribute == "outblob" && 0 < self.disturbances.get() {
             self.disturbances.set(self.disturbances.get() - 1);
             self.write("inblob", &[9; 64])?;
         }
         Ok(match attribute {
-            "provider" => self.provider.into(),
             "generation" => format!("{}\n", self.generation.get()).into(),
             "outblob" => report(self.key_info, &self.inblob.borrow()),
             "auxblob" => self.certificates.clone(),
@@ -56,7 +48,7 @@ impl ReportEntry for Kernel {
         })
     }
 
-    fn write(&self, attribute: &'static str, value: &[u8]) -> Result<(), SnpError> {
+    fn write(&self, attribute: &'static str, value: &[u8]) -> Result<(), TsmError> {
         assert_eq!(attribute, "inblob");
         self.generation.set(self.generation.get() + 1);
         *self.inblob.borrow_mut() = value.to_vec();
@@ -65,15 +57,14 @@ impl ReportEntry for Kernel {
 }
 
 fn source(vek: Option<PathBuf>) -> SnpSource {
-    SnpSource { configfs: "/nonexistent".into(), device: "/nonexistent".into(), vek }
+    SnpSource { device: "/nonexistent".into(), vek }
 }
 
 #[test]
 fn a_report_comes_with_the_certificate_of_its_signing_key() {
     let vcek = *b"\x63\xda\x75\x8d\xe6\x64\x45\x64\xad\xc5\xf4\xb9\x3b\xe8\xac\xcd";
     let kernel = Kernel::new(0, table(&[(vcek, b"certificate")]));
-    let (report, certificates) = from_configfs(&kernel, &[7; 64]).unwrap().unwrap();
-    let evidence = source(None).evidence(report, &certificates, &[7; 64]).unwrap();
+    let evidence = source(None).from_configfs(&kernel, &[7; 64]).unwrap();
     assert_eq!((evidence.report.len(), &*evidence.vek), (1184, &b"certificate"[..]));
 }
 
@@ -81,18 +72,11 @@ fn a_report_comes_with_the_certificate_of_its_signing_key() {
 fn an_answer_to_another_process_is_never_taken() {
     let once = Kernel::new(0, Vec::new());
     once.disturbances.set(1);
-    let (report, _) = from_configfs(&once, &[7; 64]).unwrap().unwrap();
-    assert_eq!(report[0x50..0x90], [7; 64], "the second attempt is ours");
+    let Answer { outblob, .. } = once.answer(&[7; 64], Auxblob::Read).unwrap();
+    assert_eq!(outblob[0x50..0x90], [7; 64], "the second attempt is ours");
     let always = Kernel::new(0, Vec::new());
     always.disturbances.set(100);
-    assert!(matches!(from_configfs(&always, &[7; 64]), Err(SnpError::Generation { .. })));
-}
-
-#[test]
-fn another_technology_behind_configfs_is_no_snp_guest() {
-    let tdx = Kernel { provider: "tdx_guest\n", ..Kernel::new(0, Vec::new()) };
-    assert!(from_configfs(&tdx, &[7; 64]).unwrap().is_none());
-    assert!(source(None).collect(&[7; 64]).unwrap().is_none());
+    assert!(matches!(always.answer(&[7; 64], Auxblob::Read), Err(TsmError::Generation { .. })));
 }
 
 #[test]
@@ -110,7 +94,7 @@ fn without_a_certificate_the_operators_file_is_used_or_the_lack_is_named() {
     let file = directory.path().join("vcek.der");
     let evidence = |vek| source(vek).evidence(report(0, &[7; 64]), &[], &[7; 64]);
     assert!(matches!(evidence(None), Err(SnpError::NoVek(Vek::Vcek))));
-    assert!(matches!(evidence(Some(file.clone())), Err(SnpError::Io { .. })));
+    assert!(matches!(evidence(Some(file.clone())), Err(SnpError::Tsm(TsmError::Io { .. }))));
     fs::write(&file, "no certificate").unwrap();
     assert!(matches!(evidence(Some(file.clone())), Err(SnpError::VekFile(_))));
     fs::write(&file, crate::der::value(0x30, &[b"abc"])).unwrap();
@@ -119,12 +103,4 @@ fn without_a_certificate_the_operators_file_is_used_or_the_lack_is_named() {
     assert_eq!(evidence(Some(file)).unwrap().vek, b"\x30\x03abc");
     let broken = source(None).evidence(report(0, &[7; 64]), &[1; 20], &[7; 64]);
     assert!(matches!(broken, Err(SnpError::Table(_))));
-}
-
-#[test]
-fn a_directory_that_is_no_configfs_fails_and_is_left_clean() {
-    let directory = tempfile::tempdir().unwrap();
-    let configfs = SnpSource { configfs: directory.path().into(), ..source(None) };
-    assert!(matches!(configfs.collect(&[7; 64]), Err(SnpError::Io { action: "read", .. })));
-    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
 }
