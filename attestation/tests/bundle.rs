@@ -23,6 +23,10 @@ const NOW: UnixMillis = UnixMillis(1_780_272_000_000);
 /// 2026-07-01T00:00:00Z, when the first list ends.
 const JULY: UnixMillis = UnixMillis(1_782_864_000_000);
 
+fn with<'a>(anchors: &'a TrustAnchors, crls: &'a [Vec<u8>]) -> Endorsements<'a> {
+    Endorsements { anchors, crls, endorsed: None, intel: None, quoting_enclave: None }
+}
+
 #[test]
 fn a_vek_endorsed_before_saves_work_and_changes_no_verdict() {
     let amd = AmdSimulator::new(AmdProduct::Milan);
@@ -60,7 +64,7 @@ fn a_vek_endorsed_before_saves_work_and_changes_no_verdict() {
             tdx: None,
             paravisor: None,
         };
-        verify(&bundle, &expected, &Endorsements { anchors: &anchors, crls, endorsed }, now)
+        verify(&bundle, &expected, &Endorsements { endorsed, ..with(&anchors, crls) }, now)
     };
     let code = |verdict: Result<Claims, Rejection>| verdict.map(drop).map_err(|rejection| rejection.code());
 
@@ -76,8 +80,10 @@ fn a_vek_endorsed_before_saves_work_and_changes_no_verdict() {
         event_log: None,
         ima: None,
         snp: Some(good()),
+        tdx: None,
+        paravisor: None,
     };
-    let endorsements = Endorsements { anchors: &nothing, crls: &[], endorsed: Some(&kept) };
+    let endorsements = Endorsements { endorsed: Some(&kept), ..with(&nothing, &[]) };
     assert_eq!(verify(&bundle, &expected, &endorsements, NOW), Ok(cold.clone()));
     // Of another certificate: as if there were none.
     assert_eq!(judge(good(), &first, Some(&kept_other), NOW), Ok(cold));
