@@ -96,9 +96,9 @@ fn measure_one(sample: &Sample) -> anyhow::Result<()> {
     let theirs = peers_form(collateral);
     let dcap = || peer.verify(quote, &theirs, now.seconds()).map(drop);
     dcap()?;
-    faster(&named("cold / dcap-qvl"), compare(60, 1, &cold, &dcap)?, "");
-    faster(&named("warm / dcap-qvl"), compare(60, 1, &warm, &dcap)?, ">= 5");
-    faster(&named("hot / dcap-qvl"), compare(60, 1, &hot, &dcap)?, ">= 10");
+    faster(&named("cold / dcap-qvl"), compare(100, 4, &cold, &dcap)?, "");
+    faster(&named("warm / dcap-qvl"), compare(100, 4, &warm, &dcap)?, ">= 5");
+    faster(&named("hot / dcap-qvl"), compare(100, 4, &hot, &dcap)?, ">= 10");
     Ok(())
 }
 
