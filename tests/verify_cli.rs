@@ -87,7 +87,7 @@ fn unexpected_unsupported_and_empty_runs_do_not_pass() {
         run(&args(folder.path(), VerifyOutput::Json), &mut Vec::new()).expect("a run")
     };
     let good = case("good", "snp-report", &roles(), "accept");
-    let unknown = case("unknown", "tdx-quote", &json!({}), "reject");
+    let unknown = case("unknown", "of-a-kind-to-come", &json!({}), "reject");
     assert_eq!(outcome(json!([])), ExitOutcome::Unexpected);
     assert_eq!(outcome(json!([unknown])), ExitOutcome::Unexpected, "nothing was judged");
     assert_eq!(outcome(json!([unknown, good])), ExitOutcome::AsExpected);

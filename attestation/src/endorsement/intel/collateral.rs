@@ -151,8 +151,8 @@ impl VerifiedCollateral {
     /// An [`IntelReason`] or [`crate::x509::X509Reason`] for what does not hold.
     pub fn endorse_pck(&self, chain: &[u8], now: UnixMillis) -> Result<VerifiedPck, Rejection> {
         self.check_current(now)?;
-        let digest = Sha256Digest::of(&[chain]);
-        let chain = pem::certificates(chain)?;
+        let sent = chain;
+        let chain = pem::certificates(sent)?;
         let root = Certificate::parse(&self.root_crl.anchor.root)?;
         let path = path(&chain, &root, now)?;
         let [leaf, authority, _root] = path.as_slice() else {
@@ -173,7 +173,8 @@ impl VerifiedCollateral {
         let extensions = PckExtensions::read(leaf)?;
         let lists = self.root_crl.list.validity.and(self.pck_crl.validity);
         Ok(VerifiedPck {
-            digest,
+            chain: sent.to_vec(),
+            digest: Sha256Digest::of(&[sent]),
             collateral: self.digest,
             assurance: self.assurance(),
             key: pck::key(leaf)?,

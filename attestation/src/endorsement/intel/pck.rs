@@ -40,6 +40,7 @@ pub(super) const PCK_NAME: &str = "Intel SGX PCK Certificate";
 /// from, [`VerifiedPck::digest`], beside the very collateral, [`VerifiedPck::collateral`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VerifiedPck {
+    pub(super) chain: Vec<u8>,
     pub(super) digest: Sha256Digest,
     pub(super) collateral: Sha256Digest,
     pub(super) assurance: Assurance,
@@ -55,6 +56,12 @@ impl VerifiedPck {
     #[must_use]
     pub const fn digest(&self) -> Sha256Digest {
         self.digest
+    }
+
+    /// The chain as it was sent. Whether a quote carries the very same costs less by comparing than by hashing.
+    #[must_use]
+    pub fn chain(&self) -> &[u8] {
+        &self.chain
     }
 
     /// Digest of the collateral whose lists it was checked against.
