@@ -5,6 +5,7 @@ pub mod bundle;
 pub mod eventlog;
 pub mod ima;
 pub mod intel;
+pub mod launch;
 pub mod lineage;
 pub mod snp;
 pub mod tdx;
