@@ -31,6 +31,8 @@ mod eventlog;
 mod hcl;
 #[path = "../../tests/sim/ima.rs"]
 mod ima;
+#[path = "../../tests/sim/ovmf.rs"]
+mod ovmf;
 #[path = "../../tests/sim/tpm.rs"]
 mod tpm;
 
@@ -54,6 +56,7 @@ fn seed(target: &str, name: &str, bytes: &[u8]) {
 fn main() {
     tpm_seeds();
     snp_seeds();
+    launch_seeds();
     token_seeds();
     lineage_seeds();
     ima_seeds();
@@ -161,6 +164,20 @@ fn snp_seeds() {
     seed("x509_certificate", "vcek", &vek.der);
     seed("x509_crl", "empty", &amd.crl(&[]));
     seed("x509_crl", "two", &amd.crl(&[&[1, 0, 1], &[2]]));
+}
+
+/// Images of one page with the tables of whole ones, and ID blocks, the second followed by a change.
+fn launch_seeds() {
+    let sev = ovmf::Image { pages: 1, ..ovmf::Image::sev() };
+    seed("firmware", "sev", &sev.build());
+    let tdx = vec![(0, 0x1000, 0xffff_f000, 0x1000, 0, 1), (0, 0, 0x81_0000, 0x2000, 3, 0)];
+    let tdx = ovmf::Image { pages: 1, tdx, ..ovmf::Image::tdx() };
+    seed("firmware", "tdx", &tdx.build());
+    seed("firmware", "both", &ovmf::Image { tdx: tdx.tdx, ..sev }.build());
+    let mut block = [[0x4d; 48], [0; 48]].concat();
+    block[0x50] = 1;
+    seed("snp_id_block", "block", &block);
+    seed("snp_id_block", "changed", &[&block[..], &[0x40, 0, 1]].concat());
 }
 
 fn token_seeds() {

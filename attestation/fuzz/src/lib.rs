@@ -7,6 +7,7 @@ pub mod eventlog;
 pub mod hcl;
 pub mod ima;
 pub mod intel;
+pub mod launch;
 pub mod lineage;
 pub mod snp;
 pub mod tdx;

@@ -3,10 +3,11 @@
 use std::sync::LazyLock;
 
 use aws_lc_rs::rand::SystemRandom;
-use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair};
+use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
 use countersign_attestation::UnixMillis;
 use countersign_attestation::anchor::{AmdAnchor, AmdProduct, Assurance};
 use countersign_attestation::endorsement::amd::{self, VerifiedVek};
+use countersign_attestation::evidence::snp::id_block::{ID_AUTH_BYTES, ID_BLOCK_BYTES, verify_id_block};
 use countersign_attestation::evidence::snp::{ReportDataExpectation, verify_report};
 
 /// 2026-11-23.
@@ -59,4 +60,33 @@ pub(crate) fn sign(mut report: Vec<u8>, pair: &EcdsaKeyPair) -> Vec<u8> {
     }
     report.resize(0x4a0, 0);
     report
+}
+
+/// An ID block with its authentication information: as they come, and the first bytes signed, with one byte changed.
+pub fn id_block(bytes: &[u8]) {
+    let (block, rest) = bytes.split_at(bytes.len().min(ID_BLOCK_BYTES));
+    if let Ok(verified) = verify_id_block(block, rest) {
+        assert_eq!(verified.launch_digest(), block[..48]);
+    }
+    let mut signed = [0; ID_BLOCK_BYTES];
+    signed[..block.len()].copy_from_slice(block);
+    let (_, pair) = &*VEK;
+    let mut auth = vec![0; ID_AUTH_BYTES];
+    auth[0] = 1;
+    let signature = pair.sign(&SystemRandom::new(), &signed).expect("a signature");
+    let point = &pair.public_key().as_ref()[1..];
+    auth[0x240] = 2;
+    for (at, number) in [(0x40, signature.as_ref()), (0x244, point)] {
+        for (at, half) in [at, at + 72].into_iter().zip([&number[..48], &number[48..]]) {
+            for (place, byte) in auth[at..].iter_mut().zip(half.iter().rev()) {
+                *place = *byte;
+            }
+        }
+    }
+    let change = rest.first_chunk().map_or((0, 0), |[low, high, mask]| {
+        (usize::from(u16::from_le_bytes([*low, *high])) % ID_AUTH_BYTES, *mask)
+    });
+    auth[change.0] ^= change.1;
+    let verdict = verify_id_block(&signed, &auth);
+    assert_eq!(verdict.is_ok(), change.1 == 0 && signed[0x50..0x54] == [1, 0, 0, 0], "byte {change:?}");
 }

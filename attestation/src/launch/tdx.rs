@@ -22,7 +22,7 @@ const TDX_METADATA: Guid =
 const SECTIONS_MAX: u32 = 64;
 
 /// Memory all sections may cover. OVMF's cover about 10 MB.
-const MEMORY_BYTES_MAX: u64 = 256 * 1024 * 1024;
+const MEMORY_BYTES_MAX: u64 = 128 * 1024 * 1024;
 
 /// What TDH.MR.EXTEND takes at once.
 const CHUNK_BYTES: usize = 256;

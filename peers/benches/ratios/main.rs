@@ -3,6 +3,7 @@
 
 #[path = "../../../tests/sim/intel.rs"]
 mod sim_intel;
+mod snp;
 mod tdx;
 
 use std::time::Duration;
@@ -11,6 +12,7 @@ use countersign_peers::ratio::Ratio;
 
 fn main() -> anyhow::Result<()> {
     println!("peers                                      ours      other    ratio   aim");
+    snp::measure()?;
     tdx::measure()
 }
 
