@@ -4,6 +4,8 @@
 //! authority signs the broker's own certificate and the channel certificates of operators and hosts; it opens routes
 //! and vouches for no workload. They never share a key.
 
+pub mod operator;
+
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::rand::SystemRandom;

@@ -100,6 +100,17 @@ reasons! {
     /// No such manifest.
     ReferenceUnknown = 404, "reference.unknown", "no such reference manifest is registered",
         "see `countersign refs list`";
+    /// An id is used once: an ended waiver never comes back under its name.
+    WaiverExists = 409, "waiver.exists", "a waiver with this id is registered, or was",
+        "write and sign a new one under another id";
+    /// No such waiver.
+    WaiverUnknown = 404, "waiver.unknown", "no such waiver is in force", "see `countersign waiver list`";
+    /// Documents are signed with a key that is listed with the operator.
+    SigningKeyUnknown = 403, "operator.signing_key", "the operator is listed without a signing key",
+        "remove the operator and add it again: that makes one";
+    /// No such denial.
+    DenialUnknown = 404, "instance.denial.unknown", "no such piece of hardware is denied",
+        "see `countersign deny list`";
     /// No such status list.
     StatusListUnknown = 404, "status_list.unknown", "there is no such status list", "take the numbers in the pulse";
     /// No such log entry.

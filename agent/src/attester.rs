@@ -14,7 +14,7 @@ use crate::collect::snp::SnpSource;
 use crate::collect::tpm::{CredentialKey, collect};
 use crate::device::Tpm;
 use crate::error::AgentError;
-use crate::keys::WrappedKey;
+use crate::keys::{Ak, WrappedKey};
 use crate::trust::Lease;
 use crate::watch::Baseline;
 
@@ -64,7 +64,7 @@ pub struct Attester {
     /// The TPM.
     pub tpm: Tpm,
     /// The AK.
-    pub attestation_key: WrappedKey,
+    pub attestation_key: Ak,
     /// Event log and IMA list.
     pub logs: Logs,
     /// Where SNP reports come from.
@@ -82,7 +82,7 @@ impl Attester {
     #[must_use]
     pub fn new(
         tpm: Tpm,
-        attestation_key: WrappedKey,
+        attestation_key: Ak,
         logs: Logs,
         snp: SnpSource,
         broker: BrokerClient,
@@ -145,6 +145,8 @@ impl Attester {
             event_log: new.event_log,
             ima: new.ima,
             snp,
+            tdx: None,
+            paravisor: None,
         };
         // 4. The broker decides.
         let request = AttestationRequest {

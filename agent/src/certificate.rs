@@ -1,4 +1,4 @@
-//! What an operator must know of an EK certificate to register a host.
+//! What an operator must know of a certificate of a TPM's key to register a host.
 
 use countersign_attestation::digest::Sha256Digest;
 use tss_esapi::structures::Public;
@@ -9,14 +9,14 @@ use x509_parser::public_key::PublicKey;
 
 use crate::device::{Refused as _, TpmError};
 
-/// An EK certificate whose key is the key in the TPM.
+/// A certificate whose key is the key in the TPM.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct EkCertificate {
+pub struct KeyCertificate {
     /// SHA-256 of the `SubjectPublicKeyInfo`: what a host is registered by.
-    pub ek_fingerprint: Sha256Digest,
+    pub fingerprint: Sha256Digest,
     /// Subject; often empty, with the TPM's model in the subject alternative name.
     pub subject: String,
-    /// Issuer: the manufacturer's CA.
+    /// Issuer: the CA of a manufacturer or a cloud.
     pub issuer: String,
     /// End of validity as the certificate writes it.
     pub not_after: String,
@@ -24,22 +24,22 @@ pub struct EkCertificate {
     pub serial: String,
 }
 
-impl EkCertificate {
-    /// Reads the certificate and compares its key with the EK's public area (TPMT_PUBLIC). A certificate left over from
+impl KeyCertificate {
+    /// Reads the certificate and compares its key with the public area (TPMT_PUBLIC). A certificate left over from
     /// another seed would fail at the broker with less to go by.
     ///
     /// # Errors
     /// [`TpmError::Answer`].
-    pub fn of(der: &[u8], ek_public: &[u8]) -> Result<Self, TpmError> {
-        let wrong = |found: String| TpmError::Answer { command: "read the EK certificate", found };
+    pub fn of(der: &[u8], public_area: &[u8]) -> Result<Self, TpmError> {
+        let wrong = |found: String| TpmError::Answer { command: "read the certificate", found };
         let (_, certificate) = X509Certificate::from_der(der).map_err(|error| wrong(error.to_string()))?;
         let spki = certificate.public_key();
-        let public = Public::unmarshall(ek_public).refused("read a public area")?;
+        let public = Public::unmarshall(public_area).refused("read a public area")?;
         if !same_key(&spki.parsed().map_err(|error| wrong(error.to_string()))?, &public) {
-            return Err(wrong("a certificate of another key than this TPM's EK".to_owned()));
+            return Err(wrong("a certificate of another key than the TPM's".to_owned()));
         }
         Ok(Self {
-            ek_fingerprint: crate::keys::ek_fingerprint(spki.raw),
+            fingerprint: Sha256Digest::of(&[spki.raw]),
             subject: certificate.subject().to_string(),
             issuer: certificate.issuer().to_string(),
             not_after: certificate.validity().not_after.to_string(),

@@ -4,10 +4,11 @@ use core::time::Duration;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use countersign_attestation::protocol::HostId;
 
 use crate::collect::logs;
+use crate::endorser::{CertificateAt, CertifiedKey, Endorser};
 use crate::keys::{AkKind, EkKind};
 
 /// Countersign's attester: proves what this host is, keeps its execution credential, and stops the workload when trust
@@ -23,9 +24,9 @@ pub struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Print what an operator needs to register this host: EK fingerprint and EK certificate.
+    /// Print what an operator needs to register this host: the fingerprint of its EK, or of another certified key.
     Identity(IdentityArgs),
-    /// Enrol this host with a broker by credential activation.
+    /// Enrol this host with a broker: prove that one TPM holds the registered key and the Attestation Key.
     Enroll(EnrollArgs),
     /// Attest for ever, keep the credential, and run a workload only while this host is trusted.
     Run(RunArgs),
@@ -52,15 +53,72 @@ pub struct IdentityArgs {
     /// TPM: device:/dev/tpmrm0, or swtpm:host=HOST,port=PORT.
     #[arg(long, env = "COUNTERSIGN_TCTI", default_value = "device:/dev/tpmrm0")]
     pub tcti: String,
-    /// Which Endorsement Key.
-    #[arg(long, value_enum, default_value = "rsa2048")]
-    pub ek: EkKind,
+    /// The key that this host is known by.
+    #[command(flatten)]
+    pub by: EndorserArgs,
     /// How to print.
     #[arg(long, short, value_enum, default_value = "text")]
     pub output: Output,
-    /// Write the EK certificate (DER) to this file.
-    #[arg(long, value_name = "FILE")]
-    pub ek_certificate: Option<PathBuf>,
+    /// Write the key's certificate (DER) to this file.
+    #[arg(long, value_name = "FILE", alias = "ek-certificate")]
+    pub write_certificate: Option<PathBuf>,
+}
+
+/// The key that an operator knows this host by: its EK, unless another one is named.
+#[derive(Clone, Debug, Args)]
+#[command(group(ArgGroup::new("ak_certified").args(["ak_certificate", "ak_certificate_nv"])))]
+#[command(group(ArgGroup::new("iak_certified").args(["iak_certificate", "iak_certificate_nv"])))]
+pub struct EndorserArgs {
+    /// Which Endorsement Key.
+    #[arg(long, value_enum, default_value = "rsa2048", conflicts_with_all = ["ak_handle", "iak_handle"])]
+    pub ek: EkKind,
+    /// Persistent handle of an Attestation Key that a cloud certified (Azure: 0x81000003).
+    #[arg(long, value_name = "HANDLE", value_parser = hex_number, requires = "ak_certified")]
+    #[arg(conflicts_with = "iak_handle")]
+    pub ak_handle: Option<u32>,
+    /// Its certificate.
+    #[arg(long, value_name = "FILE", requires = "ak_handle")]
+    pub ak_certificate: Option<PathBuf>,
+    /// NV index of its certificate (Azure: 0x01c101d0, GCE: 0x01c10000).
+    #[arg(long, value_name = "INDEX", value_parser = hex_number, requires = "ak_handle")]
+    pub ak_certificate_nv: Option<u32>,
+    /// NV index of its template, of which it is made and kept at the handle when nothing is there (GCE: 0x01c10001).
+    #[arg(long, value_name = "INDEX", value_parser = hex_number, requires = "ak_handle")]
+    pub ak_template_nv: Option<u32>,
+    /// Persistent handle of the manufacturer's initial attestation key (IAK), which certifies a new Attestation Key.
+    #[arg(long, value_name = "HANDLE", value_parser = hex_number, requires = "iak_certified")]
+    pub iak_handle: Option<u32>,
+    /// Its certificate.
+    #[arg(long, value_name = "FILE", requires = "iak_handle")]
+    pub iak_certificate: Option<PathBuf>,
+    /// NV index of its certificate.
+    #[arg(long, value_name = "INDEX", value_parser = hex_number, requires = "iak_handle")]
+    pub iak_certificate_nv: Option<u32>,
+}
+
+impl EndorserArgs {
+    /// The key that is named.
+    #[must_use]
+    pub fn endorser(&self) -> Endorser {
+        let at = |file: &Option<PathBuf>, nv: Option<u32>| {
+            nv.map(CertificateAt::Nv).or_else(|| file.clone().map(CertificateAt::File))
+        };
+        // A handle comes with a certificate, and only one of them is there.
+        if let (Some(handle), Some(certificate)) = (self.ak_handle, at(&self.ak_certificate, self.ak_certificate_nv)) {
+            return Endorser::AttestationKey(CertifiedKey { handle, certificate, template_nv: self.ak_template_nv });
+        }
+        if let (Some(handle), Some(certificate)) = (self.iak_handle, at(&self.iak_certificate, self.iak_certificate_nv))
+        {
+            return Endorser::InitialAttestationKey(CertifiedKey { handle, certificate, template_nv: None });
+        }
+        Endorser::EndorsementKey(self.ek)
+    }
+}
+
+/// Handles and indices are written in hexadecimal.
+fn hex_number(text: &str) -> Result<u32, String> {
+    let digits = text.strip_prefix("0x").ok_or_else(|| "expected hexadecimal digits after 0x".to_owned())?;
+    u32::from_str_radix(digits, 16).map_err(|error| error.to_string())
 }
 
 /// `enroll`.
@@ -81,15 +139,15 @@ pub struct EnrollArgs {
     /// TPM: device:/dev/tpmrm0, or swtpm:host=HOST,port=PORT.
     #[arg(long, env = "COUNTERSIGN_TCTI", default_value = "device:/dev/tpmrm0")]
     pub tcti: String,
-    /// Which Endorsement Key.
-    #[arg(long, value_enum, default_value = "rsa2048")]
-    pub ek: EkKind,
-    /// The manufacturer's certificates between the EK certificate and its root, PEM, where the broker pins the root
+    /// The key that this host is known by.
+    #[command(flatten)]
+    pub by: EndorserArgs,
+    /// The manufacturer's certificates between the key's certificate and its root, PEM, where the broker pins the root
     /// alone. Nothing is ever fetched from the addresses that certificates name.
-    #[arg(long, value_name = "FILE")]
-    pub ek_intermediates: Option<PathBuf>,
-    /// Algorithm of the Attestation Key.
-    #[arg(long, value_enum, default_value = "ecc-p256")]
+    #[arg(long, value_name = "FILE", alias = "ek-intermediates")]
+    pub intermediates: Option<PathBuf>,
+    /// Algorithm of the Attestation Key that is made.
+    #[arg(long, value_enum, default_value = "ecc-p256", conflicts_with = "ak_handle")]
     pub ak: AkKind,
 }
 

@@ -1,21 +1,22 @@
 //! The keys of a host and their templates: EK, storage primary, AK, credential key.
 //!
-//! Nothing is stored in the TPM. EK and storage primary are made again from their templates, and the AK and the
+//! The agent stores nothing in the TPM. EK and storage primary are made again from their templates, and the AK and the
 //! credential key are kept as blobs that only this TPM, under this primary, can load.
 
 use countersign_attestation::binder::Binder;
-use countersign_attestation::digest::Sha256Digest;
 use tss_esapi::abstraction::{AsymmetricAlgorithmSelection, KeyCustomization, ek, nv};
 use tss_esapi::attributes::{ObjectAttributes, ObjectAttributesBuilder};
-use tss_esapi::handles::{KeyHandle, NvIndexTpmHandle};
+use tss_esapi::constants::CapabilityType;
+use tss_esapi::handles::{KeyHandle, NvIndexTpmHandle, PersistentTpmHandle, TpmHandle};
 use tss_esapi::interface_types::algorithm::{HashingAlgorithm, PublicAlgorithm};
+use tss_esapi::interface_types::dynamic_handles::Persistent;
 use tss_esapi::interface_types::ecc::EccCurve;
 use tss_esapi::interface_types::key_bits::RsaKeyBits;
-use tss_esapi::interface_types::resource_handles::{Hierarchy, NvAuth};
+use tss_esapi::interface_types::resource_handles::{Hierarchy, NvAuth, Provision};
 use tss_esapi::structures::{
-    Digest, EccPoint, EccScheme, HashScheme, KeyDerivationFunctionScheme, Private, Public, PublicBuilder,
-    PublicEccParameters, PublicEccParametersBuilder, PublicKeyRsa, PublicRsaParametersBuilder, RsaExponent, RsaScheme,
-    SymmetricDefinitionObject,
+    CapabilityData, Digest, EccPoint, EccScheme, HashScheme, KeyDerivationFunctionScheme, Private, Public,
+    PublicBuilder, PublicEccParameters, PublicEccParametersBuilder, PublicKeyRsa, PublicRsaParametersBuilder,
+    RsaExponent, RsaScheme, SymmetricDefinitionObject,
 };
 use tss_esapi::traits::{Marshall as _, UnMarshall as _};
 
@@ -231,6 +232,126 @@ impl WrappedKey {
     }
 }
 
+/// The AK of a host.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ak {
+    /// One that the agent made.
+    Wrapped(WrappedKey),
+    /// One that was in the TPM before.
+    Persistent(PersistentKey),
+}
+
+impl Ak {
+    /// TPMT_PUBLIC.
+    #[must_use]
+    pub fn public(&self) -> &[u8] {
+        match self {
+            Self::Wrapped(key) => &key.public,
+            Self::Persistent(key) => &key.public,
+        }
+    }
+
+    /// Makes it usable, until [`Ak::unload`].
+    ///
+    /// # Errors
+    /// The TPM's refusal; [`TpmError::Answer`] when another key is at its handle.
+    pub fn load(&self, session: &mut Session) -> Result<KeyHandle, TpmError> {
+        match self {
+            Self::Wrapped(key) => {
+                let parent = attestation_primary(session)?;
+                let loaded = key.load(session, parent)?;
+                session.flush(parent)?;
+                Ok(loaded)
+            }
+            Self::Persistent(key) => {
+                let opened = PersistentKey::open(session, key.handle)?;
+                let name = session.plain().tr_get_name(opened.into()).refused("read the AK's Name")?;
+                if name.value() != key.name {
+                    let found = format!("another key at {:#010x} than the one that was enrolled", key.handle);
+                    return Err(TpmError::Answer { command: "load the AK", found });
+                }
+                Ok(opened)
+            }
+        }
+    }
+
+    /// Gives back what [`Ak::load`] took.
+    ///
+    /// # Errors
+    /// The TPM's refusal.
+    pub fn unload(&self, session: &mut Session, loaded: KeyHandle) -> Result<(), TpmError> {
+        match self {
+            Self::Wrapped(_) => session.flush(loaded),
+            Self::Persistent(_) => PersistentKey::close(session, loaded),
+        }
+    }
+}
+
+/// A key at a persistent handle.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PersistentKey {
+    /// The handle (TPM 2.0 Part 2, 7.8).
+    pub handle: u32,
+    /// Its Name (TPM 2.0 Part 1, 16).
+    #[serde(with = "hex_text")]
+    pub name: Vec<u8>,
+    /// TPMT_PUBLIC.
+    #[serde(with = "hex_text")]
+    pub public: Vec<u8>,
+}
+
+impl PersistentKey {
+    /// The key at `handle`.
+    ///
+    /// # Errors
+    /// The TPM's refusal, as when nothing is there.
+    pub fn at(session: &mut Session, handle: u32) -> Result<Self, TpmError> {
+        let key = Self::open(session, handle)?;
+        let (public, name, _) = session.plain().read_public(key).refused("TPM2_ReadPublic")?;
+        Self::close(session, key)?;
+        Ok(Self { handle, name: name.value().to_vec(), public: public.marshall().refused("write a public area")? })
+    }
+
+    /// Makes the primary key of the template in an NV index and keeps it at `handle`, unless a key is there already. So
+    /// GCE leaves its AKs: TPMT_PUBLIC templates for the endorsement hierarchy.
+    ///
+    /// # Errors
+    /// The TPM's refusal.
+    pub fn make(session: &mut Session, handle: u32, template_nv: u32) -> Result<(), TpmError> {
+        let persistent = PersistentTpmHandle::new(handle).refused("persistent handle")?;
+        let wanted = TpmHandle::Persistent(persistent);
+        let there = session.plain().get_capability(CapabilityType::Handles, handle, 1);
+        let (there, _) = there.refused("TPM2_GetCapability")?;
+        if matches!(there, CapabilityData::Handles(handles) if handles.contains(&wanted)) {
+            return Ok(());
+        }
+        let command = "read the AK's template";
+        let index = NvIndexTpmHandle::new(template_nv).refused(command)?;
+        let template = session.authorized(command, |context| nv::read_full(context, NvAuth::Owner, index))?;
+        let template = Public::unmarshall(&template).refused(command)?;
+        let made = session.authorized("TPM2_CreatePrimary of the AK", |context| {
+            context.create_primary(Hierarchy::Endorsement, template, None, None, None, None)
+        })?;
+        session.authorized("TPM2_EvictControl", |context| {
+            context.evict_control(Provision::Owner, made.key_handle.into(), Persistent::Persistent(persistent))
+        })?;
+        session.flush(made.key_handle)
+    }
+
+    /// The library's handle for it, until [`PersistentKey::close`].
+    pub(crate) fn open(session: &mut Session, handle: u32) -> Result<KeyHandle, TpmError> {
+        let persistent = PersistentTpmHandle::new(handle).refused("persistent handle")?;
+        let object = session.plain().tr_from_tpm_public(TpmHandle::Persistent(persistent));
+        object.map(KeyHandle::from).refused("find the key at a persistent handle")
+    }
+
+    pub(crate) fn close(session: &mut Session, key: KeyHandle) -> Result<(), TpmError> {
+        session.plain().tr_close(&mut key.into()).refused("let a persistent key go")
+    }
+}
+
 /// A TPM2B: 16-bit size and content. Structures of a TPM are far below 64 KiB.
 fn tpm2b(content: &[u8]) -> Vec<u8> {
     let size = u16::try_from(content.len()).unwrap_or(u16::MAX);
@@ -249,18 +370,24 @@ pub fn endorsement_key(session: &mut Session, kind: EkKind) -> Result<KeyHandle,
     Ok(created.key_handle)
 }
 
-/// The EK certificate the manufacturer left in NV memory, without the padding behind it.
+/// The EK certificate the manufacturer left in NV memory.
 ///
 /// # Errors
 /// The TPM's refusal, as when the manufacturer left none of this kind.
 pub fn endorsement_certificate(session: &mut Session, kind: EkKind) -> Result<Vec<u8>, TpmError> {
-    let index = NvIndexTpmHandle::new(kind.nv_index()).refused("EK certificate index")?;
-    let stored =
-        session.authorized("read the EK certificate", |context| nv::read_full(context, NvAuth::Owner, index))?;
-    der::first_value(&stored).map(<[u8]>::to_vec).ok_or_else(|| TpmError::Answer {
-        command: "read the EK certificate",
-        found: format!("{} bytes that are no DER", stored.len()),
-    })
+    certificate_in_nv(session, kind.nv_index())
+}
+
+/// A certificate in NV memory, without the padding behind it.
+///
+/// # Errors
+/// The TPM's refusal, as when nothing is there.
+pub fn certificate_in_nv(session: &mut Session, index: u32) -> Result<Vec<u8>, TpmError> {
+    let command = "read a certificate from NV memory";
+    let handle = NvIndexTpmHandle::new(index).refused(command)?;
+    let stored = session.authorized(command, |context| nv::read_full(context, NvAuth::Owner, handle))?;
+    let der = der::first_value(&stored).map(<[u8]>::to_vec);
+    der.ok_or_else(|| TpmError::Answer { command, found: format!("{} bytes that are no DER", stored.len()) })
 }
 
 /// TPMT_PUBLIC of a loaded key.
@@ -393,10 +520,4 @@ fn create(session: &mut Session, parent: KeyHandle, template: Public) -> Result<
         session.authorized("TPM2_Create", |context| context.create(parent, template, None, None, None, None))?;
     let public = created.out_public.marshall().refused("write a public area")?;
     Ok(WrappedKey { public, private: created.out_private.value().to_vec() })
-}
-
-/// SHA-256 of a certificate's `SubjectPublicKeyInfo`: the identity of the TPM whose EK it is.
-#[must_use]
-pub fn ek_fingerprint(spki: &[u8]) -> Sha256Digest {
-    Sha256Digest::of(&[spki])
 }

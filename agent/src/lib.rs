@@ -1,7 +1,7 @@
 //! Countersign's attester. It runs on the inference host, collects evidence, keeps the execution credential, and
 //! enforces the broker's verdict. It judges nothing itself.
 //!
-//! * [`enroll`]: one host, one TPM, one AK
+//! * [`enroll`]: one host, one TPM, one AK; [`endorser`]: who vouches for it
 //! * [`attester`]: challenge, evidence, decision; again and again
 //! * [`run`]: what follows from each decision
 //! * [`collect`]: what the hardware signs
@@ -17,6 +17,7 @@ pub mod config;
 pub mod credential_directory;
 mod der;
 pub mod device;
+pub mod endorser;
 pub mod enforce;
 pub mod enroll;
 pub mod error;
@@ -26,6 +27,7 @@ pub mod follow;
 pub mod guard;
 pub mod identity;
 pub mod keys;
+pub mod possession;
 pub mod pulse_watch;
 pub mod run;
 pub mod sse;

@@ -72,8 +72,8 @@ async fn execute(command: Command) -> Result<u8, AgentError> {
                 host: args.host,
                 state_directory: args.state_dir,
                 tcti: args.tcti,
-                ek: args.ek,
-                ek_intermediates: args.ek_intermediates,
+                by: args.by.endorser(),
+                intermediates: args.intermediates,
                 ak: args.ak,
             };
             match enroll(&order).await? {

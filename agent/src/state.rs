@@ -1,4 +1,4 @@
-//! What an enrolled host remembers: the AK's blobs, the channel key and certificate, and whom it talks to.
+//! What an enrolled host remembers: the AK, the channel key and certificate, and whom it talks to.
 
 use std::path::{Path, PathBuf};
 
@@ -6,8 +6,9 @@ use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::protocol::HostId;
 use serde::{Deserialize, Serialize};
 
+use crate::endorser::Endorser;
 use crate::files::{self, FileError};
-use crate::keys::{AkKind, EkKind, WrappedKey};
+use crate::keys::{Ak, AkKind};
 
 /// Why the state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -38,14 +39,14 @@ pub struct Enrollment {
     pub broker: String,
     /// TPM transport.
     pub tcti: String,
-    /// Which EK the host is known by.
-    pub ek: EkKind,
-    /// SHA-256 of the EK's `SubjectPublicKeyInfo`.
-    pub ek_fingerprint: Sha256Digest,
+    /// The key that the host is known by.
+    pub by: Endorser,
+    /// SHA-256 of that key's `SubjectPublicKeyInfo`.
+    pub endorsed_key: Sha256Digest,
     /// Algorithm of the AK.
     pub ak: AkKind,
     /// The AK.
-    pub ak_key: WrappedKey,
+    pub ak_key: Ak,
     /// The control CA the broker's certificate must lead to, PEM.
     pub broker_ca: String,
     /// Channel certificate, PEM; absent until the enrolment is complete.

@@ -53,7 +53,7 @@ impl Host {
     fn enroll(&self, id: &str) -> Output {
         let mut agent = self.agent();
         agent.args(["enroll", "--host", id, "--broker", &self.broker.url(), "--tcti", &self.tpm.tcti()]);
-        agent.arg("--ek-intermediates").arg(&self.tpm.ca_certificates()[0]);
+        agent.arg("--intermediates").arg(&self.tpm.ca_certificates()[0]);
         agent.arg("--broker-ca").arg(self.broker.ca()).output().unwrap()
     }
 

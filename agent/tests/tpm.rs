@@ -13,11 +13,12 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
-use countersign_agent::certificate::EkCertificate;
+use countersign_agent::certificate::KeyCertificate;
 use countersign_agent::collect::tpm::{CredentialKey, TpmEvidence, collect, pcr_update_counter, read_pcrs};
 use countersign_agent::device::{Tpm, TpmError};
-use countersign_agent::enroll::{activate, read_identity};
-use countersign_agent::keys::{self, AkKind, EkKind, WrappedKey};
+use countersign_agent::endorser::Endorser;
+use countersign_agent::keys::{self, Ak, AkKind, EkKind, WrappedKey};
+use countersign_agent::possession::activate;
 use countersign_attestation::UnixMillis;
 use countersign_attestation::claims::PcrHash;
 use countersign_attestation::digest::Sha256Digest;
@@ -59,7 +60,7 @@ fn selection() -> Vec<PcrSelection> {
 }
 
 async fn collected(tpm: &Tpm, ak: &WrappedKey, key: CredentialKey) -> TpmEvidence {
-    let ak = ak.clone();
+    let ak = Ak::Wrapped(ak.clone());
     tpm.run(move |session| collect(session, &ak, key, &NONCE, &selection())).await.unwrap()
 }
 
@@ -102,7 +103,7 @@ async fn identity_is_what_the_certificate_says() {
             public.as_bytes(),
         );
         let fingerprint = Sha256Digest::of(&[spki.unwrap().as_ref()]).to_hex();
-        assert_eq!(identity["ek_fingerprint"], fingerprint, "{text}");
+        assert_eq!(identity["fingerprint"], fingerprint, "{text}");
         let [issuer, root] = swtpm.ca_certificates();
         let mut verify = Command::new("openssl");
         // The subject alternative name is critical and OpenSSL does not read its directoryName.
@@ -114,23 +115,21 @@ async fn identity_is_what_the_certificate_says() {
     let mut agent = Command::new(env!("CARGO_BIN_EXE_countersign-agent"));
     let output = agent.args(["identity", "--tcti", &swtpm.tcti(), "--ek", "ecc-p256"]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("read the EK certificate"));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("read a certificate from NV memory"));
 }
 
 #[tokio::test]
 async fn a_certificate_of_another_key_is_no_identity() {
     let directory = tempfile::tempdir().unwrap();
     let (_swtpm, tpm) = started(&directory);
-    let rsa = tpm.run(|session| read_identity(session, EkKind::Rsa2048)).await.unwrap();
-    let ecc = tpm.run(|session| read_identity(session, EkKind::EccP384)).await.unwrap();
-    assert_eq!(EkCertificate::of(&rsa.ek_certificate, &rsa.ek_public), Ok(rsa.described.clone()));
+    let rsa = tpm.run(|session| Endorser::EndorsementKey(EkKind::Rsa2048).read(session)).await.unwrap();
+    let ecc = tpm.run(|session| Endorser::EndorsementKey(EkKind::EccP384).read(session)).await.unwrap();
+    assert_eq!(KeyCertificate::of(&rsa.certificate, &rsa.public), Ok(rsa.described.clone()));
     let other_rsa = new_ak(&tpm, AkKind::Rsa2048).await.public;
     let other_ecc = new_ak(&tpm, AkKind::EccP256).await.public;
-    for (certificate, public) in
-        [(&rsa, &other_rsa), (&rsa, &ecc.ek_public), (&ecc, &other_ecc), (&ecc, &rsa.ek_public)]
-    {
-        let refused = EkCertificate::of(&certificate.ek_certificate, public);
-        assert!(matches!(refused, Err(TpmError::Answer { command: "read the EK certificate", .. })), "{refused:?}");
+    for (certificate, public) in [(&rsa, &other_rsa), (&rsa, &ecc.public), (&ecc, &other_ecc), (&ecc, &rsa.public)] {
+        let refused = KeyCertificate::of(&certificate.certificate, public);
+        assert!(matches!(refused, Err(TpmError::Answer { command: "read the certificate", .. })), "{refused:?}");
     }
 }
 
@@ -151,6 +150,7 @@ async fn keys_survive_a_power_cycle_and_no_other_tpm_loads_them() {
     assert!(!after.quote.is_empty());
     let other_directory = tempfile::tempdir().unwrap();
     let (_other, other_tpm) = started(&other_directory);
+    let ak = Ak::Wrapped(ak);
     let refused = other_tpm.run(move |session| collect(session, &ak, CredentialKey::New, &NONCE, &selection())).await;
     assert!(matches!(refused, Err(TpmError::Refused { command: "TPM2_Load", .. })), "{refused:?}");
 }
@@ -180,12 +180,12 @@ async fn a7_only_the_named_ek_and_ak_activate_a_credential() {
     let other = new_ak(&tpm, AkKind::EccP256).await;
     let name = format!("000b{}", Sha256Digest::of(&[&ak.public]).to_hex());
     for kind in [EkKind::Rsa2048, EkKind::EccP384] {
-        let identity = tpm.run(move |session| read_identity(session, kind)).await.unwrap();
-        let challenge = make_credential(directory.path(), &swtpm, &identity.ek_public, &name, b"the activated secret");
-        let (right, sent) = (ak.clone(), challenge.clone());
+        let identity = tpm.run(move |session| Endorser::EndorsementKey(kind).read(session)).await.unwrap();
+        let challenge = make_credential(directory.path(), &swtpm, &identity.public, &name, b"the activated secret");
+        let (right, sent) = (Ak::Wrapped(ak.clone()), challenge.clone());
         let secret = tpm.run(move |session| activate(session, kind, &right, &sent)).await.unwrap();
         assert_eq!(secret.as_slice(), b"the activated secret", "{kind:?}");
-        let wrong = other.clone();
+        let wrong = Ak::Wrapped(other.clone());
         let refused = tpm.run(move |session| activate(session, kind, &wrong, &challenge)).await;
         let by_the_tpm = matches!(refused, Err(TpmError::Refused { command: "TPM2_ActivateCredential", .. }));
         assert!(by_the_tpm, "{kind:?}: {refused:?}");
@@ -213,7 +213,7 @@ async fn each_ek_template_activates_what_the_broker_makes_for_it() {
         let secret = ActivationSecret::new([0x5e; 32]);
         let mut draw = |bytes: &mut [u8]| aws_lc_rs::rand::fill(bytes).unwrap();
         let made = make_credential_here(&ek, enrolled.name(), &secret, &mut draw).unwrap();
-        let ak = ak.clone();
+        let ak = Ak::Wrapped(ak.clone());
         let opened = tpm.run(move |session| activate(session, kind, &ak, &made)).await;
         assert_eq!(opened.unwrap().as_slice(), secret.expose(), "{kind:?}");
         let certified = tpm.run(move |session| keys::endorsement_certificate(session, kind)).await;
@@ -253,11 +253,11 @@ async fn each_ek_certificate_is_read_from_its_index_without_padding() {
         let attributes = "ownerread|ownerwrite|authread|no_da";
         succeeded(&swtpm.tool("tpm2_nvdefine", &[&index, "-C", "o", "-s", &size, "-a", attributes]));
         succeeded(&swtpm.tool("tpm2_nvwrite", &[&index, "-C", "o", "-i", file.to_str().unwrap()]));
-        let identity = tpm.run(move |session| read_identity(session, kind)).await.unwrap();
-        assert_eq!(identity.ek_certificate, certificate, "{kind:?}");
+        let identity = tpm.run(move |session| Endorser::EndorsementKey(kind).read(session)).await.unwrap();
+        assert_eq!(identity.certificate, certificate, "{kind:?}");
         let now = UnixMillis(1_780_000_000_000);
-        let endorsed = verify_ek(&certificate, &identity.ek_public, &[], &[manufacturer.anchor()], now).unwrap();
-        assert_eq!(endorsed.ek(), identity.described.ek_fingerprint, "{kind:?}");
+        let endorsed = verify_ek(&certificate, &identity.public, &[], &[manufacturer.anchor()], now).unwrap();
+        assert_eq!(endorsed.ek(), identity.described.fingerprint, "{kind:?}");
     }
 }
 

@@ -128,8 +128,16 @@ fn tpm_seeds() {
         seed("tpm_certify", name, &certify);
         seed("ek_certificate", name, &manufacturer.ek_certificate(&tpm));
         seed("x509_certificate", &format!("ek-{name}"), &manufacturer.ek_certificate(&tpm));
-        let bundle =
-            Bundle { tpm_quote: quote, tpm_pcrs: pcrs, tpm_certify: certify, event_log: None, ima: None, snp: None };
+        let bundle = Bundle {
+            tpm_quote: quote,
+            tpm_pcrs: pcrs,
+            tpm_certify: certify,
+            event_log: None,
+            ima: None,
+            snp: None,
+            tdx: None,
+            paravisor: None,
+        };
         seed("bundle", name, &serde_json::to_vec(&bundle.encode()).unwrap());
     }
     seed("tpm_public", "credential", &key.public);
@@ -164,8 +172,11 @@ fn token_seeds() {
         decision: digest,
         log_index: 41,
         assurance: Assurance::Hardware,
+        waivers: Vec::new(),
     };
     seed("credential_extension", "extension", &extension.encode());
+    let waived = CredentialExtension { waivers: vec!["psp-2026-12".to_owned(), "w".repeat(128)], ..extension };
+    seed("credential_extension", "waivers", &waived.encode());
     seed("credential_extension", "id", b"spiffe://fleet.example/host/gpu-1");
     let zero = digest.to_hex();
     let pulse = format!(

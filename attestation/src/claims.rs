@@ -12,9 +12,11 @@ use crate::digest::Sha256Digest;
 pub use crate::endorsement::tpm::{TpmIdentity, TpmKind};
 pub use crate::evidence::eventlog::BootClaims;
 use crate::evidence::ima::ImaState;
+pub use crate::evidence::paravisor::ParavisorClaims;
 pub use crate::evidence::tdx::claims::{
     IntelPlatform, QeClaims, SgxClaims, TdxClaims, TdxExtendedClaims, TdxModuleClaims,
 };
+pub use crate::evidence::tdx::rtmr::RtmrClaims;
 use crate::evidence::tpm::TpmReason;
 use crate::rejection::Rejection;
 use crate::time::UnixMillis;
@@ -52,6 +54,22 @@ pub enum Presented<T> {
     Verified(T),
 }
 
+impl<T> Presented<T> {
+    /// The claims, where there are some.
+    pub const fn verified(&self) -> Option<&T> {
+        match self {
+            Self::NotPresented => None,
+            Self::Verified(claims) => Some(claims),
+        }
+    }
+}
+
+impl<T> From<Option<T>> for Presented<T> {
+    fn from(claims: Option<T>) -> Self {
+        claims.map_or(Self::NotPresented, Self::Verified)
+    }
+}
+
 /// What is known of a host after every signature, chain and binding in its bundle held.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Claims {
@@ -65,8 +83,14 @@ pub struct Claims {
     pub boot: Presented<BootClaims>,
     /// What the kernel measured since, by a list that replays to the quoted PCR.
     pub ima: Presented<ImaClaims>,
-    /// The confidential VM the host runs in, if it is one.
+    /// The confidential VM the host runs in, if it is one of SEV-SNP.
     pub snp: Presented<SnpClaims>,
+    /// The trust domain the host runs in, if it is one of TDX.
+    pub tdx: Presented<TdxClaims>,
+    /// What that trust domain's firmware measured, by a log that replays to its RTMRs.
+    pub rtmr: Presented<RtmrClaims>,
+    /// The paravisor that the TPM is of, where the hardware's report is the paravisor's.
+    pub paravisor: Presented<ParavisorClaims>,
 }
 
 impl Claims {
@@ -82,6 +106,9 @@ impl Claims {
         }
         if let Presented::Verified(snp) = &mut claims.snp {
             snp.report_data = HexBytes(Vec::new());
+        }
+        if let Presented::Verified(tdx) = &mut claims.tdx {
+            tdx.report_data = HexBytes(Vec::new());
         }
         claims
     }

@@ -212,6 +212,7 @@ fn sound_ear(holder: &Thumbprint) -> Ear {
         assurance: Assurance::Hardware,
         generation: 1,
         log_index: 41,
+        waivers: Vec::new(),
     }
 }
 
@@ -468,10 +469,11 @@ fn chains_lead_to_a_pinned_root_or_nowhere() {
 
 fn extensions() -> impl Strategy<Value = CredentialExtension> {
     let assurance = prop_oneof![Just(Assurance::Hardware), Just(Assurance::Simulated)];
-    (any::<[u64; 4]>(), any::<[u8; 32]>(), assurance).prop_map(|(numbers, decision, assurance)| {
+    let waivers = proptest::collection::vec("[a-zA-Z0-9._-]{1,128}", 0..=8);
+    (any::<[u64; 4]>(), any::<[u8; 32]>(), assurance, waivers).prop_map(|(numbers, decision, assurance, waivers)| {
         let [status_list, status_index, generation, log_index] = numbers;
         let decision = Sha256Digest(decision);
-        CredentialExtension { status_list, status_index, generation, decision, log_index, assurance }
+        CredentialExtension { status_list, status_index, generation, decision, log_index, assurance, waivers }
     })
 }
 
@@ -479,7 +481,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn extension_codec_is_exact(extension in extensions(), at in 0_usize..120, flip in 1_u8..) {
+    fn extension_codec_is_exact(extension in extensions(), at in 0_usize..1200, flip in 1_u8..) {
         let der = extension.encode();
         prop_assert_eq!(CredentialExtension::decode(&der), Ok(extension));
         // Whatever else decodes, encodes to itself again: there is one encoding for one content.
@@ -511,7 +513,19 @@ fn the_extension_is_the_documented_der() {
     let mut version_2 = der;
     version_2[4] = 2;
     let refused = code(CredentialExtension::decode(&version_2));
-    assert_eq!(refused, Err("result.svid.extension.malformed"));
+    assert_eq!(refused, Err("result.svid.extension.malformed"), "no waivers");
+    let waivers = |waivers: &[&str]| {
+        let waivers = waivers.iter().map(|id| (*id).to_owned()).collect();
+        let der = CredentialExtension { waivers, ..extension(0x80) }.encode();
+        code(CredentialExtension::decode(&der)).map(|read| (hex::encode(&der), read.waivers))
+    };
+    let (der, read) = waivers(&["psp", "b"]).unwrap();
+    assert!(der.starts_with("3047020102") && der.ends_with("73696d756c6174656430080c037073700c0162"), "{der}");
+    assert_eq!(read, ["psp", "b"]);
+    assert!(waivers(&["w".repeat(128).as_str(); 8]).is_ok());
+    for refused in [&[""][..], &["a b"], &["a\u{1b}"], &["w".repeat(129).as_str()], &["w"; 9]] {
+        assert_eq!(waivers(refused), Err("result.svid.extension.malformed"), "{refused:?}");
+    }
     assert_eq!(code(CredentialExtension::decode(&[0x30; 200])), Err("result.svid.extension.malformed"));
     assert_eq!(EXTENSION_OID, [2, 25, 7_014_083_229_441_153_027]);
 }

@@ -6,10 +6,12 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use countersign_attestation::protocol::HostId;
-use countersign_policies::decision::{HostFacts, Terms, appraise, claims_digest};
+use countersign_policies::decision::{HostFacts, Standards, Terms, appraise, claims_digest};
+use countersign_policies::instance::DenialSet;
 use countersign_policies::matching::ImaTallies;
 use countersign_policies::policy::{PolicySet, SHIPPED};
 use countersign_policies::reference::{ReferenceManifest, ReferenceSet};
+use countersign_policies::waiver::{Accepted, WaiverSet};
 
 #[expect(dead_code, reason = "the tests use the rest")]
 #[path = "../tests/judge/claims.rs"]
@@ -26,7 +28,7 @@ fn main() -> Result<(), Box<dyn core::error::Error>> {
         manifests.push(ReferenceManifest::parse(text.as_bytes())?);
     }
     let references = ReferenceSet::new(manifests);
-    let texts: Vec<_> = SHIPPED.iter().filter(|(name, _)| *name != "confidential-vm").copied().collect();
+    let texts: Vec<_> = SHIPPED.iter().filter(|(name, _)| !name.starts_with("confidential-")).copied().collect();
     let policy = PolicySet::parse(&texts)?;
     let id = HostId::parse("gpu-17").ok_or("id")?;
     let labels = BTreeMap::from([("pool".to_owned(), "confidential".to_owned())]);
@@ -34,14 +36,19 @@ fn main() -> Result<(), Box<dyn core::error::Error>> {
     let terms = Terms { credential_ttl_ms: 300_000, lease_ms: 45_000 };
     for (name, claims) in [("TPM", claims::tpm_claims()), ("TPM and SEV-SNP", claims::both_claims())] {
         let tallies = ImaTallies::new();
-        let decide = || appraise(&claims, &tallies, &host, &references, &policy, terms, claims::NOW);
+        let (waivers, denials) = (WaiverSet::new([]), DenialSet::new([]));
+        let standards = Standards { references: &references, policy: &policy, waivers: &waivers, denials: &denials };
+        let decide = || appraise(&claims, &tallies, &host, standards, terms, claims::NOW);
         if decide().grant().is_none() {
             return Err(format!("{:?}", decide().findings()).into());
         }
         println!("{name}, 100 manifests, {} policy texts:", texts.len());
         println!("  appraise        {:>9.1?}", each(&decide));
         println!("  canonical bytes {:>9.1?}", each(&|| decide().canonical_bytes()).saturating_sub(each(&decide)));
-        println!("  matching        {:>9.1?}", each(&|| references.match_claims(&claims, &tallies)));
+        println!(
+            "  matching        {:>9.1?}",
+            each(&|| references.match_claims(&claims, &tallies, &Accepted::nothing()))
+        );
         println!("  claims digest   {:>9.1?}", each(&|| claims_digest(&claims)));
     }
     Ok(())

@@ -1,5 +1,7 @@
 //! The Cedar request for one appraisal, built from typed values: no JSON on the way, and nothing the schema lacks.
 
+mod confidential;
+
 use alloc::borrow::ToOwned;
 use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString};
@@ -9,16 +11,19 @@ use cedar_policy::{Context, Entities, Entity, EntityId, EntityTypeName, EntityUi
 use countersign_attestation::UnixMillis;
 use countersign_attestation::anchor::{AmdProduct, Assurance};
 use countersign_attestation::claims::{
-    BootClaims, Claims, HexBytes, ImaClaims, PcrHash, Presented, Revocation, SnpClaims, SnpSigningKey, SnpTcb,
-    TpmClaims, TpmKind,
+    BootClaims, Claims, HexBytes, ImaClaims, KeyAuthorization, PcrHash, Presented, Revocation, SnpClaims,
+    SnpSigningKey, SnpTcb, TpmKeyClaims, TpmKind,
 };
 use countersign_attestation::evidence::eventlog::claims::{Authority, Labelled, Measured, SecureBoot, Separator};
+use countersign_attestation::evidence::paravisor::HardwareKind;
 
 use crate::decision::HostFacts;
 use crate::finding::{Finding, PolicyReason};
 use crate::ima::ImaTally;
 use crate::matching::ImaTallies;
-use crate::reference::ReferenceManifest;
+use crate::reference::{Acpi, ReferenceManifest};
+use crate::tdx::Field;
+use crate::waiver::Accepted;
 
 type Pairs = Vec<(String, RestrictedExpression)>;
 
@@ -57,6 +62,24 @@ pub(crate) struct Vocabulary {
     compared_host_data: EntityUid,
     compared_id_key_digest: EntityUid,
     compared_min_tcb: EntityUid,
+    acpi_measured: EntityUid,
+    acpi_igvm: EntityUid,
+    acpi_sandboxed: EntityUid,
+    by_password: EntityUid,
+    by_policy: EntityUid,
+    vendor_amd: EntityUid,
+    vendor_intel: EntityUid,
+    waived_min_tcb: EntityUid,
+    waived_generation: EntityUid,
+    waived_tcb_status: EntityUid,
+    root_intel: EntityUid,
+    compared_tdx: EntityUid,
+    compared_rtmrs: EntityUid,
+    compared_tdx_boot: EntityUid,
+    compared_module_svn: EntityUid,
+    compared_config_id: EntityUid,
+    compared_paravisor: EntityUid,
+    types: confidential::Types,
 }
 
 impl Vocabulary {
@@ -98,6 +121,24 @@ impl Vocabulary {
             compared_host_data: member("Compared", "snp_host_data")?,
             compared_id_key_digest: member("Compared", "snp_id_key_digest")?,
             compared_min_tcb: member("Compared", "snp_min_tcb")?,
+            acpi_measured: member("Acpi", "measured")?,
+            acpi_igvm: member("Acpi", "igvm")?,
+            acpi_sandboxed: member("Acpi", "sandboxed")?,
+            by_password: member("KeyAuthorization", "password")?,
+            by_policy: member("KeyAuthorization", "policy")?,
+            vendor_amd: member("CpuVendor", "amd")?,
+            vendor_intel: member("CpuVendor", "intel")?,
+            waived_min_tcb: member("Waived", "snp_min_tcb")?,
+            waived_generation: member("Waived", "generation")?,
+            waived_tcb_status: member("Waived", "tcb_status")?,
+            root_intel: member("Root", "intel")?,
+            compared_tdx: member("Compared", "tdx")?,
+            compared_rtmrs: member("Compared", "tdx_rtmrs")?,
+            compared_tdx_boot: member("Compared", "tdx_boot")?,
+            compared_module_svn: member("Compared", "tdx_module_svn")?,
+            compared_config_id: member("Compared", "tdx_config_id")?,
+            compared_paravisor: member("Compared", "paravisor")?,
+            types: confidential::Types::new()?,
         })
     }
 
@@ -113,6 +154,7 @@ impl Vocabulary {
         tallies: &ImaTallies,
         host: &HostFacts<'_>,
         matched: Option<&ReferenceManifest>,
+        accepted: &Accepted<'_>,
         now: UnixMillis,
     ) -> Result<(Request, Entities), Finding> {
         let principal = EntityUid::from_type_name_and_id(self.host.clone(), EntityId::new(host.id.as_str()));
@@ -120,8 +162,8 @@ impl Vocabulary {
         let labels = host.labels.iter().map(|(name, value)| (name.clone(), text(value)));
         let entity = Entity::new_with_tags(principal.clone(), [], [], labels).map_err(unbuildable)?;
         let entities = Entities::from_entities([entity], None).map_err(unbuildable)?;
-        let context = Context::from_pairs(self.context(claims, tallies, host, matched, now).map_err(unbuildable)?)
-            .map_err(unbuildable)?;
+        let context = self.context(claims, tallies, host, matched, accepted, now).map_err(unbuildable)?;
+        let context = Context::from_pairs(context).map_err(unbuildable)?;
         let request = Request::new(principal, self.action.clone(), resource, context, None).map_err(unbuildable)?;
         Ok((request, entities))
     }
@@ -132,6 +174,7 @@ impl Vocabulary {
         tallies: &ImaTallies,
         host: &HostFacts<'_>,
         matched: Option<&ReferenceManifest>,
+        accepted: &Accepted<'_>,
         now: UnixMillis,
     ) -> Result<Pairs, cedar_policy::ExpressionConstructionError> {
         let mut context = pairs([
@@ -140,7 +183,8 @@ impl Vocabulary {
             ("roots", RestrictedExpression::new_set(self.roots(claims))),
             ("generation", number(host.generation)),
             ("reference", self.reference(matched)?),
-            ("tpm", self.tpm(&claims.tpm)?),
+            ("tpm", self.tpm(claims)?),
+            ("waived", RestrictedExpression::new_set(self.waived(claims, accepted))),
         ]);
         match &claims.boot {
             Presented::NotPresented => {}
@@ -157,6 +201,18 @@ impl Vocabulary {
             Presented::NotPresented => {}
             Presented::Verified(snp) => context.push(("snp".to_owned(), self.snp(snp)?)),
         }
+        match &claims.tdx {
+            Presented::NotPresented => {}
+            Presented::Verified(tdx) => context.push(("tdx".to_owned(), self.tdx(tdx, accepted)?)),
+        }
+        match &claims.rtmr {
+            Presented::NotPresented => {}
+            Presented::Verified(rtmr) => context.push(("rtmr".to_owned(), self.rtmr(rtmr)?)),
+        }
+        match &claims.paravisor {
+            Presented::NotPresented => {}
+            Presented::Verified(paravisor) => context.push(("paravisor".to_owned(), self.paravisor(paravisor)?)),
+        }
         Ok(context)
     }
 
@@ -170,8 +226,16 @@ impl Vocabulary {
     /// Hardware vendors' roots among the anchors, each judged by its own class.
     fn roots(&self, claims: &Claims) -> Vec<RestrictedExpression> {
         let mut roots = Vec::new();
-        if claims.tpm.assurance == Assurance::Hardware {
-            roots.push(entity(&self.root_tpm));
+        match &claims.paravisor {
+            Presented::NotPresented if claims.tpm.assurance == Assurance::Hardware => {
+                roots.push(entity(&self.root_tpm));
+            }
+            // A paravisor's vTPM stands on the root of the report that vouches for it, and on none of its own.
+            Presented::NotPresented | Presented::Verified(_) => {}
+        }
+        match &claims.tdx {
+            Presented::Verified(tdx) if tdx.assurance == Assurance::Hardware => roots.push(entity(&self.root_intel)),
+            Presented::Verified(_) | Presented::NotPresented => {}
         }
         match &claims.snp {
             Presented::Verified(snp) if snp.assurance == Assurance::Hardware => roots.push(entity(match snp.product {
@@ -188,7 +252,8 @@ impl Vocabulary {
         let mut compared = Vec::new();
         let mut reference = pairs([("matched", RestrictedExpression::new_bool(matched.is_some()))]);
         if let Some(manifest) = matched {
-            let snp = manifest.snp.as_ref();
+            let (snp, tdx) = (manifest.snp.as_ref(), manifest.tdx.as_ref());
+            let rtmrs = [Field::Rtmr0, Field::Rtmr1, Field::Rtmr2];
             let named = [
                 (&self.compared_tpm, manifest.tpm.is_some()),
                 (&self.compared_boot, manifest.boot.is_some()),
@@ -197,9 +262,23 @@ impl Vocabulary {
                 (&self.compared_host_data, snp.is_some_and(|snp| snp.host_data.is_some())),
                 (&self.compared_id_key_digest, snp.is_some_and(|snp| snp.id_key_digest.is_some())),
                 (&self.compared_min_tcb, snp.is_some_and(|snp| snp.min_tcb.is_some())),
+                (&self.compared_tdx, tdx.is_some()),
+                (&self.compared_rtmrs, tdx.is_some_and(|tdx| rtmrs.into_iter().all(|field| tdx.names(field)))),
+                (&self.compared_tdx_boot, tdx.is_some_and(|tdx| tdx.boot.is_some())),
+                (&self.compared_module_svn, tdx.is_some_and(|tdx| tdx.min_module_svn.is_some())),
+                (&self.compared_config_id, tdx.is_some_and(|tdx| tdx.names(Field::MrConfigId))),
+                (&self.compared_paravisor, manifest.paravisor.is_some()),
             ];
             compared.extend(named.into_iter().filter(|(_, named)| *named).map(|(uid, _)| entity(uid)));
             reference.push(("manifest".to_owned(), text(manifest.id())));
+            if let Some(acpi) = manifest.acpi {
+                let uid = match acpi {
+                    Acpi::Measured => &self.acpi_measured,
+                    Acpi::Igvm => &self.acpi_igvm,
+                    Acpi::Sandboxed => &self.acpi_sandboxed,
+                };
+                reference.push(("acpi".to_owned(), entity(uid)));
+            }
         }
         reference.push(("compared".to_owned(), RestrictedExpression::new_set(compared)));
         RestrictedExpression::new_record(reference)
@@ -215,8 +294,78 @@ impl Vocabulary {
         }
     }
 
-    fn tpm(&self, tpm: &TpmClaims) -> Built {
+    /// Processor vendors that could not forge this TPM's word with a processor's leaked keys. Positive: what is not
+    /// known to be independent is not. A TPM in firmware shares its processor's secrets (A17), and what is known of no
+    /// kind shares anything.
+    fn independent_of(&self, claims: &Claims) -> Vec<RestrictedExpression> {
+        let identity = &claims.tpm.identity;
+        let (amd, intel) = match identity.kind {
+            TpmKind::Discrete | TpmKind::Virtual => (true, true),
+            TpmKind::Firmware => (identity.manufacturer == "INTC", identity.manufacturer == "AMD"),
+            TpmKind::Simulated | TpmKind::Unknown => (false, false),
+        };
+        // The paravisor's vTPM is as good as the report that names its key, whatever its own certificate says.
+        let (amd, intel) = match &claims.paravisor {
+            Presented::NotPresented => (amd, intel),
+            Presented::Verified(paravisor) => match paravisor.hardware {
+                HardwareKind::Snp => (false, intel),
+                HardwareKind::Tdx => (amd, false),
+            },
+        };
+        let vendors = [(&self.vendor_amd, amd), (&self.vendor_intel, intel)];
+        vendors.into_iter().filter(|(_, independent)| *independent).map(|(uid, _)| entity(uid)).collect()
+    }
+
+    /// What of this host waivers accept.
+    fn waived(&self, claims: &Claims, accepted: &Accepted<'_>) -> Vec<RestrictedExpression> {
+        let (product, floors) = match &claims.snp {
+            Presented::Verified(snp) => {
+                (accepted.amd_product(snp.product), accepted.snp_floors(snp.product).next().is_some())
+            }
+            Presented::NotPresented => (false, false),
+        };
+        let (status, fmspc) = match &claims.tdx {
+            Presented::Verified(tdx) => (accepted.tcb_status(tdx.tcb.status), accepted.fmspc(&tdx.platform.fmspc)),
+            Presented::NotPresented => (false, false),
+        };
+        let waived = [
+            (&self.waived_generation, product || fmspc),
+            (&self.waived_min_tcb, floors),
+            (&self.waived_tcb_status, status),
+        ];
+        waived.into_iter().filter(|(_, waived)| *waived).map(|(uid, _)| entity(uid)).collect()
+    }
+
+    fn credential_key(&self, key: &TpmKeyClaims) -> Built {
+        let mut record = match &key.authorization {
+            KeyAuthorization::Password => pairs([("authorization", entity(&self.by_password))]),
+            KeyAuthorization::Policy(digest) => {
+                pairs([("authorization", entity(&self.by_policy)), ("auth_policy", hexadecimal(digest))])
+            }
+        };
+        match &key.creation {
+            Presented::NotPresented => {}
+            Presented::Verified(creation) => {
+                // PCRs of any bank: a policy that demands some is about what they measure, not about a hash.
+                let pcrs = creation.pcr_select.values().flatten();
+                let pcrs: alloc::collections::BTreeSet<u8> = pcrs.copied().collect();
+                let creation = pairs([
+                    ("pcrs", indexes(&pcrs)),
+                    ("pcr_digest", hexadecimal(&creation.pcr_digest)),
+                    ("locality", number(u64::from(creation.locality))),
+                    ("parent_name", hexadecimal(&creation.parent_name)),
+                ]);
+                record.push(("creation".to_owned(), RestrictedExpression::new_record(creation)?));
+            }
+        }
+        RestrictedExpression::new_record(record)
+    }
+
+    fn tpm(&self, claims: &Claims) -> Built {
+        let tpm = &claims.tpm;
         RestrictedExpression::new_record(pairs([
+            ("independent_of", RestrictedExpression::new_set(self.independent_of(claims))),
+            ("credential_key", self.credential_key(&tpm.credential_key)?),
             ("assurance", self.assurance(tpm.assurance)),
             ("ek", RestrictedExpression::new_string(tpm.ek.to_hex())),
             ("manufacturer", text(&tpm.identity.manufacturer)),
@@ -402,7 +551,9 @@ mod tests {
     use alloc::string::ToString;
 
     use cedar_policy::Request;
-    use countersign_attestation::claims::{Claims, Presented, Revocation, SnpSigningKey};
+    use countersign_attestation::claims::{
+        Claims, KeyAuthorization, Presented, Revocation, SnpSigningKey, TpmKeyClaims,
+    };
     use countersign_attestation::evidence::eventlog::claims::{Measured, SecureBoot, Separator};
     use countersign_attestation::protocol::HostId;
 
@@ -413,6 +564,42 @@ mod tests {
     use crate::matching::ImaTallies;
     use crate::policy::schema;
     use crate::reference::ReferenceManifest;
+    use crate::waiver::Accepted;
+
+    /// Hosts that differ in what they present, and in what is absent from it.
+    fn hosts() -> [Claims; 8] {
+        let sparse = claims::with_snp(|snp| {
+            snp.chip_id = Presented::NotPresented;
+            snp.signing_key = SnpSigningKey::Vlek;
+            snp.revocation = Revocation::NotPresented;
+            snp.policy_bits.clear();
+            snp.platform_info.clear();
+            snp.reported_tcb.fmc = Some(1);
+        });
+        let mut unquoted: Claims = claims::tpm_claims();
+        unquoted.tpm.pcrs.clear();
+        let unmeasured = claims::with_boot(|boot| {
+            boot.secure_boot = SecureBoot::Unknown;
+            (boot.pk, boot.authorities, boot.files) = (Measured::Unknown, Measured::Unmeasured, Measured::Unknown);
+            boot.separators.insert(3, Separator::Missing);
+            (boot.uki, boot.command_lines) = (Measured::Unmeasured, Measured::Unknown);
+        });
+        let measured = claims::measured_claims();
+        let domain = Claims {
+            rtmr: Presented::Verified(claims::rtmr_claims()),
+            paravisor: Presented::Verified(claims::paravisor_claims()),
+            ..claims::domain_claims()
+        };
+        let mut made = claims::with_tdx(|tdx| {
+            (tdx.mr_service_td, tdx.platform.platform_instance_id) = (None, None);
+            tdx.tcb.advisory_ids.push("INTEL-SA-00960".into());
+        });
+        made.tpm.credential_key = TpmKeyClaims {
+            authorization: KeyAuthorization::Policy(claims::digest(1)),
+            creation: Presented::Verified(claims::creation_claims()),
+        };
+        [claims::both_claims(), claims::tpm_claims(), sparse, unquoted, measured, unmeasured, domain, made]
+    }
 
     /// Requests are not validated while the broker runs, to save the time; so this holds what policies were validated
     /// against and what they are asked with together.
@@ -432,32 +619,23 @@ mod tests {
         let listed = manifest(&format!(r#","ima":{{"rules":{rules}}}"#));
         let rules = ImaRules::parse(rules.as_bytes()).unwrap().digest();
         let (tpm, both) = (manifest(""), manifest(&full));
-        let sparse = claims::with_snp(|snp| {
-            snp.chip_id = Presented::NotPresented;
-            snp.signing_key = SnpSigningKey::Vlek;
-            snp.revocation = Revocation::NotPresented;
-            snp.policy_bits.clear();
-            snp.platform_info.clear();
-            snp.reported_tcb.fmc = Some(1);
-        });
-        let mut unquoted: Claims = claims::tpm_claims();
-        unquoted.tpm.pcrs.clear();
+        let hash = "22".repeat(48);
+        let domains = manifest(&format!(
+            r#","tdx":{{"mr_td":["{hash}"],"rtmr0":["{hash}"],"rtmr1":["{hash}"],"rtmr2":["{hash}"],
+                "mr_config_id":["{hash}"],"min_module_svn":{{"TDX_01":1}},"boot":{{"secure_boot":"on"}}}},
+                "paravisor":{{"hardware":"snp"}},"acpi":"igvm""#
+        ));
         let schema = schema().unwrap();
         let vocabulary = Vocabulary::new().unwrap();
         let tallies = ImaTallies::from([(rules, ImaTally::start())]);
+        let accepted = Accepted::nothing();
         let id = HostId::parse("gpu-17").unwrap();
         let labels = BTreeMap::from([("pool".to_string(), "a".to_string())]);
         let host = HostFacts { id: &id, trust_domain: "fleet.example", labels: &labels, generation: u64::MAX };
-        let unmeasured = claims::with_boot(|boot| {
-            boot.secure_boot = SecureBoot::Unknown;
-            (boot.pk, boot.authorities, boot.files) = (Measured::Unknown, Measured::Unmeasured, Measured::Unknown);
-            boot.separators.insert(3, Separator::Missing);
-            (boot.uki, boot.command_lines) = (Measured::Unmeasured, Measured::Unknown);
-        });
-        let measured = claims::measured_claims();
-        for claims in [claims::both_claims(), claims::tpm_claims(), sparse, unquoted, measured, unmeasured] {
-            for matched in [None, Some(&tpm), Some(&both), Some(&listed)] {
-                let (request, entities) = vocabulary.request(&claims, &tallies, &host, matched, claims::NOW).unwrap();
+        for claims in hosts() {
+            for matched in [None, Some(&tpm), Some(&both), Some(&listed), Some(&domains)] {
+                let (request, entities) =
+                    vocabulary.request(&claims, &tallies, &host, matched, &accepted, claims::NOW).unwrap();
                 let part = |uid: Option<&cedar_policy::EntityUid>| uid.unwrap().clone();
                 let validated = Request::new(
                     part(request.principal()),

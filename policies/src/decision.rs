@@ -12,9 +12,11 @@ use countersign_attestation::{Rejection, UnixMillis};
 use serde::Serialize;
 
 use crate::finding::{Finding, PolicyReason};
+use crate::instance::DenialSet;
 use crate::matching::{ImaTallies, ReferenceMatch, unextended_banks};
 use crate::policy::{PolicySet, Verdict};
 use crate::reference::{ReferenceManifest, ReferenceSet};
+use crate::waiver::{Accepted, WAIVERS_PER_GRANT_MAX, WaiverSet, WaiverUse};
 
 /// What the broker knows of a host beside its evidence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -27,6 +29,19 @@ pub struct HostFacts<'a> {
     pub labels: &'a BTreeMap<String, String>,
     /// How often the host was granted trust again after a revocation.
     pub generation: u64,
+}
+
+/// All that a host is judged by, beside the verifier's own checks.
+#[derive(Clone, Copy, Debug)]
+pub struct Standards<'a> {
+    /// Known-good measurements.
+    pub references: &'a ReferenceSet,
+    /// What else must hold.
+    pub policy: &'a PolicySet,
+    /// What is accepted for now all the same.
+    pub waivers: &'a WaiverSet,
+    /// Hardware that is no longer believed.
+    pub denials: &'a DenialSet,
 }
 
 /// How long trust lasts, by the broker's settings. Claims can only shorten it.
@@ -66,6 +81,8 @@ pub struct Decision {
     subject: Subject,
     references: Sha256Digest,
     policy: Sha256Digest,
+    waivers: Sha256Digest,
+    denials: Sha256Digest,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -82,6 +99,7 @@ pub struct Grant {
     lease_until: UnixMillis,
     manifest: String,
     policies: Vec<String>,
+    waivers: Vec<WaiverUse>,
     notes: Vec<Finding>,
 }
 
@@ -100,74 +118,148 @@ enum Subject {
 }
 
 /// Judges a host. Every check is made even when one has failed, so that a denial names all that must change.
+///
+/// Waivers are asked only where a host is denied without them, and only those that it is denied without are named in
+/// the grant: of several ways to do with fewer, the one that leaves out those that end first.
 #[must_use]
 pub fn appraise(
     claims: &Claims,
     tallies: &ImaTallies,
     host: &HostFacts<'_>,
-    references: &ReferenceSet,
-    policy: &PolicySet,
+    standards: Standards<'_>,
     terms: Terms,
     now: UnixMillis,
 ) -> Decision {
-    let mut findings = expiry(claims, now);
-    findings.extend(unextended(claims));
-    let matched = match references.match_claims(claims, tallies) {
-        ReferenceMatch::Matched(manifest) => Some(manifest),
-        ReferenceMatch::NotMatched(mismatch) => {
-            findings.extend(mismatch.into_findings());
-            None
-        }
-    };
-    let permits = match policy.authorize(claims, tallies, host, matched, now) {
-        Verdict::Permitted(permits) => permits,
-        Verdict::Refused(first, more) => {
-            findings.push(first);
-            findings.extend(more);
-            Vec::new()
-        }
-    };
-    let judged = match (Reasons::of(findings), matched) {
-        (Some(reasons), _) => Judged::Denied(reasons),
-        (None, Some(manifest)) => Judged::Granted(grant(claims, manifest, permits, terms, now)),
-        // Impossible: what does not match leaves a finding. Without either, nothing was proven.
-        (None, None) => {
-            Judged::Denied(Reasons(Vec::from([PolicyReason::ReferencesNone.because("a matching manifest", "none")])))
-        }
-    };
+    let case = Case { claims, tallies, host, standards, terms, now };
     let facts = Sha256Digest::of(&[&canonical(&(host, terms, tallies))]);
     let subject = Subject::Verified { claims: claims_digest(claims), facts };
-    Decision { at: now, judged, subject, references: references.digest(), policy: policy.digest() }
+    standards.decision(now, case.judge(), subject)
 }
 
-fn grant(claims: &Claims, manifest: &ReferenceManifest, policies: Vec<String>, terms: Terms, now: UnixMillis) -> Grant {
-    // No credential and no lease outlives the collateral that the claims were verified with.
-    let until = |milliseconds: u64| match &claims.snp {
-        Presented::Verified(snp) => snp.valid_until.min(now.plus(milliseconds)),
-        Presented::NotPresented => now.plus(milliseconds),
-    };
-    let not_after = until(terms.credential_ttl_ms);
-    let unjudged = manifest.unjudged_pcrs(&claims.tpm);
-    let note = (!unjudged.is_empty())
-        .then(|| PolicyReason::PcrUnjudged.because("PCRs the manifest names", unjudged.join(" ")));
-    Grant {
-        not_after,
-        // Trust without a live credential is trust nobody can show.
-        lease_until: until(terms.lease_ms).min(not_after),
-        manifest: manifest.id().to_string(),
-        policies,
-        notes: note.into_iter().collect(),
-    }
+struct Case<'a> {
+    claims: &'a Claims,
+    tallies: &'a ImaTallies,
+    host: &'a HostFacts<'a>,
+    standards: Standards<'a>,
+    terms: Terms,
+    now: UnixMillis,
 }
 
-fn expiry(claims: &Claims, now: UnixMillis) -> Vec<Finding> {
-    match &claims.snp {
-        Presented::Verified(snp) if snp.valid_until <= now => {
-            let expected = format_args!("collateral valid after {now}");
-            Vec::from([PolicyReason::ClaimsExpired.because(expected, format_args!("until {}", snp.valid_until))])
+impl Case<'_> {
+    fn judge(&self) -> Judged {
+        let strict = self.judge_accepting(&Accepted::nothing());
+        let mut accepted = self.standards.waivers.accepted(self.claims, self.host, self.now);
+        if strict.is_granted() || accepted.is_nothing() {
+            return strict;
         }
-        Presented::Verified(_) | Presented::NotPresented => Vec::new(),
+        let mut judged = self.judge_accepting(&accepted);
+        if !judged.is_granted() {
+            return judged;
+        }
+        for waiver in accepted.clone().waivers() {
+            let fewer = accepted.without(waiver);
+            let without = self.judge_accepting(&fewer);
+            if without.is_granted() {
+                (accepted, judged) = (fewer, without);
+            }
+        }
+        let needed = accepted.waivers().len();
+        if WAIVERS_PER_GRANT_MAX < needed {
+            let expected = format_args!("at most {WAIVERS_PER_GRANT_MAX} waivers under one credential");
+            return Judged::Denied(Reasons(Vec::from([PolicyReason::WaiverTooMany.because(expected, needed)])));
+        }
+        judged
     }
+
+    fn judge_accepting(&self, accepted: &Accepted<'_>) -> Judged {
+        let Self { claims, tallies, host, standards, now, .. } = *self;
+        let mut findings: Vec<Finding> = standards.denials.findings(claims).collect();
+        findings.extend(expiry(claims, now));
+        findings.extend(unextended(claims));
+        let matched = match standards.references.match_claims(claims, tallies, accepted) {
+            ReferenceMatch::Matched(manifest) => Some(manifest),
+            ReferenceMatch::NotMatched(mismatch) => {
+                findings.extend(mismatch.into_findings());
+                None
+            }
+        };
+        let permits = match standards.policy.authorize(claims, tallies, host, matched, accepted, now) {
+            Verdict::Permitted(permits) => permits,
+            Verdict::Refused(first, more) => {
+                findings.push(first);
+                findings.extend(more);
+                Vec::new()
+            }
+        };
+        match (Reasons::of(findings), matched) {
+            (Some(reasons), _) => Judged::Denied(reasons),
+            (None, Some(manifest)) => Judged::Granted(self.grant(manifest, permits, accepted)),
+            // Impossible: what does not match leaves a finding. Without either, nothing was proven.
+            (None, None) => {
+                let none = PolicyReason::ReferencesNone.because("a matching manifest", "none");
+                Judged::Denied(Reasons(Vec::from([none])))
+            }
+        }
+    }
+
+    fn grant(&self, manifest: &ReferenceManifest, policies: Vec<String>, accepted: &Accepted<'_>) -> Grant {
+        let Self { claims, terms, now, .. } = *self;
+        // No credential and no lease outlives the collateral that the claims were verified with, or a waiver that the
+        // grant stands on.
+        let waivers: Vec<WaiverUse> = accepted.waivers().iter().copied().map(WaiverUse::from).collect();
+        let ends = waivers.iter().map(|waiver| waiver.until).chain(valid_until(claims)).min();
+        let until = |milliseconds: u64| ends.map_or(now.plus(milliseconds), |end| end.min(now.plus(milliseconds)));
+        let not_after = until(terms.credential_ttl_ms);
+        let unjudged = manifest.unjudged_pcrs(&claims.tpm);
+        let note = (!unjudged.is_empty())
+            .then(|| PolicyReason::PcrUnjudged.because("PCRs the manifest names", unjudged.join(" ")));
+        Grant {
+            not_after,
+            // Trust without a live credential is trust nobody can show.
+            lease_until: until(terms.lease_ms).min(not_after),
+            manifest: manifest.id().to_string(),
+            policies,
+            waivers,
+            notes: note.into_iter().collect(),
+        }
+    }
+}
+
+impl Judged {
+    const fn is_granted(&self) -> bool {
+        match self {
+            Self::Granted(_) => true,
+            Self::Denied(_) => false,
+        }
+    }
+}
+
+impl Standards<'_> {
+    fn decision(&self, at: UnixMillis, judged: Judged, subject: Subject) -> Decision {
+        let Self { references, policy, waivers, denials } = self;
+        let (references, policy) = (references.digest(), policy.digest());
+        let (waivers, denials) = (waivers.digest(), denials.digest());
+        Decision { at, judged, subject, references, policy, waivers, denials }
+    }
+}
+
+/// The earliest end of the collateral under the claims.
+fn valid_until(claims: &Claims) -> Option<UnixMillis> {
+    let snp = match &claims.snp {
+        Presented::Verified(snp) => Some(snp.valid_until),
+        Presented::NotPresented => None,
+    };
+    let tdx = match &claims.tdx {
+        Presented::Verified(tdx) => Some(tdx.valid_until),
+        Presented::NotPresented => None,
+    };
+    snp.into_iter().chain(tdx).min()
+}
+
+fn expiry(claims: &Claims, now: UnixMillis) -> Option<Finding> {
+    let ended = valid_until(claims).filter(|until| *until <= now)?;
+    let expected = format_args!("collateral valid after {now}");
+    Some(PolicyReason::ClaimsExpired.because(expected, format_args!("until {ended}")))
 }
 
 fn unextended(claims: &Claims) -> impl Iterator<Item = Finding> {
@@ -204,6 +296,12 @@ impl Grant {
         &self.policies
     }
 
+    /// Waivers that the host would be denied without, none where it stands by itself.
+    #[must_use]
+    pub fn waivers(&self) -> &[WaiverUse] {
+        &self.waivers
+    }
+
     /// What an operator may want to know; none of it speaks against the host.
     #[must_use]
     pub fn notes(&self) -> &[Finding] {
@@ -214,10 +312,9 @@ impl Grant {
 impl Decision {
     /// The decision on evidence that did not verify: denied, for the verifier's reason.
     #[must_use]
-    pub fn rejected(rejection: &Rejection, references: &ReferenceSet, policy: &PolicySet, now: UnixMillis) -> Self {
+    pub fn rejected(rejection: &Rejection, standards: Standards<'_>, now: UnixMillis) -> Self {
         let judged = Judged::Denied(Reasons(Vec::from([Finding::from(rejection)])));
-        let (references, policy) = (references.digest(), policy.digest());
-        Self { at: now, judged, subject: Subject::Rejected, references, policy }
+        standards.decision(now, judged, Subject::Rejected)
     }
 
     /// When it was made.
@@ -272,6 +369,18 @@ impl Decision {
     #[must_use]
     pub const fn policy_digest(&self) -> Sha256Digest {
         self.policy
+    }
+
+    /// Digest of the [`WaiverSet`].
+    #[must_use]
+    pub const fn waivers_digest(&self) -> Sha256Digest {
+        self.waivers
+    }
+
+    /// Digest of the [`DenialSet`].
+    #[must_use]
+    pub const fn denials_digest(&self) -> Sha256Digest {
+        self.denials
     }
 
     /// The one form that is hashed and archived: JSON, members in fixed order.

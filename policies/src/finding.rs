@@ -91,6 +91,58 @@ reasons! {
         BootCommandLine(Operator) = "reference.boot.command_line", "a kernel command line is not acceptable",
             "write the whole command line as it was measured, without control characters";
 
+        /// Load: what becomes of ACPI tables is a closed set.
+        ManifestAcpi(Operator) = "reference.acpi", "the manifest's `acpi` is not one of those there are",
+            "write measured, igvm or sandboxed, or leave it out";
+
+        /// Load.
+        WaiverSyntax(Operator) = "waiver.syntax", "the waiver is not well-formed",
+            "correct the waiver; unknown and repeated members are refused so that a typo never widens it";
+        /// Load.
+        WaiverSize(Operator) = "waiver.size", "the waiver is larger than accepted", "split the waiver";
+        /// Load: the exact bytes, by the operator who registers it.
+        WaiverSignature(Operator) = "waiver.signature", "the waiver is not signed by this operator",
+            "sign it with `countersign waiver add` and the operator's own signing key";
+        /// Load.
+        WaiverId(Operator) = "waiver.id", "the waiver's id is not acceptable",
+            "name the waiver with letters, digits, '-', '_' and '.', starting with a letter or digit";
+        /// Load: a waiver of the test fleet is none of the production fleet.
+        WaiverDomain(Operator) = "waiver.trust_domain", "the waiver is for another trust domain",
+            "write and sign one for this trust domain";
+        /// Load: a waiver that is about everyone is a policy.
+        WaiverScope(Operator) = "waiver.scope", "the waiver's scope is empty or names nothing that can be",
+            "name the hosts, labels, instances or generations it is about";
+        /// Load.
+        WaiverWildcard(Operator) = "waiver.scope.wildcard", "the waiver's scope is a pattern, or everything by name",
+            "name each host in full, or group hosts by a label";
+        /// Load.
+        WaiverAccepts(Operator) = "waiver.accepts", "what the waiver accepts is empty or not one of what can be waived",
+            "name TCB statuses, advisories, lower SNP floors or generations; nothing else can be waived";
+        /// Load: without an end, a waiver is a switch.
+        WaiverUntil(Operator) = "waiver.until", "the waiver's end is no moment, past, or too far ahead",
+            "name an end within 92 days, in UTC: 2026-12-24T00:00:00Z";
+        /// Load.
+        WaiverReason(Operator) = "waiver.reason", "the waiver does not say why",
+            "write one line: why this is accepted, and what will end it";
+        /// Load.
+        WaiverCount(Operator) = "waiver.count", "there are more waivers than can be in force",
+            "end those that are done; what a whole fleet needs is a policy";
+        /// Decision.
+        WaiverTooMany(Operator) = "waiver.too_many", "the host would stand on more waivers than a credential names",
+            "mend the host: what needs this many exceptions is not one";
+        /// Load.
+        InstanceId(Operator) = "instance.id", "the hardware's id cannot be one",
+            "write the id that `countersign hosts show` prints, in hexadecimal";
+        /// Load.
+        DenialSyntax(Operator) = "instance.denial.syntax", "the denial is not well-formed",
+            "name one instance and a reason";
+        /// Load.
+        DenialCount(Operator) = "instance.denial.count", "there are more denials than accepted",
+            "deny the generation by policy instead";
+        /// Decision: whatever its vendor still signs.
+        InstanceDenied(Host) = "instance.denied", "an operator no longer believes this piece of hardware",
+            "move the workload to other hardware; this piece's keys may be anybody's";
+
         /// Decision.
         ReferencesNone(Operator) = "reference.none", "no reference values are registered",
             "register a reference manifest; until then no host is trusted";
@@ -142,6 +194,49 @@ reasons! {
         /// Decision.
         ImaNotPresented(Host) = "reference.ima.not_presented", "the manifest names IMA rules and no list was presented",
             "boot the kernel with an IMA policy and let the agent send the list";
+
+        /// Decision.
+        TdxNotPresented(Host) = "reference.tdx.not_presented", "the manifest names TDX values and none were presented",
+            "attest from the trust domain, with its quote in the bundle";
+        /// Decision.
+        TdxMeasurement(Host) = "reference.tdx.mr_td", "the trust domain's initial memory is not registered",
+            "start the registered image, or register this one if the change was intended";
+        /// Decision.
+        TdxRtmr(Host) = "reference.tdx.rtmr", "a runtime measurement register does not hold a registered value",
+            "restore the measured software, or register the new state if the change was intended";
+        /// Decision.
+        TdxModule(Host) = "reference.tdx.module", "the TDX module is not a registered one",
+            "run the TD on a platform with a registered module";
+        /// Decision: CVE-2025-30513.
+        TdxModuleSvn(Host) = "reference.tdx.module_svn", "the TDX module is older than the manifest's minimum",
+            "update the TDX module and relaunch the TD";
+        /// Decision.
+        TdxConfiguration(Host) = "reference.tdx.configuration",
+            "MRCONFIGID, MROWNER or MROWNERCONFIG is not registered",
+            "start the TD with the registered configuration and owner";
+        /// Decision.
+        TdxServiceTd(Host) = "reference.tdx.service_td", "the service TDs bound to the TD are not registered",
+            "bind the registered service TDs or none, with a quote that reports them";
+        /// Decision.
+        TdxAttributes(Host) = "reference.tdx.attributes", "TDATTRIBUTES or XFAM is not registered",
+            "start the TD with the registered attributes";
+        /// Decision.
+        TdxLogNotPresented(Host) = "reference.tdx.log_not_presented",
+            "the manifest names boot values of the trust domain and its event log was not presented",
+            "send the CCEL: the agent reads it from the ACPI tables";
+        /// Decision.
+        ParavisorNotPresented(Host) = "reference.paravisor.not_presented",
+            "the manifest names a paravisor and no report of one was presented",
+            "send what NV index 0x01400001 of the virtual TPM holds";
+        /// Decision.
+        ParavisorHardware(Host) = "reference.paravisor.hardware", "the paravisor stands on other hardware",
+            "move the virtual machine to the hardware the manifest names";
+        /// Decision.
+        ParavisorVm(Host) = "reference.paravisor.vm", "the virtual machine is not a registered one",
+            "register its vmUniqueId, or use the registered virtual machine";
+        /// Decision.
+        ParavisorSetting(Host) = "reference.paravisor.setting", "the virtual machine is configured otherwise",
+            "change the virtual machine's configuration, or register this one";
 
         /// Decision.
         TcbBelowReference(Host) = "snp.tcb.below_reference", "a TCB component is below the registered minimum",

@@ -7,6 +7,7 @@
 //! * [`mod@reference`]: which measurements an operator registered as good; [`matching`]: claims compared with them
 //! * [`policy`]: what else must hold, in Cedar, validated against one schema
 //! * [`ima`]: which files a host's kernel may measure
+//! * [`waiver`]: what an operator accepts for a while; [`instance`]: hardware that is no longer believed
 //! * [`decision`]: [`appraise`] and its result
 //! * [`finding`]: the closed set of reasons, each with what was expected, what was found and what to do
 #![no_std]
@@ -25,11 +26,16 @@ mod context;
 pub mod decision;
 pub mod finding;
 pub mod ima;
+pub mod instance;
 mod json;
 pub mod matching;
+mod moment;
 mod nesting;
+mod paravisor;
 pub mod policy;
 pub mod reference;
+mod tdx;
+pub mod waiver;
 
-pub use decision::{Decision, HostFacts, Terms, appraise};
+pub use decision::{Decision, HostFacts, Standards, Terms, appraise};
 pub use finding::{Finding, PolicyReason};

@@ -16,7 +16,10 @@ use countersign_attestation::digest::Sha256Digest;
 use crate::boot::{BootDifference, BootReference};
 use crate::finding::{Finding, PolicyReason};
 use crate::ima::{ImaRules, ImaTally};
+use crate::paravisor::ParavisorDifference;
 use crate::reference::{MinTcb, ReferenceManifest, ReferenceSet, SnpReference, TpmReference, Values};
+use crate::tdx::TdxDifference;
+use crate::waiver::Accepted;
 
 /// Accepted values that an explanation lists; the rest is counted.
 const LISTED_MAX: usize = 4;
@@ -55,32 +58,32 @@ pub type ImaTallies = BTreeMap<Sha256Digest, ImaTally>;
 
 impl ReferenceSet {
     /// Manifests that the quoted PCRs and the report match, whatever the logs say.
-    pub fn matching_quote(&self, claims: &Claims) -> impl Iterator<Item = &ReferenceManifest> {
-        self.manifests().filter(|manifest| manifest.compare_quote(claims).differences.is_empty())
+    pub fn matching_quote(&self, claims: &Claims, accepted: &Accepted<'_>) -> impl Iterator<Item = &ReferenceManifest> {
+        self.manifests().filter(|manifest| manifest.compare_quote(claims, accepted).differences.is_empty())
     }
 
     /// The rules that the host's IMA list must pass for some manifest to match: those of every manifest that all else
     /// matches. Each once.
     #[must_use]
-    pub fn ima_rules(&self, claims: &Claims) -> Vec<&ImaRules> {
+    pub fn ima_rules(&self, claims: &Claims, accepted: &Accepted<'_>) -> Vec<&ImaRules> {
         let mut rules: Vec<&ImaRules> = Vec::new();
         for manifest in self.manifests() {
             let Some(ima) = &manifest.ima else { continue };
             let named = rules.iter().any(|rules| rules.digest() == ima.rules.digest());
-            if !named && manifest.compare_boot(claims).differences.is_empty() {
+            if !named && manifest.compare_boot(claims, accepted).differences.is_empty() {
                 rules.push(&ima.rules);
             }
         }
         rules
     }
 
-    /// Compares `claims`, and what `tallies` say of its IMA list, with every manifest. Of several that match, the first
-    /// by id is named.
+    /// Compares `claims`, and what `tallies` say of its IMA list, with every manifest, but for what waivers accept. Of
+    /// several that match, the first by id is named.
     #[must_use]
-    pub fn match_claims(&self, claims: &Claims, tallies: &ImaTallies) -> ReferenceMatch<'_> {
+    pub fn match_claims(&self, claims: &Claims, tallies: &ImaTallies, accepted: &Accepted<'_>) -> ReferenceMatch<'_> {
         let mut differing = Vec::new();
         for manifest in self.manifests() {
-            let comparison = manifest.compare(claims, tallies);
+            let comparison = manifest.compare(claims, tallies, accepted);
             if comparison.differences.is_empty() {
                 return ReferenceMatch::Matched(manifest);
             }
@@ -130,6 +133,8 @@ enum Difference<'a> {
     NoList,
     List(&'a ImaTally),
     NotQuoted { name: Name, accepted: &'a Values },
+    Tdx(TdxDifference<'a>),
+    Paravisor(ParavisorDifference<'a>),
     NoReport,
     Product { named: &'a BTreeMap<AmdProduct, MinTcb>, found: AmdProduct },
     Tcb { tcb: &'static str, component: &'static str, least: u8, found: Option<u8> },
@@ -148,6 +153,8 @@ impl Difference<'_> {
                 PolicyReason::ImaNotPresented.because(expected, "not presented")
             }
             Self::Boot(difference) => difference.explain(manifest),
+            Self::Tdx(difference) => difference.explain(manifest),
+            Self::Paravisor(difference) => difference.explain(manifest),
             Self::Value { reason, name, accepted, found } => {
                 let expected = format!("{name} {} (manifest {manifest})", one_of(accepted));
                 reason.because(expected, format_args!("{name} {found}"))
@@ -188,8 +195,8 @@ struct Comparison<'a> {
 }
 
 impl ReferenceManifest {
-    fn compare<'a>(&'a self, claims: &'a Claims, tallies: &'a ImaTallies) -> Comparison<'a> {
-        let mut comparison = self.compare_boot(claims);
+    fn compare<'a>(&'a self, claims: &'a Claims, tallies: &'a ImaTallies, accepted: &Accepted<'_>) -> Comparison<'a> {
+        let mut comparison = self.compare_boot(claims, accepted);
         if self.ima.is_some() {
             match (&claims.ima, self.ima_tally(tallies)) {
                 (Presented::Verified(_), Some(tally)) if tally.findings().is_empty() => comparison.same(),
@@ -209,25 +216,37 @@ impl ReferenceManifest {
     }
 
     /// All but the IMA list.
-    fn compare_boot<'a>(&'a self, claims: &'a Claims) -> Comparison<'a> {
-        let mut comparison = self.compare_quote(claims);
+    fn compare_boot<'a>(&'a self, claims: &'a Claims, accepted: &Accepted<'_>) -> Comparison<'a> {
+        let mut comparison = self.compare_quote(claims, accepted);
         if let Some(boot) = &self.boot {
             comparison.boot(boot, &claims.boot);
+        }
+        if let Some(tdx) = &self.tdx {
+            let (same, differences) = tdx.compare_log(&claims.rtmr);
+            comparison.add(same, differences.into_iter().map(Difference::Tdx));
         }
         comparison
     }
 
     /// All but the logs.
-    fn compare_quote<'a>(&'a self, claims: &'a Claims) -> Comparison<'a> {
+    fn compare_quote<'a>(&'a self, claims: &'a Claims, accepted: &Accepted<'_>) -> Comparison<'a> {
         let mut comparison = Comparison::default();
         if let Some(tpm) = &self.tpm {
             comparison.tpm(tpm, &claims.tpm);
         }
         if let Some(snp) = &self.snp {
             match &claims.snp {
-                Presented::Verified(found) => comparison.snp(snp, found),
+                Presented::Verified(found) => comparison.snp(snp, found, accepted),
                 Presented::NotPresented => comparison.differences.push(Difference::NoReport),
             }
+        }
+        if let Some(tdx) = &self.tdx {
+            let (same, differences) = tdx.compare(&claims.tdx);
+            comparison.add(same, differences.into_iter().map(Difference::Tdx));
+        }
+        if let Some(paravisor) = &self.paravisor {
+            let (same, differences) = paravisor.compare(&claims.paravisor);
+            comparison.add(same, differences.into_iter().map(Difference::Paravisor));
         }
         comparison
     }
@@ -248,6 +267,11 @@ impl ReferenceManifest {
 impl<'a> Comparison<'a> {
     const fn same(&mut self) {
         self.matched = self.matched.saturating_add(1);
+    }
+
+    fn add(&mut self, same: usize, differences: impl Iterator<Item = Difference<'a>>) {
+        self.matched = self.matched.saturating_add(same);
+        self.differences.extend(differences);
     }
 
     fn value(&mut self, reason: PolicyReason, name: Name, accepted: &'a Values, found: &'a HexBytes) {
@@ -276,13 +300,12 @@ impl<'a> Comparison<'a> {
             Presented::NotPresented => self.differences.push(Difference::NoLog),
             Presented::Verified(boot) => {
                 let (same, differences) = reference.compare(boot);
-                self.matched = self.matched.saturating_add(same);
-                self.differences.extend(differences.into_iter().map(Difference::Boot));
+                self.add(same, differences.into_iter().map(Difference::Boot));
             }
         }
     }
 
-    fn snp(&mut self, reference: &'a SnpReference, claims: &'a SnpClaims) {
+    fn snp(&mut self, reference: &'a SnpReference, claims: &'a SnpClaims, accepted: &Accepted<'_>) {
         let measurement = Name::Field("MEASUREMENT");
         self.value(PolicyReason::SnpMeasurement, measurement, &reference.measurement, &claims.measurement);
         if let Some(accepted) = &reference.host_data {
@@ -292,8 +315,10 @@ impl<'a> Comparison<'a> {
             self.value(PolicyReason::SnpIdKeyDigest, Name::Field("ID_KEY_DIGEST"), accepted, &claims.id_key_digest);
         }
         let Some(minimums) = &reference.min_tcb else { return };
-        match minimums.get(&claims.product) {
-            Some(minimum) => self.tcb(*minimum, claims),
+        // A generation that the manifest does not list has no floor but the one that a waiver names.
+        let waived = || accepted.snp_floors(claims.product).next();
+        match minimums.get(&claims.product).copied().or_else(waived) {
+            Some(minimum) => self.tcb(minimum, claims, accepted),
             None => self.differences.push(Difference::Product { named: minimums, found: claims.product }),
         }
     }
@@ -302,7 +327,7 @@ impl<'a> Comparison<'a> {
     /// REPORTED: what the signing key vouches for. CURRENT is left out on purpose: a provisional update raises it and
     /// can be rolled back (SNP ABI, SNP_COMMIT). Component by component: as one integer, a new microcode would outweigh
     /// an old SNP firmware.
-    fn tcb(&mut self, minimum: MinTcb, claims: &SnpClaims) {
+    fn tcb(&mut self, minimum: MinTcb, claims: &SnpClaims, accepted: &Accepted<'_>) {
         let tcbs = [
             ("REPORTED_TCB", claims.reported_tcb),
             ("COMMITTED_TCB", claims.committed_tcb),
@@ -310,7 +335,8 @@ impl<'a> Comparison<'a> {
         ];
         for (tcb, components) in tcbs {
             for (component, least, found) in minimum.components(components) {
-                if found.is_some_and(|found| least <= found) {
+                let waived = || accepted.snp_floors(claims.product).any(|floor| floor.admits(component, found));
+                if found.is_some_and(|found| least <= found) || waived() {
                     self.matched = self.matched.saturating_add(1);
                 } else {
                     self.differences.push(Difference::Tcb { tcb, component, least, found });

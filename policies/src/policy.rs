@@ -24,14 +24,17 @@ use crate::finding::{Finding, PolicyReason};
 use crate::matching::ImaTallies;
 use crate::nesting::nesting;
 use crate::reference::{NAME_RULE, RESETTABLE, ReferenceManifest, is_name};
+use crate::waiver::Accepted;
 
 /// The schema every policy is validated against.
 pub const SCHEMA: &str = include_str!("../schema/countersign.cedarschema");
 
-/// The policies we ship, by name. A new trust domain starts with `baseline`.
+/// The policies we ship, by name. A new trust domain starts with `baseline` and `hardware-strict`.
 pub const SHIPPED: &[(&str, &str)] = &[
     ("baseline", include_str!("../shipped/baseline.cedar")),
+    ("confidential-tdx", include_str!("../shipped/confidential-tdx.cedar")),
     ("confidential-vm", include_str!("../shipped/confidential-vm.cedar")),
+    ("hardware-strict", include_str!("../shipped/hardware-strict.cedar")),
     ("measured-boot", include_str!("../shipped/measured-boot.cedar")),
     ("milan-co-root", include_str!("../shipped/milan-co-root.cedar")),
     ("runtime-integrity", include_str!("../shipped/runtime-integrity.cedar")),
@@ -131,9 +134,10 @@ impl PolicySet {
         tallies: &ImaTallies,
         host: &HostFacts<'_>,
         matched: Option<&ReferenceManifest>,
+        accepted: &Accepted<'_>,
         now: UnixMillis,
     ) -> Verdict {
-        let (request, entities) = match self.vocabulary.request(claims, tallies, host, matched, now) {
+        let (request, entities) = match self.vocabulary.request(claims, tallies, host, matched, accepted, now) {
             Ok(request) => request,
             Err(finding) => return Verdict::Refused(finding, Vec::new()),
         };
@@ -337,7 +341,8 @@ fn check_permit(policy: &cedar_policy::Policy, vocabulary: &Vocabulary) -> Resul
     };
     let labels = BTreeMap::new();
     let facts = HostFacts { id: &host, trust_domain: &domain, labels: &labels, generation: 0 };
-    let (request, entities) = vocabulary.request(&nothing_proven(), &ImaTallies::new(), &facts, None, UnixMillis(0))?;
+    let (claims, tallies, accepted) = (nothing_proven(), ImaTallies::new(), Accepted::nothing());
+    let (request, entities) = vocabulary.request(&claims, &tallies, &facts, None, &accepted, UnixMillis(0))?;
     let alone = cedar_policy::PolicySet::from_policies([policy.clone()])
         .map_err(|error| PolicyReason::PolicyName.because("each policy id once", error))?;
     match Authorizer::new().is_authorized(&request, &alone, &entities).decision() {
@@ -370,6 +375,9 @@ fn nothing_proven() -> Claims {
         boot: Presented::NotPresented,
         ima: Presented::NotPresented,
         snp: Presented::NotPresented,
+        tdx: Presented::NotPresented,
+        rtmr: Presented::NotPresented,
+        paravisor: Presented::NotPresented,
     }
 }
 

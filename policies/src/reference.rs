@@ -8,9 +8,23 @@
 //!   "snp": {
 //!     "measurement": ["<hex>"], "host_data": ["<hex>"], "id_key_digest": ["<hex>"],
 //!     "min_tcb": { "genoa": { "bootloader": 9, "tee": 0, "snp": 21, "microcode": 72 } }
-//!   }
+//!   },
+//!   "tdx": {
+//!     "mr_td": ["<hex>"], "rtmr0": ["<hex>"], "rtmr1": ["<hex>"], "rtmr2": ["<hex>"], "rtmr3": ["<hex>"],
+//!     "mr_seam": ["<hex>"], "mr_signer_seam": ["<hex>"], "min_module_svn": { "TDX_01": 5 },
+//!     "mr_config_id": ["<hex>"], "mr_owner": ["<hex>"], "mr_owner_config": ["<hex>"], "mr_service_td": ["<hex>"],
+//!     "td_attributes": ["<hex>"], "xfam": ["<hex>"], "boot": { "secure_boot": "on" }
+//!   },
+//!   "paravisor": { "hardware": "snp", "vm_ids": ["<id>"], "vm_configuration": { "secure-boot": true } },
+//!   "acpi": "measured"
 //! }
 //! ```
+//!
+//! A manifest names the kinds of evidence that its hosts have: a host that lacks one of them does not match. Of `tdx`,
+//! `mr_td` is mandatory, and `boot` is about the trust domain's own event log (CCEL), replayed to its RTMRs.
+//!
+//! `acpi` says what becomes of the ACPI tables that the host gives the guest: `measured`, `igvm` or `sandboxed`. It is
+//! the operator's knowledge of the image and compared with nothing; policies may demand it.
 //!
 //! A host matches a manifest when every value the manifest names was presented and is one of those listed. What a host
 //! presents beyond a manifest does not make it match.
@@ -34,6 +48,8 @@ use crate::boot::{BootReference, WrittenBoot};
 use crate::finding::{Finding, PolicyReason};
 use crate::ima::ImaRules;
 use crate::json::Members;
+use crate::paravisor::{ParavisorReference, WrittenParavisor};
+use crate::tdx::{TdxReference, WrittenTdx};
 
 /// An allow-list of the files of a server image fits: some 60,000. Without one, a manifest is a few kilobytes.
 pub const MANIFEST_BYTES_MAX: usize = 8 * 1024 * 1024;
@@ -66,9 +82,39 @@ pub struct ReferenceManifest {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) snp: Option<SnpReference>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) tdx: Option<TdxReference>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) paravisor: Option<ParavisorReference>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) boot: Option<BootReference>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) ima: Option<ImaReference>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) acpi: Option<Acpi>,
+}
+
+/// What becomes of ACPI tables: their code runs in the guest's kernel, and who runs the machine writes them
+/// (GHSA-g9ww-x58f-9g6m).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Acpi {
+    /// They are in the launch measurement, a PCR or an RTMR that the manifest names.
+    Measured,
+    /// They come with the measured IGVM file.
+    Igvm,
+    /// The guest's kernel keeps their code away from its memory.
+    Sandboxed,
+}
+
+impl Acpi {
+    fn read(text: &str) -> Result<Self, Finding> {
+        match text {
+            "measured" => Ok(Self::Measured),
+            "igvm" => Ok(Self::Igvm),
+            "sandboxed" => Ok(Self::Sandboxed),
+            _ => Err(PolicyReason::ManifestAcpi.because("measured, igvm or sandboxed", format_args!("`{text}`"))),
+        }
+    }
 }
 
 /// What a manifest says about the TPM: at least one PCR.
@@ -116,6 +162,21 @@ impl MinTcb {
     }
 }
 
+impl MinTcb {
+    /// Whether a component of this name may be as low as `found`.
+    pub(crate) fn admits(self, component: &str, found: Option<u8>) -> bool {
+        let least = match component {
+            "bootloader" => Some(self.bootloader),
+            "tee" => Some(self.tee),
+            "snp" => Some(self.snp),
+            "microcode" => Some(self.microcode),
+            "fmc" => self.fmc,
+            _ => None,
+        };
+        least.zip(found).is_some_and(|(least, found)| least <= found)
+    }
+}
+
 /// `null` is not "absent": it is a value nobody should have to guess the meaning of.
 pub(crate) fn not_null<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
     T::deserialize(deserializer).map(Some)
@@ -133,9 +194,15 @@ struct Written {
     #[serde(default, deserialize_with = "not_null")]
     snp: Option<WrittenSnp>,
     #[serde(default, deserialize_with = "not_null")]
+    tdx: Option<WrittenTdx>,
+    #[serde(default, deserialize_with = "not_null")]
+    paravisor: Option<WrittenParavisor>,
+    #[serde(default, deserialize_with = "not_null")]
     boot: Option<WrittenBoot>,
     #[serde(default, deserialize_with = "not_null")]
     ima: Option<WrittenIma>,
+    #[serde(default, deserialize_with = "not_null")]
+    acpi: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -171,8 +238,21 @@ impl ReferenceManifest {
         if !is_name(&written.id) {
             return Err(PolicyReason::ManifestId.because(NAME_RULE, format_args!("`{}`", written.id)));
         }
-        if written.tpm.is_none() && written.snp.is_none() && written.boot.is_none() && written.ima.is_none() {
-            return Err(PolicyReason::ManifestEmpty.because("`tpm`, `snp`, `boot` or `ima`", "none of them"));
+        let compared = [
+            written.tpm.is_some(),
+            written.snp.is_some(),
+            written.tdx.is_some(),
+            written.paravisor.is_some(),
+            written.boot.is_some(),
+            written.ima.is_some(),
+        ];
+        if !compared.contains(&true) {
+            let expected = "`tpm`, `snp`, `tdx`, `paravisor`, `boot` or `ima`";
+            return Err(PolicyReason::ManifestEmpty.because(expected, "none of them"));
+        }
+        // What a paravisor says of the machine says nothing of what runs there.
+        if written.paravisor.is_some() && written.tpm.is_none() && written.snp.is_none() && written.tdx.is_none() {
+            return Err(PolicyReason::ManifestEmpty.because("`tpm`, `snp` or `tdx` beside `paravisor`", "none of them"));
         }
         // The list is the kernel's word; something must vouch for the kernel.
         if written.ima.is_some() && written.tpm.is_none() && written.boot.is_none() {
@@ -183,8 +263,11 @@ impl ReferenceManifest {
             description: written.description,
             tpm: written.tpm.map(TpmReference::read).transpose()?,
             snp: written.snp.map(SnpReference::read).transpose()?,
+            tdx: written.tdx.map(TdxReference::read).transpose()?,
+            paravisor: written.paravisor.map(ParavisorReference::read).transpose()?,
             boot: written.boot.map(BootReference::read).transpose()?,
             ima: written.ima.map(ImaReference::read).transpose()?,
+            acpi: written.acpi.as_deref().map(Acpi::read).transpose()?,
         })
     }
 
@@ -300,7 +383,7 @@ impl SnpReference {
     }
 }
 
-fn read_min_tcb(written: Members<MinTcb>) -> Result<BTreeMap<AmdProduct, MinTcb>, Finding> {
+pub(crate) fn read_min_tcb(written: Members<MinTcb>) -> Result<BTreeMap<AmdProduct, MinTcb>, Finding> {
     if written.0.is_empty() {
         return Err(PolicyReason::ManifestEmpty.because("at least one product in `snp.min_tcb`", "none"));
     }

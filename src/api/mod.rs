@@ -1,6 +1,7 @@
 //! The doors: HTTP/JSON over TLS 1.3. They decode, ask a story of [`crate::broker`], and encode; they decide nothing.
 
 pub mod body;
+pub mod exceptions;
 pub mod host;
 pub mod listener;
 pub mod operator;
@@ -83,6 +84,13 @@ fn handler(route: &Route) -> MethodRouter<Arc<Broker>> {
         (&Method::POST, "/v1/references") => post(operator::register_reference),
         (&Method::GET, "/v1/references/{id}") => get(operator::show_reference),
         (&Method::DELETE, "/v1/references/{id}") => delete(operator::withdraw_reference),
+        (&Method::GET, "/v1/waivers") => get(exceptions::list_waivers),
+        (&Method::POST, "/v1/waivers") => post(exceptions::add_waiver),
+        (&Method::GET, "/v1/waivers/{id}") => get(exceptions::show_waiver),
+        (&Method::DELETE, "/v1/waivers/{id}") => delete(exceptions::end_waiver),
+        (&Method::GET, "/v1/denials") => get(exceptions::list_denials),
+        (&Method::POST, "/v1/denials") => post(exceptions::deny),
+        (&Method::DELETE, "/v1/denials/{id}") => delete(exceptions::withdraw_denial),
         (&Method::GET, "/v1/log/checkpoint") => get(public::checkpoint),
         (&Method::GET, "/v1/log/entries/{index}") => get(operator::log_entry),
         (&Method::GET, "/healthz") => get(public::healthz),

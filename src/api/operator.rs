@@ -36,8 +36,8 @@ pub(super) struct HostView {
 /// What changed, and where it is recorded.
 #[derive(Debug, Serialize)]
 pub(super) struct Changed {
-    id: String,
-    log_index: Option<u64>,
+    pub(super) id: String,
+    pub(super) log_index: Option<u64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -159,11 +159,11 @@ pub(super) async fn register_reference(
     Ok((StatusCode::CREATED, axum::Json(Changed { id, log_index: None })))
 }
 
-/// A withdrawn manifest and what it cost.
+/// What hosts can no longer stand on, and what that cost.
 #[derive(Debug, Serialize)]
 pub(super) struct Withdrawn {
-    id: String,
-    revoked_hosts: u64,
+    pub(super) id: String,
+    pub(super) revoked_hosts: u64,
 }
 
 pub(super) async fn withdraw_reference(

@@ -14,6 +14,7 @@ use countersign_policies::decision::Outcome;
 use crate::broker::judge::{Inputs, Judgement, LogsVerdict, judge, judge_warm};
 use crate::broker::known::{Fresh, Known, joined};
 use crate::broker::{Broker, Latest};
+use crate::credentials::execution::Proven;
 use crate::keys::random;
 use crate::lineage::Recorded;
 use crate::problem::{Problem, Refusal};
@@ -96,7 +97,7 @@ impl Broker {
 
         let fresh = Fresh::new(&self.archive, &logs);
         let mut inputs = self.inputs(&host, enrolled, &trust, &governance, nonce, request, now)?;
-        (inputs.event_log, inputs.ima) = (fresh.event_log(), fresh.ima());
+        (inputs.event_log, inputs.ima, inputs.ccel) = (fresh.event_log(), fresh.ima(), fresh.ccel());
 
         // 3 and 4. Verify and appraise: pure. Long logs take milliseconds, off the threads that answer others.
         let judge = || judge_warm(&inputs, &governance, &fresh, Some(&self.warm));
@@ -154,11 +155,12 @@ impl Broker {
         // A crash after this leaves a grant that nobody holds a credential of; the host attests again.
         let recorded = self.record(entry).await?;
         let lease = self.trust.grant(&recorded)?;
-        let credential =
-            self.issuer.issue(&recorded, &lease, &inputs.credential_key.0, claims, inputs.at).map_err(|error| {
-                tracing::error!(%error, "credential not issued");
-                Refusal::Internal.plain()
-            })?;
+        let proven = Proven { claims, waivers: judged.waivers() };
+        let issued = self.issuer.issue(&recorded, &lease, &inputs.credential_key.0, proven, inputs.at);
+        let credential = issued.map_err(|error| {
+            tracing::error!(%error, "credential not issued");
+            Refusal::Internal.plain()
+        })?;
         self.remember(case, judged, &recorded);
         // The status list says VALID from the next pulse on; a gate that learns of it now accepts at once.
         if credential.is_some() || trust.standing != Standing::Trusted {
@@ -229,6 +231,7 @@ impl Broker {
             evidence: request.evidence,
             event_log: None,
             ima: None,
+            ccel: None,
             last_clock: trust.clock,
             known: self.known(&host.id, trust)?,
             governance: governance.digests,
@@ -322,6 +325,7 @@ impl Broker {
         let latest = Latest {
             claims: judged.claims.clone(),
             findings: judged.decision.findings().to_vec(),
+            waivers: judged.waivers().to_vec(),
             decision: recorded.leaf_hash(),
             log_index: recorded.index(),
         };

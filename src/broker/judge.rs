@@ -9,19 +9,23 @@ use countersign_attestation::anchor::Assurance;
 use countersign_attestation::binder::{Binder, Role};
 use countersign_attestation::claims::{BootClaims, Claims, ClockInfo, Presented, TpmIdentity};
 use countersign_attestation::digest::Sha256Digest;
+use countersign_attestation::endorsement::intel::{UnverifiedPlatform, VerifiedCollateral};
 use countersign_attestation::evidence::bundle::{Bundle, BundleReason, Collection};
 use countersign_attestation::evidence::ima::ImaState;
 use countersign_attestation::evidence::logs::{self, BootCounts, LogReason};
+use countersign_attestation::evidence::tdx::{Quote, TdxReason, VerifiedQe, rtmr};
 use countersign_attestation::evidence::{self, Endorsements};
 use countersign_attestation::protocol::{Base64Bytes, HostId, PcrSelection};
 use countersign_attestation::{Rejection, UnixMillis};
-use countersign_policies::decision::{Decision, HostFacts, Terms, appraise, claims_digest};
+use countersign_policies::decision::{Decision, Grant, HostFacts, Terms, appraise, claims_digest};
 use countersign_policies::ima::ImaTally;
 use countersign_policies::matching::ImaTallies;
+use countersign_policies::waiver::WaiverUse;
 use serde::{Deserialize, Serialize};
 
 use crate::broker::known::{Blobs, Known, KnownIma, Piece};
 use crate::broker::warm::{self, Warm};
+use crate::collateral::intel::PlatformCollateral;
 use crate::references::{Digests, Governance};
 use crate::trust::hosts::unknown_tpm;
 
@@ -67,6 +71,9 @@ pub struct Inputs {
     pub event_log: Option<Sha256Digest>,
     /// The IMA entries of the bundle.
     pub ima: Option<NewEntries>,
+    /// The log behind a TD quote's RTMRs, of the bundle. Absent in what was archived before TDX was.
+    #[serde(default)]
+    pub ccel: Option<Sha256Digest>,
     /// The TPM's clock in the host's last verified quote, if there was one.
     pub last_clock: Option<ClockInfo>,
     /// What was known of the boot that quote was of.
@@ -114,9 +121,16 @@ impl Judgement {
     /// changes nothing.
     #[must_use]
     pub fn digest(&self, governance: &Governance) -> Option<Sha256Digest> {
-        let Digests { references, policy, collateral } = governance.digests;
+        let Digests { references, policy, collateral, waivers, denials } = governance.digests;
         let claims = claims_digest(&self.claims.as_ref()?.without_moment());
-        Some(Sha256Digest::of(&[&claims.0, &references.0, &policy.0, &collateral.0]))
+        let parts = [claims, references, policy, collateral, waivers, denials];
+        Some(Sha256Digest::of(&parts.each_ref().map(|part| part.0.as_slice())))
+    }
+
+    /// Waivers that a grant stands on.
+    #[must_use]
+    pub fn waivers(&self) -> &[WaiverUse] {
+        self.decision.grant().map_or(&[], Grant::waivers)
     }
 
     /// The codes of a denial's findings; none for a grant.
@@ -172,6 +186,12 @@ struct Case<'a> {
     warm: Option<&'a Warm>,
 }
 
+/// What Intel says of a quote's platform.
+struct Intel {
+    collateral: Arc<VerifiedCollateral>,
+    quoting_enclave: Option<Arc<VerifiedQe>>,
+}
+
 /// What the logs came to.
 struct ReadLogs {
     claims: Claims,
@@ -182,14 +202,14 @@ struct ReadLogs {
 
 impl Case<'_> {
     fn rejected(&self, claims: Option<Claims>, rejection: &Rejection) -> Judgement {
-        let Governance { references, policy, .. } = self.governance;
-        self.judgement(claims, Decision::rejected(rejection, references, policy, self.inputs.at))
+        self.judgement(claims, Decision::rejected(rejection, self.governance.standards(), self.inputs.at))
     }
 
     /// The logs do not explain the quote. What they would have explained is not known; but PCR values that no manifest
     /// lists are drift, whatever log came beside them.
     fn unexplained(&self, signed: Claims, rejection: &Rejection) -> Judgement {
-        let judged = if self.governance.references.matching_quote(&signed).next().is_none() {
+        let accepted = self.governance.waivers.accepted(&signed, &self.facts(), self.inputs.at);
+        let judged = if self.governance.references.matching_quote(&signed, &accepted).next().is_none() {
             let decision = self.appraise(&signed, &ImaTallies::new());
             self.judgement(Some(signed), decision)
         } else {
@@ -205,10 +225,14 @@ impl Case<'_> {
     }
 
     fn appraise(&self, claims: &Claims, tallies: &ImaTallies) -> Decision {
-        let Inputs { host, trust_domain, labels, generation, credential_ttl_ms, lease_ms, at, .. } = self.inputs;
-        let host = HostFacts { id: host, trust_domain, labels, generation: *generation };
+        let Inputs { credential_ttl_ms, lease_ms, at, .. } = self.inputs;
         let terms = Terms { credential_ttl_ms: *credential_ttl_ms, lease_ms: *lease_ms };
-        appraise(claims, tallies, &host, &self.governance.references, &self.governance.policy, terms, *at)
+        appraise(claims, tallies, &self.facts(), self.governance.standards(), terms, *at)
+    }
+
+    fn facts(&self) -> HostFacts<'_> {
+        let Inputs { host, trust_domain, labels, generation, .. } = self.inputs;
+        HostFacts { id: host, trust_domain, labels, generation: *generation }
     }
 
     /// Hops 1 and 3: decode the bundle, then check every signature, chain and binding in it.
@@ -222,11 +246,19 @@ impl Case<'_> {
             Some(warm) => warm.tpm(inputs)?,
             None => Arc::new(warm::enrolled(inputs)?),
         };
-        let keeps = warm.zip(bundle.snp.as_ref());
-        let vek = keeps.and_then(|(warm, snp)| warm.vek(snp, governance, inputs.at));
+        let below_paravisor = bundle.paravisor.as_ref().and_then(|paravisor| paravisor.vek.as_deref());
+        let keeps = warm.zip(bundle.snp.as_ref().map(|snp| snp.vek.as_slice()).or(below_paravisor));
+        let vek = keeps.and_then(|(warm, vek)| warm.vek(vek, governance, inputs.at));
+        let intel = bundle.tdx.as_ref().map(|tdx| self.intel(&tdx.quote)).transpose()?;
+        let quoting_enclave = intel.as_ref().and_then(|intel| intel.quoting_enclave.as_deref());
         let collateral = &governance.collateral;
-        let endorsements =
-            Endorsements { anchors: &collateral.anchors, crls: &collateral.crls, endorsed: vek.as_deref() };
+        let endorsements = Endorsements {
+            anchors: &collateral.anchors,
+            crls: &collateral.crls,
+            endorsed: vek.as_deref(),
+            intel: intel.as_ref().map(|intel| &*intel.collateral),
+            quoting_enclave,
+        };
         let expected = evidence::Expected {
             binder: &binder,
             credential_key: &inputs.credential_key.0,
@@ -234,10 +266,33 @@ impl Case<'_> {
             pcr_selection: &inputs.pcr_selection,
         };
         let claims = evidence::verify(&bundle, &expected, &endorsements, inputs.at)?;
-        if let (Some((warm, snp)), None) = (keeps, &vek) {
-            warm.keep(snp, governance, inputs.at);
+        if let (Some((warm, certificate)), None) = (keeps, &vek) {
+            warm.keep(certificate, governance, inputs.at);
+        }
+        if let (Some(warm), Some(tdx), Some(Intel { collateral, quoting_enclave: None })) = (warm, &bundle.tdx, &intel)
+        {
+            warm.keep_quoting_enclave(&tdx.quote, collateral, inputs.at);
         }
         Ok(claims)
+    }
+
+    /// Intel's newest collateral of the platform that `quote` says it is of, and its quoting enclave where that is kept.
+    fn intel(&self, quote: &[u8]) -> Result<Intel, Rejection> {
+        let (governance, now) = (self.governance, self.inputs.at);
+        let parsed = Quote::parse(quote)?;
+        let platform = UnverifiedPlatform::of(parsed.pck_chain()?)?;
+        let found = PlatformCollateral::newest(&governance.collateral.intel, &platform);
+        let found = found.ok_or_else(|| {
+            let expected = format!("collateral of FMSPC {} and its PCK CA", hex::encode(platform.fmspc));
+            TdxReason::CollateralMissing.because(expected, "none")
+        })?;
+        let anchors = &governance.collateral.anchors.intel;
+        let collateral = match self.warm {
+            Some(warm) => warm.intel(&found.documents, anchors, now)?,
+            None => Arc::new(found.documents.endorse(anchors, now)?),
+        };
+        let quoting_enclave = self.warm.and_then(|warm| warm.quoting_enclave(parsed.qe_digest(), &collateral, now));
+        Ok(Intel { collateral, quoting_enclave })
     }
 
     /// The event log to the quoted PCRs, then the IMA list: both gone on with from what is known of this very boot.
@@ -249,6 +304,10 @@ impl Case<'_> {
         if let Some(log) = event_log {
             claims.boot = Presented::Verified(self.boot(log, signed)?);
         }
+        let ccel = self.inputs.ccel.or_else(|| known.and_then(|known| known.ccel));
+        if let (Some(log), Presented::Verified(tdx)) = (ccel, &signed.tdx) {
+            claims.rtmr = Presented::Verified(rtmr::verify(&self.blob(log)?, tdx)?);
+        }
         let list = match known.and_then(|known| known.ima.as_ref()) {
             // All of the list again, or the first of it.
             None => KnownIma::start(),
@@ -257,12 +316,12 @@ impl Case<'_> {
         };
         let nothing = self.inputs.ima.is_none() && list.state.entries == 0;
         if nothing || !logs::quotes_ima(&signed.tpm) {
-            let known = Known { boot, event_log, ima: None };
+            let known = Known { boot, event_log, ima: None, ccel };
             return Ok(ReadLogs { claims, tallies: ImaTallies::new(), known, attested: None });
         }
         let (list, attested) = self.ima(&mut claims, list)?;
         let tallies = list.tallies.clone();
-        Ok(ReadLogs { claims, tallies, known: Known { boot, event_log, ima: Some(list) }, attested })
+        Ok(ReadLogs { claims, tallies, known: Known { boot, event_log, ima: Some(list), ccel }, attested })
     }
 
     fn boot(&self, log: Sha256Digest, signed: &Claims) -> Result<BootClaims, Rejection> {
@@ -293,7 +352,8 @@ impl Case<'_> {
         }
         claims.ima = Presented::Verified(ima);
         let mut tallies = ImaTallies::new();
-        for rules in self.governance.references.ima_rules(claims) {
+        let accepted = self.governance.waivers.accepted(claims, &self.facts(), self.inputs.at);
+        for rules in self.governance.references.ima_rules(claims, &accepted) {
             let tally = match prior.remove(&rules.digest()) {
                 Some(prior) => rules.tally(&verified, &prior),
                 None if state.entries == 0 => rules.tally(&verified, &ImaTally::start()),

@@ -1,9 +1,10 @@
-//! The broker's stories, one file each: [`enrol`], [`attest`], [`revoke`], [`reappraise`]. Each is the whole path of
-//! one request in numbered steps; the rooms below do the work.
+//! The broker's stories, one file each: [`enrol`], [`attest`], [`revoke`], [`reappraise`], [`exceptions`]. Each is the
+//! whole path of one request in numbered steps; the rooms below do the work.
 
 pub mod attest;
 pub mod challenge;
 pub mod enrol;
+pub mod exceptions;
 pub mod judge;
 pub mod known;
 pub mod reappraise;
@@ -19,6 +20,7 @@ use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::lineage::entry::Entry;
 use countersign_attestation::protocol::HostId;
 use countersign_policies::finding::Finding;
+use countersign_policies::waiver::WaiverUse;
 
 use crate::clock::Clock;
 use crate::config::{Config, DataDir};
@@ -65,6 +67,8 @@ pub struct Broker {
     latest: Mutex<BTreeMap<HostId, Latest>>,
     boots: known::Boots,
     warm: warm::Warm,
+    /// One at a time sees the dates of waivers pass: whoever waited finds them ended and the hosts judged.
+    ending: tokio::sync::Mutex<()>,
 }
 
 /// What a host's newest appraisal saw, for operators: kept in memory, since the log and the archive hold the proof.
@@ -74,6 +78,8 @@ pub struct Latest {
     pub claims: Option<Arc<Claims>>,
     /// Why it was denied; empty when it was granted.
     pub findings: Vec<Finding>,
+    /// Waivers that it would have been denied without.
+    pub waivers: Vec<WaiverUse>,
     /// The decision id.
     pub decision: Sha256Digest,
     /// Index in the log.

@@ -92,7 +92,7 @@ impl Broker {
         })
     }
 
-    fn record_blocking(&self, entry: Entry) -> Result<(), Problem> {
+    pub(super) fn record_blocking(&self, entry: Entry) -> Result<(), Problem> {
         self.lineage.append_blocking(entry).map(drop).map_err(|error| unrecorded(&error))
     }
 }

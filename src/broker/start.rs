@@ -10,7 +10,7 @@ use countersign_attestation::lineage::tree::TreeHead;
 use countersign_attestation::result::svid::TrustDomain;
 
 use crate::broker::challenge::Challenges;
-use crate::broker::{Broker, enrol, known};
+use crate::broker::{Broker, enrol, exceptions, known};
 use crate::clock::Clock;
 use crate::config::{Config, DataDir};
 use crate::credentials::execution::Issuer;
@@ -76,7 +76,7 @@ impl Broker {
         let pulse = pulse.start(Duration::from_millis(config.pulse_period_ms))?;
         let build = format!("countersign {}", env!("CARGO_PKG_VERSION"));
         let issuer = Issuer { keys: Arc::clone(&keys), trust_domain, list_uri, build };
-        Ok(Arc::new(Self {
+        let broker = Arc::new(Self {
             metrics: Metrics::new(),
             long_bodies: tokio::sync::Semaphore::new(LONG_BODIES_MAX),
             challenges: Challenges::new()?,
@@ -84,6 +84,7 @@ impl Broker {
             latest: std::sync::Mutex::default(),
             boots: known::Boots::default(),
             warm: super::warm::Warm::default(),
+            ending: tokio::sync::Mutex::default(),
             config,
             data,
             clock,
@@ -95,7 +96,9 @@ impl Broker {
             pulse,
             archive,
             issuer,
-        }))
+        });
+        tokio::spawn(exceptions::watch(Arc::downgrade(&broker)));
+        Ok(broker)
     }
 }
 

@@ -86,6 +86,13 @@ struct EnrolledRow {
 struct LatestRow {
     claims: Option<ClaimsRow>,
     findings: Vec<FindingRow>,
+    waivers: Vec<WaiverRow>,
+}
+
+#[derive(Debug, Deserialize)]
+struct WaiverRow {
+    id: String,
+    until: UnixMillis,
 }
 
 #[derive(Debug, Deserialize)]
@@ -178,6 +185,9 @@ pub async fn run(args: &HostsArgs) -> anyhow::Result<()> {
                     "  expected {}\n  found    {}\n  remedy   {}",
                     finding.expected, finding.found, finding.remedy
                 );
+            }
+            for WaiverRow { id, until } in host.latest.iter().flat_map(|latest| &latest.waivers) {
+                println!("stands on waiver {id} until {until}");
             }
             if let Some(claims) = host.latest.as_ref().and_then(|latest| latest.claims.as_ref()) {
                 println!("boot: {}", claims.boot.said(|boot| format!("secure boot {}", boot.secure_boot)));

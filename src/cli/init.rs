@@ -7,6 +7,7 @@ use anyhow::{Context as _, bail};
 use countersign_attestation::UnixMillis;
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::protocol::HostId;
+use countersign_policies::waiver::signer_name;
 use rcgen::{KeyPair, PublicKeyData as _};
 
 use crate::broker::start::log_origin;
@@ -15,6 +16,7 @@ use crate::collateral::{install_shipped_anchors, read_certificates};
 use crate::config::{Config, DataDir, create_private_dir, list_dir, write_new};
 use crate::credentials::channel::{self, Holder};
 use crate::keys::Keys;
+use crate::keys::operator::OperatorKey;
 use crate::lineage::LogKey;
 
 /// Creates a broker's data directory: settings, keys, pinned roots, policies, and the first operator's credential.
@@ -91,7 +93,7 @@ pub enum OperatorCommand {
         /// Data directory of the broker.
         #[arg(long, env = "COUNTERSIGN_DATA_DIR", default_value = "countersign-data")]
         data_dir: PathBuf,
-        /// New folder for certificate.pem, key.pem and control-ca.pem.
+        /// New folder for certificate.pem, key.pem and control-ca.pem, and for signing.key, which signs waivers.
         #[arg(long)]
         out: PathBuf,
     },
@@ -148,9 +150,10 @@ fn add_operator(data: &DataDir, name: &str, out: &Path, now: UnixMillis) -> anyh
     write_new(&out.join("key.pem"), zeroize::Zeroizing::new(key.serialize_pem()).as_bytes())?;
     write_new(&out.join("certificate.pem"), certificate.pem.as_bytes())?;
     write_new(&out.join("control-ca.pem"), keys.control.root_pem().as_bytes())?;
+    let signing = OperatorKey::generate(out, &signer_name(&config.trust_domain, &operator_name(name)?))?;
     // The list entry is last: until it is there the certificate opens nothing.
     create_private_dir(&data.operators())?;
-    write_new(&listed, Sha256Digest::of(&[&spki]).to_hex().as_bytes())?;
+    write_new(&listed, channel::listing(Sha256Digest::of(&[&spki]), &signing).as_bytes())?;
     Ok(())
 }
 

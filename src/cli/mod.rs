@@ -5,6 +5,7 @@
 
 pub mod client;
 pub mod demo;
+pub mod deny;
 pub mod hosts;
 pub mod init;
 pub mod inspect;
@@ -12,6 +13,7 @@ pub mod log;
 pub mod refs;
 pub mod serve;
 pub mod verify;
+pub mod waiver;
 
 use std::io::stdout;
 use std::process::ExitCode;
@@ -44,6 +46,10 @@ enum Command {
     Hosts(hosts::HostsArgs),
     /// Register, capture and withdraw reference manifests.
     Refs(refs::RefsArgs),
+    /// Accept for a while what a policy or manifest refuses: signed, scoped, ending, visible.
+    Waiver(waiver::WaiverArgs),
+    /// Deny pieces of hardware whose keys leaked.
+    Deny(deny::DenyArgs),
     /// Check the lineage log offline, or show an entry.
     #[command(subcommand)]
     Log(log::LogCommand),
@@ -98,6 +104,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Broker(args) => runtime()?.block_on(serve::broker(&args))?,
         Command::Hosts(args) => runtime()?.block_on(hosts::run(&args))?,
         Command::Refs(args) => runtime()?.block_on(refs::run(&args))?,
+        Command::Waiver(args) => runtime()?.block_on(waiver::run(&args))?,
+        Command::Deny(args) => runtime()?.block_on(deny::run(&args))?,
         Command::Log(command) => return log::run(&command).map(as_told),
         Command::Replay(args) => return log::replay(&args, &mut stdout()).map(as_told),
         Command::Verify(args) => {

@@ -13,6 +13,7 @@ use countersign_attestation::result::ear::{
 };
 use countersign_attestation::result::jws::Thumbprint;
 use countersign_attestation::result::svid::{CredentialExtension, EXTENSION_OID, SpiffeId, TrustDomain};
+use countersign_policies::waiver::WaiverUse;
 use rcgen::ExtendedKeyUsagePurpose;
 
 use crate::keys::{KeyError, Keys, LeafProfile};
@@ -22,8 +23,17 @@ use crate::trust::state::split_index;
 
 /// AR4SI, 2.3.3: recognized and affirmed.
 const AFFIRMING: i8 = 2;
-/// AR4SI, 2.3.3: a warning; here, hardware that is a stand-in.
+/// AR4SI, 2.3.3: a warning; here, hardware that is a stand-in or stands on a waiver.
 const WARNING: i8 = 32;
+
+/// What a grant was made on.
+#[derive(Clone, Copy, Debug)]
+pub struct Proven<'a> {
+    /// The claims.
+    pub claims: &'a Claims,
+    /// The waivers it stands on: every credential under it names them.
+    pub waivers: &'a [WaiverUse],
+}
 
 /// Issues execution credentials.
 #[derive(Clone, Debug)]
@@ -48,9 +58,11 @@ impl Issuer {
         recorded: &Recorded,
         lease: &Lease,
         spki: &[u8],
-        claims: &Claims,
+        proven: Proven<'_>,
         now: UnixMillis,
     ) -> Result<Option<IssuedCredential>, KeyError> {
+        let Proven { claims, .. } = proven;
+        let waivers: Vec<String> = proven.waivers.iter().map(|waiver| waiver.id.clone()).collect();
         let Some(credential) = recorded.entry().credential() else { return Ok(None) };
         let (status_list, status_index) = split_index(credential.status_index);
         let subject = SpiffeId::new(self.trust_domain.clone(), lease.host().clone());
@@ -61,6 +73,7 @@ impl Issuer {
             decision: recorded.leaf_hash(),
             log_index: recorded.index(),
             assurance: claims.assurance,
+            waivers: waivers.clone(),
         };
         let profile = LeafProfile {
             uri: Some(subject.to_string()),
@@ -82,13 +95,14 @@ impl Issuer {
             jti: recorded.leaf_hash(),
             cnf: Confirmation { jkt: thumbprint.to_string() },
             ear_verifier_id: VerifierId { developer: "countersign".to_owned(), build: self.build.clone() },
-            submods: submodules(claims),
+            submods: submodules(proven),
             status: StatusClaim {
                 status_list: StatusReference { idx: status_index, uri: format!("{}{status_list}", self.list_uri) },
             },
             assurance: claims.assurance,
             generation: lease.generation(),
             log_index: recorded.index(),
+            waivers,
         };
         Ok(Some(IssuedCredential {
             certificate_chain: certificate.pem,
@@ -101,22 +115,28 @@ impl Issuer {
     }
 }
 
-fn submodules(claims: &Claims) -> BTreeMap<String, Submodule> {
-    let hardware = |assurance| match assurance {
+fn submodules(proven: Proven<'_>) -> BTreeMap<String, Submodule> {
+    let Proven { claims, waivers } = proven;
+    let vector = |hardware| TrustVector {
+        instance_identity: Some(AFFIRMING),
+        executables: Some(AFFIRMING),
+        hardware: Some(hardware),
+        ..TrustVector::default()
+    };
+    let tpm = match claims.tpm.assurance {
         Assurance::Hardware => AFFIRMING,
         Assurance::Simulated => WARNING,
     };
-    let vector = |assurance| TrustVector {
-        instance_identity: Some(AFFIRMING),
-        executables: Some(AFFIRMING),
-        hardware: Some(hardware(assurance)),
-        ..TrustVector::default()
+    // What is waived is the processor's: its TCB, its generation.
+    let processor = |assurance| match assurance {
+        Assurance::Hardware if waivers.is_empty() => AFFIRMING,
+        Assurance::Hardware | Assurance::Simulated => WARNING,
     };
-    let mut submodules = BTreeMap::from([("tpm".to_owned(), Submodule::new(vector(claims.tpm.assurance)))]);
+    let mut submodules = BTreeMap::from([("tpm".to_owned(), Submodule::new(vector(tpm)))]);
     match &claims.snp {
         Presented::NotPresented => {}
         Presented::Verified(snp) => {
-            submodules.insert("snp".to_owned(), Submodule::new(vector(snp.assurance)));
+            submodules.insert("snp".to_owned(), Submodule::new(vector(processor(snp.assurance))));
         }
     }
     submodules

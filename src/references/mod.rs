@@ -1,14 +1,20 @@
-//! What evidence is judged by: reference manifests, Cedar policies, anchors and collateral, always as one consistent
-//! set that is archived before it is used, so that a decision made under it can be replayed.
+//! What evidence is judged by: reference manifests, Cedar policies, anchors and collateral, waivers and denied
+//! hardware, always as one consistent set that is archived before it is used, so that a decision made under it can be
+//! replayed.
+
+pub mod exceptions;
 
 use std::path::Path;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use countersign_attestation::digest::Sha256Digest;
+use countersign_policies::decision::Standards;
 use countersign_policies::finding::Finding;
+use countersign_policies::instance::{Denial, DenialSet};
 use countersign_policies::policy::{PolicySet, SHIPPED};
 use countersign_policies::reference::{ReferenceManifest, ReferenceSet};
+use countersign_policies::waiver::{Waiver, WaiverSet};
 
 use crate::collateral::{self, Collateral};
 use crate::config::{ConfigError, DataDir, create_private_dir, list_dir, read_bounded, write_new};
@@ -28,6 +34,10 @@ pub struct Governance {
     pub policy: PolicySet,
     /// Anchors and revocation lists.
     pub collateral: Collateral,
+    /// What is accepted for now all the same.
+    pub waivers: WaiverSet,
+    /// Hardware that is no longer believed.
+    pub denials: DenialSet,
     /// Digests of the archived forms.
     pub digests: Digests,
 }
@@ -42,6 +52,27 @@ pub struct Digests {
     pub policy: Sha256Digest,
     /// Of anchors and lists.
     pub collateral: Sha256Digest,
+    /// Of the list of the waivers' own digests. Absent in what was archived before there were any.
+    #[serde(default = "nothing")]
+    pub waivers: Sha256Digest,
+    /// Of the list of the denials' own digests.
+    #[serde(default = "nothing")]
+    pub denials: Sha256Digest,
+}
+
+/// Digest of an empty list of digests.
+fn nothing() -> Sha256Digest {
+    Sha256Digest::of(&[b"[]"])
+}
+
+/// The parts of a [`Governance`], to be put together anew when one of them changes.
+#[derive(Clone, Debug)]
+struct Parts {
+    manifests: Vec<ReferenceManifest>,
+    policy: PolicySet,
+    collateral: Collateral,
+    waivers: Vec<Waiver>,
+    denials: Vec<Denial>,
 }
 
 /// The set in force, and the door through which manifests change.
@@ -82,7 +113,7 @@ pub fn install_policies(data: &DataDir, simulated: bool) -> Result<(), ConfigErr
     create_private_dir(&data.policies())?;
     for (name, text) in SHIPPED {
         let wanted = match *name {
-            "baseline" => true,
+            "baseline" | "hardware-strict" => true,
             "simulated" => simulated,
             // Fleets of confidential VMs copy it in.
             _ => false,
@@ -109,8 +140,9 @@ impl References {
         }
         let policy = load_policies(&data.policies())?;
         let collateral = collateral::load(data)?;
-        let governance =
-            assemble(&archive, manifests, policy, collateral).map_err(|error| LoadError::Storage(error.to_string()))?;
+        let (waivers, denials) = (exceptions::load_waivers(&store)?, exceptions::load_denials(&store)?);
+        let parts = Parts { manifests, policy, collateral, waivers, denials };
+        let governance = parts.assemble(&archive).map_err(|error| LoadError::Storage(error.to_string()))?;
         Ok(Self { store, archive, current: ArcSwap::from_pointee(governance), changing: std::sync::Mutex::new(()) })
     }
 
@@ -136,10 +168,8 @@ impl References {
             return Err(Refusal::ReferenceExists.because("an unused id", id));
         }
         record(manifest.digest())?;
-        let mut manifests: Vec<_> = self.current().references.manifests().cloned().collect();
         let write = Write::put(Table::References, &id, manifest.to_json());
-        manifests.push(manifest);
-        self.replace(manifests, &write)?;
+        self.replace(&write, |parts| parts.manifests.push(manifest))?;
         Ok(id)
     }
 
@@ -152,18 +182,19 @@ impl References {
         let current = self.current();
         let manifest = current.references.get(id).ok_or_else(|| Refusal::ReferenceUnknown.plain())?;
         record(manifest.digest())?;
-        let manifests = current.references.manifests().filter(|manifest| manifest.id() != id).cloned().collect();
-        self.replace(manifests, &Write::Delete(Table::References, id.as_bytes().to_vec()))
+        let write = Write::Delete(Table::References, id.as_bytes().to_vec());
+        self.replace(&write, |parts| parts.manifests.retain(|manifest| manifest.id() != id))
     }
 
-    fn replace(&self, manifests: Vec<ReferenceManifest>, write: &Write) -> Result<(), Problem> {
-        let current = self.current();
+    /// Puts a changed set in force: archived, then stored, then used. Callers hold `changing`.
+    fn replace(&self, write: &Write, change: impl FnOnce(&mut Parts)) -> Result<(), Problem> {
         let failed = |error: &dyn std::fmt::Display| {
             tracing::error!(%error, "references not changed");
             Refusal::StoreFailed.plain()
         };
-        let governance = assemble(&self.archive, manifests, current.policy.clone(), current.collateral.clone())
-            .map_err(|error| failed(&error))?;
+        let mut parts = self.current().parts();
+        change(&mut parts);
+        let governance = parts.assemble(&self.archive).map_err(|error| failed(&error))?;
         self.store.commit(std::slice::from_ref(write)).map_err(|error| failed(&error))?;
         self.current.store(Arc::new(governance));
         Ok(())
@@ -193,37 +224,67 @@ fn parse_policies(texts: &[(String, String)]) -> Result<PolicySet, Finding> {
     PolicySet::parse(&texts)
 }
 
-fn assemble(
-    archive: &Archive,
-    manifests: Vec<ReferenceManifest>,
-    policy: PolicySet,
-    collateral: Collateral,
-) -> Result<Governance, Box<dyn std::error::Error + Send + Sync>> {
-    // Each by itself: what one change writes does not grow with what is there.
-    let manifest_digests: Vec<Sha256Digest> =
-        manifests.iter().map(|manifest| archive.put(&manifest.to_json())).collect::<Result<_, _>>()?;
-    let digests = Digests {
-        references: archive.put(&serde_json::to_vec(&manifest_digests)?)?,
-        policy: archive.put(&serde_json::to_vec(&policy.texts().collect::<Vec<_>>())?)?,
-        collateral: archive.put(&collateral.to_archive())?,
-    };
-    Ok(Governance { references: ReferenceSet::new(manifests), policy, collateral, digests })
+impl Parts {
+    fn assemble(self, archive: &Archive) -> Result<Governance, Box<dyn std::error::Error + Send + Sync>> {
+        let Self { manifests, policy, collateral, waivers, denials } = self;
+        let list = |documents: Vec<Vec<u8>>| -> Result<Sha256Digest, Box<dyn std::error::Error + Send + Sync>> {
+            // Each by itself: what one change writes does not grow with what is there.
+            let digests = documents.iter().map(|document| archive.put(document)).collect::<Result<Vec<_>, _>>()?;
+            Ok(archive.put(&serde_json::to_vec(&digests)?)?)
+        };
+        let digests = Digests {
+            references: list(manifests.iter().map(ReferenceManifest::to_json).collect())?,
+            policy: archive.put(&serde_json::to_vec(&policy.texts().collect::<Vec<_>>())?)?,
+            collateral: archive.put(&collateral.to_archive())?,
+            waivers: list(waivers.iter().map(|waiver| waiver.signed().to_json()).collect())?,
+            denials: list(denials.iter().map(Denial::to_json).collect())?,
+        };
+        let (references, waivers, denials) =
+            (ReferenceSet::new(manifests), WaiverSet::new(waivers), DenialSet::new(denials));
+        Ok(Governance { references, policy, collateral, waivers, denials, digests })
+    }
 }
 
 impl Governance {
+    /// What the judge judges by.
+    #[must_use]
+    pub const fn standards(&self) -> Standards<'_> {
+        let Self { references, policy, waivers, denials, .. } = self;
+        Standards { references, policy, waivers, denials }
+    }
+
+    fn parts(&self) -> Parts {
+        Parts {
+            manifests: self.references.manifests().cloned().collect(),
+            policy: self.policy.clone(),
+            collateral: self.collateral.clone(),
+            waivers: self.waivers.waivers().cloned().collect(),
+            denials: self.denials.denials().cloned().collect(),
+        }
+    }
+
     /// The set that was archived under `digests`.
     ///
     /// # Errors
     /// What is missing or damaged.
     pub fn from_archive(archive: &Archive, digests: Digests) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
-        let manifest_digests: Vec<Sha256Digest> = serde_json::from_slice(&archive.get(digests.references)?)?;
-        let mut manifests = Vec::new();
-        for digest in manifest_digests {
-            manifests.push(ReferenceManifest::parse(&archive.get(digest)?).map_err(|finding| finding.code)?);
-        }
+        let list = |of: Sha256Digest| -> Result<Vec<Vec<u8>>, Box<dyn std::error::Error + Send + Sync>> {
+            // What was archived before there were such lists names the empty one, which may not be there.
+            let bytes = if of == nothing() { b"[]".to_vec() } else { archive.get(of)? };
+            let digests: Vec<Sha256Digest> = serde_json::from_slice(&bytes)?;
+            digests.into_iter().map(|digest| Ok(archive.get(digest)?)).collect()
+        };
+        let manifest = |json: Vec<u8>| ReferenceManifest::parse(&json).map_err(|finding| finding.code);
+        let manifests: Vec<_> = list(digests.references)?.into_iter().map(manifest).collect::<Result<_, _>>()?;
         let texts: Vec<(String, String)> = serde_json::from_slice(&archive.get(digests.policy)?)?;
         let policy = parse_policies(&texts).map_err(|finding| finding.code)?;
         let collateral = Collateral::from_archive(&archive.get(digests.collateral)?).ok_or("collateral is damaged")?;
-        Ok(Self { references: ReferenceSet::new(manifests), policy, collateral, digests })
+        let waiver = |json: Vec<u8>| Waiver::from_json(&json).map_err(|finding| finding.code);
+        let waivers: Vec<_> = list(digests.waivers)?.into_iter().map(waiver).collect::<Result<_, _>>()?;
+        let denial = |json: Vec<u8>| Denial::parse(&json).map_err(|finding| finding.code);
+        let denials: Vec<_> = list(digests.denials)?.into_iter().map(denial).collect::<Result<_, _>>()?;
+        let (references, waivers, denials) =
+            (ReferenceSet::new(manifests), WaiverSet::new(waivers), DenialSet::new(denials));
+        Ok(Self { references, policy, collateral, waivers, denials, digests })
     }
 }

@@ -20,18 +20,24 @@ pub enum Table {
     Trust,
     /// Reference manifests, by manifest id.
     References,
+    /// Waivers, in force and ended, by waiver id.
+    Waivers,
+    /// Denied pieces of hardware, by the denial's id.
+    Denials,
     /// Single values: epoch, tree head, applied index.
     Meta,
 }
 
 impl Table {
-    const ALL: [Self; 4] = [Self::Hosts, Self::Trust, Self::References, Self::Meta];
+    const ALL: [Self; 6] = [Self::Hosts, Self::Trust, Self::References, Self::Waivers, Self::Denials, Self::Meta];
 
     const fn definition(self) -> TableDefinition<'static, &'static [u8], &'static [u8]> {
         TableDefinition::new(match self {
             Self::Hosts => "hosts",
             Self::Trust => "trust",
             Self::References => "references",
+            Self::Waivers => "waivers",
+            Self::Denials => "denials",
             Self::Meta => "meta",
         })
     }

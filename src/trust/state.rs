@@ -291,7 +291,11 @@ fn transition(host: &mut HostTrust, entry: &Entry) -> bool {
         | Event::HostRegistered
         | Event::ReferenceRegistered
         | Event::ReferenceWithdrawn
-        | Event::PolicyActivated => return false,
+        | Event::PolicyActivated
+        | Event::WaiverRegistered
+        | Event::WaiverEnded
+        | Event::InstanceDenied
+        | Event::DenialWithdrawn => return false,
     }
     host.revision = host.revision.saturating_add(1);
     true

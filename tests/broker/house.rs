@@ -22,6 +22,7 @@ use countersign_attestation::protocol::{
 };
 use tempfile::TempDir;
 
+use crate::amd::AmdSimulator;
 use crate::measured::{Boot, List};
 use crate::tpm::{AkKind, CredentialKey, SimManufacturer, SimTpm};
 
@@ -35,6 +36,11 @@ pub(crate) struct House {
 
 impl House {
     pub(crate) fn new() -> Self {
+        Self::with_processors(&[])
+    }
+
+    /// Where these simulated product lines of AMD's are pinned.
+    pub(crate) fn with_processors(processors: &[&AmdSimulator]) -> Self {
         let (folder, maker) = (TempDir::new().unwrap(), SimManufacturer::new());
         let anchor = folder.path().join("root.der");
         std::fs::write(&anchor, maker.anchor().root).unwrap();
@@ -48,6 +54,12 @@ impl House {
             simulated_tpm_anchor: vec![anchor],
         };
         init(&args).unwrap();
+        for amd in processors {
+            let anchors = args.data_dir.join("anchors/amd-simulated").join(amd.product.to_string().to_lowercase());
+            std::fs::create_dir_all(&anchors).unwrap();
+            std::fs::write(anchors.join("ark.der"), &amd.ark_der).unwrap();
+            std::fs::write(anchors.join("ask.der"), &amd.ask_der).unwrap();
+        }
         let mut house = Self { folder, clock: Clock::manual(Clock::system().now()), maker, broker: None };
         house.start();
         house
@@ -121,6 +133,8 @@ pub(crate) struct Host {
     pub(crate) tpm: SimTpm,
     pub(crate) boot: Boot,
     pub(crate) list: List,
+    /// The processor of the confidential VM that the host is, if it is one.
+    pub(crate) processor: Option<Arc<AmdSimulator>>,
     key: CredentialKey,
 }
 
@@ -138,7 +152,7 @@ impl Host {
         boot.measure(&mut tpm);
         let list = List::begin(&mut tpm);
         let id = HostId::parse(id).unwrap();
-        let host = Self { id: id.clone(), tpm, boot, list, key: CredentialKey::new() };
+        let host = Self { id: id.clone(), tpm, boot, list, processor: None, key: CredentialKey::new() };
         let ek = Sha256Digest::of(&[&Public::read(host.tpm.ek_public()).unwrap().spki()]);
         house.broker().register(&operator(), id.clone(), ek, [].into()).await.unwrap();
         let channel = CredentialKey::new();
@@ -198,14 +212,16 @@ impl Host {
     pub(crate) fn evidence(&mut self, challenge: &Challenge, logs: Logs) -> AttestationRequest {
         self.tpm.clock.clock += 1000;
         let nonce = challenge.nonce.0.clone().try_into().unwrap();
-        let qualifying = Binder::new(Role::Host, &nonce, &self.key.spki()).qualifying_data();
+        let binder = Binder::new(Role::Host, &nonce, &self.key.spki());
+        let qualifying = binder.qualifying_data();
+        let snp = self.processor.as_ref().map(|amd| amd.evidence(binder.report_data()));
         let (tpm_quote, tpm_pcrs) = self.tpm.quote(&challenge.pcr_selection, &qualifying);
         let tpm_certify = self.tpm.certify(&self.key, &qualifying);
         let Logs { event_log, ima } = logs;
         AttestationRequest {
             challenge: challenge.challenge.clone(),
             credential_key: Base64Bytes(self.key.spki()),
-            evidence: Bundle { tpm_quote, tpm_pcrs, tpm_certify, event_log, ima, snp: None }.encode(),
+            evidence: Bundle { tpm_quote, tpm_pcrs, tpm_certify, event_log, ima, snp }.encode(),
         }
     }
 

@@ -1,6 +1,9 @@
 //! The broker's stories with the logs of a host, in one process: what a restart, a reset TPM or another list changes.
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test that cannot go on fails")]
 
+#[path = "../sim/amd.rs"]
+mod amd;
+mod exceptions;
 mod house;
 mod lists;
 mod logs;

@@ -132,7 +132,7 @@ fn an_ecc_ek_enrols_with_the_intermediates_its_host_sends() {
     let ek = ["--ek", "ecc-p384"];
     let mut identity = machine.agent(&["identity", "--output", "json"]);
     let identity: Value = serde_json::from_slice(&identity.args(ek).output().unwrap().stdout).unwrap();
-    let fingerprint = identity["ek_fingerprint"].as_str().unwrap();
+    let fingerprint = identity["fingerprint"].as_str().unwrap();
     fleet.operator_ok(&["hosts", "add", "host-a", "--ek-sha256", fingerprint]);
     let enroll = |more: &[&std::ffi::OsStr]| {
         let mut agent = machine.agent(&["enroll", "--host", "host-a", "--broker", &fleet.url(), "--broker-ca"]);
@@ -141,7 +141,7 @@ fn an_ecc_ek_enrols_with_the_intermediates_its_host_sends() {
     };
     let (code, said) = enroll(&[]);
     assert!(code == Some(3) && said.contains("x509.path.none"), "{said}");
-    let (code, said) = enroll(&["--ek-intermediates".as_ref(), issuer.as_os_str()]);
+    let (code, said) = enroll(&["--intermediates".as_ref(), issuer.as_os_str()]);
     assert_eq!(code, Some(0), "{said}");
     let enrolled = &shown(&fleet, "host-a")["enrolled"];
     assert_eq!(enrolled["endorsed_by"], "endorsement_key");
@@ -186,4 +186,112 @@ fn a17_a_denied_ek_neither_enrols_nor_attests_and_firmware_has_a_floor() {
     for id in ["leaked", "old"] {
         assert_eq!(fleet.host(id).trust.standing, "revoked", "{id}: genuine evidence that is no longer believed");
     }
+}
+
+/// TPMA_OBJECT of a key that signs what its TPM made, in tpm2-tools' words.
+const ATTESTING: &str = "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|noda|restricted|sign";
+
+/// A primary key of this algorithm kept at `handle`; its `SubjectPublicKeyInfo`, and the template it was made of.
+fn persist(machine: &Machine, folder: &std::path::Path, algorithm: &str, handle: &str) -> (Vec<u8>, Vec<u8>) {
+    let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+    let tool = |name: &str, args: &[&str]| {
+        let output = machine.tpm.tool(name, args);
+        assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    let (context, template, public) = (path("key.ctx"), path("key.template"), path("key.der"));
+    let (template_data, save) = (format!("--template-data={template}"), ["-c", &context]);
+    let make = ["-C", "e", "-G", algorithm, "-a", ATTESTING, &template_data, save[0], save[1]];
+    tool("tpm2_createprimary", &make);
+    tool("tpm2_readpublic", &["-c", &context, "-f", "der", "-o", &public]);
+    tool("tpm2_evictcontrol", &["-C", "o", "-c", &context, handle]);
+    tool("tpm2_flushcontext", &["-t"]);
+    (fs::read(public).unwrap(), fs::read(template).unwrap())
+}
+
+fn ak_certificate_of(maker: &SimManufacturer, spki: &[u8]) -> Vec<u8> {
+    maker.certificate(spki, |params| {
+        params.key_usages = vec![rcgen::KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::Other(vec![2, 23, 133, 8, 3])];
+    })
+}
+
+/// Registers what the agent says of its certified key, and enrols; exit code and what was said.
+fn enroll_with(machine: &Machine, fleet: &Fleet, key: &[&str]) -> (Option<i32>, String) {
+    let identity = machine.agent(&["identity", "--output", "json"]).args(key).output().unwrap();
+    let said = String::from_utf8_lossy(&identity.stderr).into_owned();
+    let Ok(identity) = serde_json::from_slice::<Value>(&identity.stdout) else { return (identity.status.code(), said) };
+    let fingerprint = identity["fingerprint"].as_str().unwrap();
+    fleet.operator_ok(&["hosts", "add", "host-a", "--ek-sha256", fingerprint]);
+    let mut agent = machine.agent(&["enroll", "--host", "host-a", "--broker", &fleet.url(), "--broker-ca"]);
+    let output = agent.arg(fleet.broker_ca()).args(key).output().unwrap();
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+/// As on GCE: certificate and template of the AK lie in NV memory, and the AK is made when it is first needed.
+#[test]
+fn a7_an_agent_enrols_by_the_ak_that_its_cloud_certified() {
+    let folder = tempfile::tempdir().unwrap();
+    let machine = Machine::boot(&folder.path().join("machine"));
+    let (eks, clouds) = (SimManufacturer::new(), SimManufacturer::new());
+    let fleet = fleet(&folder, &eks, &clouds);
+    let algorithm = "rsa2048:rsassa-sha256:null";
+    let (spki, template) = persist(&machine, folder.path(), algorithm, "0x81010009");
+    let certificate = ak_certificate_of(&clouds, &spki);
+    machine.tpm.store(0x01c1_0000, &[certificate.as_slice(), &[0; 200]].concat());
+    machine.tpm.store(0x01c1_0001, &template);
+    let made = ["--ak-handle", "0x8101000a", "--ak-certificate-nv", "0x01c10000", "--ak-template-nv", "0x01c10001"];
+    let (code, said) = enroll_with(&machine, &fleet, &made);
+    assert_eq!(code, Some(0), "{said}");
+    let enrolled = &shown(&fleet, "host-a")["enrolled"];
+    assert_eq!(enrolled["endorsed_by"], "ak_certificate");
+    // Each attestation is another process: what it needs is in the state and in the TPM.
+    assert_eq!(machine.attest_once().0, Some(3));
+    machine.capture(&fleet, "host-a", "golden");
+    for _ in 0..2 {
+        let (code, said) = machine.attest_once();
+        assert_eq!(code, Some(0), "{said}");
+    }
+    // A8: another key at the handle is found before the broker is asked.
+    assert!(machine.tpm.tool("tpm2_evictcontrol", &["-C", "o", "-c", "0x8101000a"]).status.success());
+    persist(&machine, folder.path(), "ecc256:ecdsa-sha256:null", "0x8101000a");
+    let (code, said) = machine.attest_once();
+    assert!(code == Some(1) && said.contains("another key at 0x8101000a"), "{code:?} {said}");
+}
+
+#[test]
+fn a7_a_certificate_of_another_key_is_not_offered() {
+    let folder = tempfile::tempdir().unwrap();
+    let machine = Machine::boot(&folder.path().join("machine"));
+    let (eks, clouds) = (SimManufacturer::new(), SimManufacturer::new());
+    let fleet = fleet(&folder, &eks, &clouds);
+    persist(&machine, folder.path(), "ecc256:ecdsa-sha256:null", "0x81000003");
+    let other = folder.path().join("other.der");
+    fs::write(&other, ak_certificate_of(&clouds, &spki(SimTpm::new(AkKind::P256).ak_public()))).unwrap();
+    let key = ["--ak-handle", "0x81000003", "--ak-certificate", other.to_str().unwrap()];
+    let (code, said) = enroll_with(&machine, &fleet, &key);
+    assert!(code == Some(1) && said.contains("a certificate of another key"), "{code:?} {said}");
+    let nowhere = ["--ak-handle", "0x81000004", "--ak-certificate", other.to_str().unwrap()];
+    let (code, said) = enroll_with(&machine, &fleet, &nowhere);
+    assert!(code == Some(1) && said.contains("find the key at a persistent handle"), "{code:?} {said}");
+    let alone = machine.agent(&["identity", "--ak-handle", "0x81000003"]).output().unwrap();
+    assert!(String::from_utf8_lossy(&alone.stderr).contains("--ak-certificate"), "{alone:?}");
+}
+
+#[test]
+fn a7_an_agent_enrols_by_the_initial_attestation_key_of_its_maker() {
+    let folder = tempfile::tempdir().unwrap();
+    let machine = Machine::boot(&folder.path().join("machine"));
+    let (eks, makers) = (SimManufacturer::new(), SimManufacturer::new());
+    let fleet = fleet(&folder, &eks, &makers);
+    let (spki, _) = persist(&machine, folder.path(), "ecc384:ecdsa-sha384:null", "0x81090000");
+    let certificate = folder.path().join("iak.der");
+    fs::write(&certificate, ak_certificate_of(&makers, &spki)).unwrap();
+    let key = ["--iak-handle", "0x81090000", "--iak-certificate", certificate.to_str().unwrap()];
+    let (code, said) = enroll_with(&machine, &fleet, &key);
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(shown(&fleet, "host-a")["enrolled"]["endorsed_by"], "initial_attestation_key");
+    assert_eq!(machine.attest_once().0, Some(3));
+    machine.capture(&fleet, "host-a", "golden");
+    let (code, said) = machine.attest_once();
+    assert_eq!(code, Some(0), "{said}");
 }

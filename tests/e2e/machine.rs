@@ -44,7 +44,7 @@ pub(crate) struct Sent {
 
 #[derive(Deserialize)]
 struct Identity {
-    ek_fingerprint: String,
+    fingerprint: String,
 }
 
 impl Machine {
@@ -131,13 +131,13 @@ impl Machine {
     pub(crate) fn enroll_by(&self, fleet: &Fleet, id: &str, ek: &str) -> String {
         let identity = succeed(self.agent(&["identity", "--output", "json", "--ek", ek]).env("RUST_LOG", "error"));
         let identity: Identity = serde_json::from_str(&identity).unwrap();
-        fleet.operator_ok(&["hosts", "add", id, "--ek-sha256", &identity.ek_fingerprint, "--label", "rack=4"]);
+        fleet.operator_ok(&["hosts", "add", id, "--ek-sha256", &identity.fingerprint, "--label", "rack=4"]);
         let mut enroll = self.agent(&["enroll", "--host", id, "--ek", ek, "--broker", &fleet.url(), "--broker-ca"]);
         let output = enroll.arg(fleet.broker_ca()).output().unwrap();
         let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert!(output.status.success(), "{said}");
         fs::write(self.folder.join("enroll.log"), said).unwrap();
-        identity.ek_fingerprint
+        identity.fingerprint
     }
 
     /// Attests once; the exit code and what was said.

@@ -6,6 +6,7 @@ mod bad_input;
 mod client;
 mod crash;
 mod drift;
+mod exceptions;
 #[path = "../sim/firmware.rs"]
 mod firmware;
 mod fleet;

@@ -25,6 +25,7 @@ use countersign_agent::broker_client::BrokerClient;
 use countersign_agent::collect::logs::Logs;
 use countersign_agent::collect::snp::SnpSource;
 use countersign_agent::device::Tpm;
+use countersign_agent::endorser::Endorser;
 use countersign_agent::enroll::{Order, enroll};
 use countersign_agent::keys::{self, AkKind, EkKind};
 use countersign_agent::state::StateDirectory;
@@ -183,9 +184,9 @@ async fn enroll_all(fleet: &Fleet, folder: &Path, machines: &[Swtpm]) -> Vec<Att
             host: HostId::parse(&id(index)).unwrap(),
             state_directory: folder.join("state"),
             tcti: machine.tcti(),
-            ek: EK,
+            by: Endorser::EndorsementKey(EK),
             ak: AkKind::EccP256,
-            ek_intermediates: None,
+            intermediates: None,
         };
         enrolling.spawn(async move {
             enroll(&order).await.unwrap_or_else(|error| panic!("{}: {error}", order.host));

@@ -112,6 +112,7 @@ pub(crate) fn extension(index: u64) -> CredentialExtension {
         decision: Sha256Digest([7; 32]),
         log_index: 41,
         assurance: Assurance::Simulated,
+        waivers: Vec::new(),
     }
 }
 

@@ -17,7 +17,7 @@ use tss_esapi::tss2_esys::TPML_PCR_SELECTION;
 
 use crate::collect::logs::Boot;
 use crate::device::{Refused as _, Session, TpmError};
-use crate::keys::{self, WrappedKey};
+use crate::keys::{self, Ak, WrappedKey};
 
 /// How often PCRs are read again when they changed between quote and reading. Boot-time extends come in bursts of
 /// milliseconds; a host that extends without pause cannot be quoted consistently and says so.
@@ -78,14 +78,12 @@ pub enum CredentialKey {
 /// The TPM's refusal; [`TpmError::Answer`] when PCRs do not hold still.
 pub fn collect(
     session: &mut Session,
-    attestation_key: &WrappedKey,
+    attestation_key: &Ak,
     credential_key: CredentialKey,
     nonce: &Nonce,
     selection: &[PcrSelection],
 ) -> Result<TpmEvidence, TpmError> {
-    let parent = keys::attestation_primary(session)?;
-    let ak = attestation_key.load(session, parent)?;
-    session.flush(parent)?;
+    let ak = attestation_key.load(session)?;
     let parent = keys::storage_primary(session)?;
     let credential_key = match credential_key {
         CredentialKey::New => keys::create_credential_key(session, parent)?,
@@ -95,9 +93,10 @@ pub fn collect(
     session.flush(parent)?;
     let qualifying_data = credential_key.binder(nonce)?.qualifying_data();
     let Quoted { quote, pcrs, boot } = quote(session, ak, &qualifying_data, selection)?;
-    let certify = certify(session, key, ak, &qualifying_data, &credential_key)?;
+    let certified = certify(session, key, ak, &qualifying_data)?;
+    let certify = [certified, credential_key.tpm2b_public()].concat();
     session.flush(key)?;
-    session.flush(ak)?;
+    attestation_key.unload(session, ak)?;
     Ok(TpmEvidence { credential_key, quote, pcrs, boot, certify })
 }
 
@@ -133,29 +132,41 @@ fn quote(
 fn settle(mut attempt: impl FnMut() -> Result<(Vec<u8>, Quoted), TpmError>) -> Result<Quoted, TpmError> {
     for _ in 0..READ_ATTEMPTS {
         let (digest, quoted) = attempt()?;
-        if digest == digest_of(&quoted.pcrs) {
+        if digest == digest_of(&quoted.pcrs, digest.len()) {
             return Ok(quoted);
         }
     }
     Err(TpmError::Answer { command: "TPM2_PCR_Read", found: "PCRs that change faster than they are read".to_owned() })
 }
 
-/// TPM2_Certify of `key` by `ak`, then the key's public area.
-fn certify(
+/// TPM2_Quote of one PCR, whatever it holds, to show that the TPM holds the key: TPM2B_ATTEST, TPMT_SIGNATURE.
+pub(crate) fn show_possession(
     session: &mut Session,
-    key: KeyHandle,
     ak: KeyHandle,
     qualifying_data: &[u8],
-    wrapped: &WrappedKey,
 ) -> Result<Vec<u8>, TpmError> {
     let data = Data::try_from(qualifying_data).refused("qualifyingData")?;
-    // Both handles need authorisation (TPM 2.0 Part 3, 18.2): ADMIN of the key, USER of the AK.
+    let list = selection_list(&[PcrSelection { bank: PcrHash::Sha256, pcrs: vec![0] }])?;
+    let (attest, signature) =
+        session.authorized("TPM2_Quote", |context| context.quote(ak, data, SignatureScheme::Null, list))?;
+    signed(&attest, &signature)
+}
+
+/// TPM2_Certify of `key` by `by`: TPM2B_ATTEST, TPMT_SIGNATURE.
+pub(crate) fn certify(
+    session: &mut Session,
+    key: KeyHandle,
+    by: KeyHandle,
+    qualifying_data: &[u8],
+) -> Result<Vec<u8>, TpmError> {
+    let data = Data::try_from(qualifying_data).refused("qualifyingData")?;
+    // Both handles need authorisation (TPM 2.0 Part 3, 18.2): ADMIN of the key, USER of the one that signs.
     let sessions = (Some(AuthSession::Password), Some(AuthSession::Password), None);
     let (attest, signature) = session
         .plain()
-        .execute_with_sessions(sessions, |context| context.certify(key.into(), ak, data, SignatureScheme::Null))
+        .execute_with_sessions(sessions, |context| context.certify(key.into(), by, data, SignatureScheme::Null))
         .refused("TPM2_Certify")?;
-    Ok([signed(&attest, &signature)?, wrapped.tpm2b_public()].concat())
+    signed(&attest, &signature)
 }
 
 /// TPM2B_ATTEST and TPMT_SIGNATURE.
@@ -174,10 +185,15 @@ fn pcr_digest(attest: &Attest) -> Result<Vec<u8>, TpmError> {
     }
 }
 
-/// The composite digest (TPM 2.0 Part 1, 16.9.2). Our AKs hash with SHA-256.
-fn digest_of(values: &PcrValues) -> Vec<u8> {
-    let parts = values.0.iter().map(Vec::as_slice).collect::<Vec<_>>();
-    countersign_attestation::digest::Sha256Digest::of(&parts).0.to_vec()
+/// The composite digest of so many bytes (TPM 2.0 Part 1, 16.9.2), by the hash that the AK signs with.
+fn digest_of(values: &PcrValues, size: usize) -> Vec<u8> {
+    let hash = match size {
+        48 => &aws_lc_rs::digest::SHA384,
+        64 => &aws_lc_rs::digest::SHA512,
+        // Another size is no digest of these, and differs.
+        _ => &aws_lc_rs::digest::SHA256,
+    };
+    aws_lc_rs::digest::digest(hash, &values.0.concat()).as_ref().to_vec()
 }
 
 /// `pcrUpdateCounter`, without reading a PCR: the cheapest question whether something was extended. Some PCRs (16 and
@@ -256,13 +272,13 @@ mod tests {
         let settled = settle(|| {
             attempts += 1;
             let read = if attempts == 3 { 3 } else { attempts + 1 };
-            Ok((digest_of(&values(attempts)), Quoted { quote: vec![attempts], pcrs: values(read), boot: BOOT }))
+            Ok((digest_of(&values(attempts), 32), Quoted { quote: vec![attempts], pcrs: values(read), boot: BOOT }))
         });
         assert_eq!(settled, Ok(Quoted { quote: vec![3], pcrs: values(3), boot: BOOT }));
         let mut tries = 0;
         let restless = settle(|| {
             tries += 1;
-            Ok((digest_of(&values(1)), Quoted { quote: vec![1], pcrs: values(2), boot: BOOT }))
+            Ok((digest_of(&values(1), 48), Quoted { quote: vec![1], pcrs: values(2), boot: BOOT }))
         });
         assert!(restless.is_err());
         assert_eq!(tries, READ_ATTEMPTS);

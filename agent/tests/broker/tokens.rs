@@ -22,6 +22,7 @@ pub(super) fn extension() -> CustomExtension {
         decision: Sha256Digest([1; 32]),
         log_index: 0,
         assurance: Assurance::Simulated,
+        waivers: Vec::new(),
     };
     CustomExtension::from_oid_content(&EXTENSION_OID, extension.encode())
 }

@@ -3,9 +3,10 @@
 //! An entry is a map from small integers to values; members that say nothing are left out, so a renewal that changes
 //! nothing takes about a hundred bytes. Its leaf hash is the decision id that credentials carry.
 
+mod event;
+
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use core::fmt;
 
 use minicbor::{Decode, Encode};
 
@@ -15,6 +16,8 @@ use crate::protocol::HostId;
 use crate::rejection::Rejection;
 use crate::time::UnixMillis;
 
+pub use event::Event;
+
 /// The version of this encoding.
 pub const VERSION: u8 = 1;
 /// An entry bundle counts bytes in 16 bits (C2SP tlog-tiles); ours stay far below.
@@ -22,75 +25,6 @@ pub const BYTES_MAX: usize = 8192;
 /// More reasons than there are checks in one appraisal explain nothing.
 const REASONS_MAX: usize = 32;
 const TEXT_BYTES_MAX: usize = 128;
-
-/// What happened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
-#[cbor(index_only)]
-pub enum Event {
-    /// A broker process took up its work.
-    #[n(0)]
-    BrokerStarted,
-    /// An operator registered a host.
-    #[n(1)]
-    HostRegistered,
-    /// A host proved its TPM and AK.
-    #[n(2)]
-    Enrolled,
-    /// An appraisal that was granted: a full record with its inputs.
-    #[n(3)]
-    Granted,
-    /// An appraisal that was granted and changed nothing.
-    #[n(4)]
-    Renewed,
-    /// An appraisal, or a verification before it, that was denied and took no trust away.
-    #[n(5)]
-    Denied,
-    /// A lease ended.
-    #[n(6)]
-    Lapsed,
-    /// Trust was taken away.
-    #[n(7)]
-    Revoked,
-    /// An operator let a revoked host prove itself again.
-    #[n(8)]
-    Readmitted,
-    /// An operator registered a reference manifest.
-    #[n(9)]
-    ReferenceRegistered,
-    /// An operator withdrew a reference manifest.
-    #[n(10)]
-    ReferenceWithdrawn,
-    /// A policy set came into force.
-    #[n(11)]
-    PolicyActivated,
-}
-
-impl Event {
-    /// The event's name in logs and tables.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::BrokerStarted => "broker_started",
-            Self::HostRegistered => "host_registered",
-            Self::Enrolled => "enrolled",
-            Self::Granted => "granted",
-            Self::Renewed => "renewed",
-            Self::Denied => "denied",
-            Self::Lapsed => "lapsed",
-            Self::Revoked => "revoked",
-            Self::Readmitted => "readmitted",
-            Self::ReferenceRegistered => "reference_registered",
-            Self::ReferenceWithdrawn => "reference_withdrawn",
-            Self::PolicyActivated => "policy_activated",
-        }
-    }
-}
-
-impl fmt::Display for Event {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
 
 /// The credential that a grant issues.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -200,7 +134,13 @@ const fn members_of(event: Event) -> (u16, u16) {
         Event::Lapsed => (ON_HOST | REASONS, 0),
         Event::Revoked => (ON_HOST | REASONS, ACTOR | SUBJECT | INPUTS | CLAIMS),
         Event::Readmitted => (ON_HOST | ACTOR, 0),
-        Event::ReferenceRegistered | Event::ReferenceWithdrawn | Event::PolicyActivated => (ACTOR | SUBJECT, 0),
+        Event::ReferenceRegistered
+        | Event::ReferenceWithdrawn
+        | Event::PolicyActivated
+        | Event::WaiverRegistered
+        | Event::WaiverEnded
+        | Event::InstanceDenied
+        | Event::DenialWithdrawn => (ACTOR | SUBJECT, 0),
     }
 }
 
@@ -377,6 +317,30 @@ impl Entry {
     #[must_use]
     pub fn policy_activated(at: UnixMillis, actor: &str, subject: Sha256Digest) -> Self {
         Self::governed(at, Event::PolicyActivated, actor, subject)
+    }
+
+    /// A waiver came into force; the actor is who registered it, `subject` the digest of its text and signature.
+    #[must_use]
+    pub fn waiver_registered(at: UnixMillis, actor: &str, subject: Sha256Digest) -> Self {
+        Self::governed(at, Event::WaiverRegistered, actor, subject)
+    }
+
+    /// A waiver ended; the actor is an operator, or the broker that saw its date pass.
+    #[must_use]
+    pub fn waiver_ended(at: UnixMillis, actor: &str, subject: Sha256Digest) -> Self {
+        Self::governed(at, Event::WaiverEnded, actor, subject)
+    }
+
+    /// An operator no longer believes a piece of hardware; `subject` is the denial's digest.
+    #[must_use]
+    pub fn instance_denied(at: UnixMillis, actor: &str, subject: Sha256Digest) -> Self {
+        Self::governed(at, Event::InstanceDenied, actor, subject)
+    }
+
+    /// An operator believes it again.
+    #[must_use]
+    pub fn denial_withdrawn(at: UnixMillis, actor: &str, subject: Sha256Digest) -> Self {
+        Self::governed(at, Event::DenialWithdrawn, actor, subject)
     }
 
     fn governed(at: UnixMillis, event: Event, actor: &str, subject: Sha256Digest) -> Self {
@@ -612,6 +576,10 @@ mod tests {
             Entry::reference_registered(AT, "admin", digest),
             Entry::reference_withdrawn(AT, "admin", digest),
             Entry::policy_activated(AT, "admin", digest),
+            Entry::waiver_registered(AT, "admin", digest),
+            Entry::waiver_ended(AT, "broker", digest),
+            Entry::instance_denied(AT, "admin", digest),
+            Entry::denial_withdrawn(AT, "admin", digest),
         ]
     }
 

@@ -78,7 +78,11 @@ impl History {
             | Event::HostRegistered
             | Event::ReferenceRegistered
             | Event::ReferenceWithdrawn
-            | Event::PolicyActivated => return Ok(()),
+            | Event::PolicyActivated
+            | Event::WaiverRegistered
+            | Event::WaiverEnded
+            | Event::InstanceDenied
+            | Event::DenialWithdrawn => return Ok(()),
         };
         if !holds {
             self.superseded = self.superseded.saturating_add(1);
@@ -95,7 +99,11 @@ impl History {
             | Event::HostRegistered
             | Event::ReferenceRegistered
             | Event::ReferenceWithdrawn
-            | Event::PolicyActivated => Standing::Untrusted,
+            | Event::PolicyActivated
+            | Event::WaiverRegistered
+            | Event::WaiverEnded
+            | Event::InstanceDenied
+            | Event::DenialWithdrawn => Standing::Untrusted,
         };
         host.revision = host.revision.saturating_add(1);
         host.since = index;

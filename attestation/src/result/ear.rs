@@ -25,7 +25,8 @@ pub const KIND: Kind = Kind { typ: "JWT", bytes_max: 8 * 1024 };
 /// `eat_profile` (draft 04, 3.1).
 pub const PROFILE: &str = "tag:ietf.org,2026:rats/ear#04";
 
-/// The claims of an EAR. Times are Unix time in seconds (RFC 7519). Every claim is required, none other is read.
+/// The claims of an EAR. Times are Unix time in seconds (RFC 7519). Every claim but the waivers is
+/// required, none other is read.
 /// What is trusted is a [`Verified<Ear>`] alone, and [`Ear::verify`] makes it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -59,6 +60,9 @@ pub struct Ear {
     /// Index of the decision's leaf in the lineage log.
     #[serde(rename = "countersign.log_index")]
     pub log_index: u64,
+    /// Ids of the signed waivers that the host would have been denied without; left out where it stands by itself.
+    #[serde(rename = "countersign.waivers", default, skip_serializing_if = "Vec::is_empty")]
+    pub waivers: Vec<String>,
 }
 
 /// `cnf` (RFC 7800, 3.1).

@@ -255,6 +255,12 @@ impl ExecutionCredential {
         self.extension.assurance
     }
 
+    /// Ids of the signed waivers that the host would have been denied without; none where it stands by itself.
+    #[must_use]
+    pub fn waivers(&self) -> &[String] {
+        &self.extension.waivers
+    }
+
     /// SHA-256 of the credential key's `SubjectPublicKeyInfo`.
     #[must_use]
     pub const fn key(&self) -> Sha256Digest {
@@ -367,8 +373,9 @@ pub const EXTENSION_OID: [u64; 3] = [2, 25, 7_014_083_229_441_153_027];
 /// The same as content octets.
 const EXTENSION: Oid = Oid::new(&[0x69, 0xe1, 0xab, 0xc1, 0xf1, 0x8f, 0x9e, 0xf5, 0xb0, 0x03], "credential extension");
 
-/// Version of the extension's content.
+/// Version of the extension's content, without waivers and with some.
 const EXTENSION_VERSION: u64 = 1;
+const EXTENSION_VERSION_WAIVERS: u64 = 2;
 
 /// The content of the credential extension:
 ///
@@ -376,7 +383,10 @@ const EXTENSION_VERSION: u64 = 1;
 /// SEQUENCE { version INTEGER (1), statusList INTEGER, statusIndex INTEGER, generation INTEGER,
 ///            decision OCTET STRING (32), logIndex INTEGER, assurance UTF8String }
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+///
+/// Under waivers the version is 2, and their ids follow: `waivers SEQUENCE OF UTF8String`, never empty. A reader that
+/// does not know them refuses the credential.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CredentialExtension {
     /// Number of the status list.
     pub status_list: u64,
@@ -390,24 +400,37 @@ pub struct CredentialExtension {
     pub log_index: u64,
     /// What the weakest trust anchor is worth.
     pub assurance: Assurance,
+    /// Ids of the signed waivers that the host would have been denied without.
+    pub waivers: Vec<String>,
 }
 
 const UTF8_STRING: u8 = 0x0c;
 
-/// Longest content: 3 bytes of SEQUENCE, 5 integers of at most 11, 34 and 11 bytes.
-const EXTENSION_BYTES_MAX: usize = 127;
+/// More waivers than this are no exception.
+const WAIVERS_MAX: usize = 8;
+const WAIVER_ID_BYTES_MAX: usize = 128;
+/// Longest content: 5 integers of at most 11 bytes, 34 and 11 bytes; 8 waivers of 131; three headers of at most 4.
+const EXTENSION_BYTES_MAX: usize = 55 + 45 + 8 * 131 + 3 * 4;
 
 impl CredentialExtension {
     /// The extension's value, DER.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut content = Vec::new();
-        for integer in [EXTENSION_VERSION, self.status_list, self.status_index, self.generation] {
+        let version = if self.waivers.is_empty() { EXTENSION_VERSION } else { EXTENSION_VERSION_WAIVERS };
+        for integer in [version, self.status_list, self.status_index, self.generation] {
             push_integer(&mut content, integer);
         }
         push(&mut content, tag::OCTET_STRING, &self.decision.0);
         push_integer(&mut content, self.log_index);
         push(&mut content, UTF8_STRING, self.assurance.to_string().as_bytes());
+        if !self.waivers.is_empty() {
+            let mut waivers = Vec::new();
+            for waiver in &self.waivers {
+                push(&mut waivers, UTF8_STRING, waiver.as_bytes());
+            }
+            push(&mut content, tag::SEQUENCE, &waivers);
+        }
         let mut sequence = Vec::new();
         push(&mut sequence, tag::SEQUENCE, &content);
         sequence
@@ -423,14 +446,10 @@ impl CredentialExtension {
         if EXTENSION_BYTES_MAX < der.len() {
             return Err(refused(&format!("{} bytes", der.len())));
         }
-        let (version, extension) = Self::read_fields(der).map_err(|NotDer| refused("other fields"))?;
-        if version != EXTENSION_VERSION {
-            return Err(refused(&format!("version {version}")));
-        }
-        Ok(extension)
+        Self::read_fields(der).map_err(|NotDer| refused("other fields"))
     }
 
-    fn read_fields(der: &[u8]) -> Result<(u64, Self), NotDer> {
+    fn read_fields(der: &[u8]) -> Result<Self, NotDer> {
         let mut outer = Der::new(der);
         let mut fields = outer.inner(tag::SEQUENCE)?;
         outer.finish()?;
@@ -443,18 +462,43 @@ impl CredentialExtension {
             b"simulated" => Assurance::Simulated,
             _ => return Err(NotDer),
         };
+        let waivers = match version {
+            EXTENSION_VERSION => Vec::new(),
+            EXTENSION_VERSION_WAIVERS => Self::read_waivers(fields.inner(tag::SEQUENCE)?)?,
+            _ => return Err(NotDer),
+        };
         fields.finish()?;
         let decision = Sha256Digest(decision);
-        Ok((version, Self { status_list, status_index, generation, decision, log_index, assurance }))
+        Ok(Self { status_list, status_index, generation, decision, log_index, assurance, waivers })
+    }
+
+    fn read_waivers(mut list: Der<'_>) -> Result<Vec<String>, NotDer> {
+        let mut waivers = Vec::new();
+        while !list.is_empty() {
+            let id = str::from_utf8(list.content(UTF8_STRING)?).map_err(|_| NotDer)?;
+            // They are printed where credentials are.
+            let plain =
+                !id.is_empty() && id.len() <= WAIVER_ID_BYTES_MAX && id.bytes().all(|byte| byte.is_ascii_graphic());
+            if !plain {
+                return Err(NotDer);
+            }
+            waivers.push(id.to_string());
+        }
+        if (1..=WAIVERS_MAX).contains(&waivers.len()) { Ok(waivers) } else { Err(NotDer) }
     }
 }
 
-/// Appends an element. Contents here are shorter than 128 bytes, so a length is one byte.
+/// Appends an element, its length in as few octets as possible (X.690, 10.1).
 fn push(out: &mut Vec<u8>, tag: u8, content: &[u8]) {
     out.push(tag);
-    // The longest content is bounded by its type (see EXTENSION_BYTES_MAX): the conversion cannot fail, and if it did
-    // the decoder would refuse what came out.
-    out.push(u8::try_from(content.len()).unwrap_or(u8::MAX));
+    // Contents are bounded (see EXTENSION_BYTES_MAX): the conversion cannot fail, and if it did the decoder would
+    // refuse what came out.
+    let [high, low] = u16::try_from(content.len()).unwrap_or(u16::MAX).to_be_bytes();
+    match (high, low) {
+        (0, 0..=0x7f) => out.push(low),
+        (0, 0x80..) => out.extend_from_slice(&[0x81, low]),
+        (1.., _) => out.extend_from_slice(&[0x82, high, low]),
+    }
     out.extend_from_slice(content);
 }
 

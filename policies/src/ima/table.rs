@@ -117,8 +117,15 @@ impl Table {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Templates {
     /// Zero is free. A power of two, at least twice as many as hashes.
-    slots: Vec<[u8; 32]>,
+    slots: Vec<Slot>,
 }
+
+/// A hash that lies in one cache line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(align(32))]
+struct Slot([u8; 32]);
+
+const FREE: Slot = Slot([0; 32]);
 
 impl Templates {
     /// Those of `listed`: files by path, not directories, and not what is admitted for its SHA-1 only.
@@ -128,10 +135,10 @@ impl Templates {
             hashes.extend(digests.iter().filter_map(|listed| template_hash(name, listed)));
         }
         let capacity = hashes.len().checked_mul(2)?.max(2).checked_next_power_of_two()?;
-        let mut slots = alloc::vec![[0; 32]; capacity];
+        let mut slots = alloc::vec![FREE; capacity];
         for hash in hashes {
-            let place = probe(low(&hash), capacity).find(|at| slots.get(*at).is_some_and(|slot| *slot == [0; 32]));
-            *slots.get_mut(place?)? = hash;
+            let place = probe(low(&hash), capacity).find(|at| slots.get(*at) == Some(&FREE));
+            *slots.get_mut(place?)? = Slot(hash);
         }
         Some(Self { slots })
     }
@@ -140,8 +147,8 @@ impl Templates {
     pub(super) fn contains(&self, hash: &[u8; 32]) -> bool {
         for at in probe(low(hash), self.slots.len()) {
             match self.slots.get(at) {
-                Some([0, rest @ ..]) if *rest == [0; 31] => return false,
-                Some(slot) if slot == hash => return true,
+                Some(&FREE) => return false,
+                Some(Slot(slot)) if slot == hash => return true,
                 Some(_) => {}
                 None => return false,
             }
@@ -315,7 +322,7 @@ mod tests {
         for other in [hash(2, b"/a"), hash(1, b"/b"), hash(1, b"/directory/"), [0; 32], [0xff; 32]] {
             assert!(!templates.contains(&other));
         }
-        assert_eq!(templates.slots.iter().filter(|slot| **slot != [0; 32]).count(), 1);
+        assert_eq!(templates.slots.iter().filter(|slot| **slot != super::FREE).count(), 1);
         assert!(!Templates::new(&BTreeMap::new()).unwrap().contains(&[0; 32]));
     }
 

@@ -7,15 +7,20 @@ use std::vec;
 use countersign_attestation::UnixMillis;
 use countersign_attestation::anchor::{AmdProduct, Assurance};
 use countersign_attestation::claims::{
-    BootClaims, Claims, ClockInfo, HexBytes, ImaClaims, KeyAuthorization, PcrHash, Presented, Revocation, SnpClaims,
-    SnpSigningKey, SnpTcb, TpmClaims, TpmIdentity, TpmKeyClaims,
+    BootClaims, Claims, ClockInfo, CreationClaims, HexBytes, ImaClaims, IntelPlatform, KeyAuthorization,
+    ParavisorClaims, PcrHash, Presented, QeClaims, Revocation, RtmrClaims, SnpClaims, SnpSigningKey, SnpTcb, TdxClaims,
+    TdxModuleClaims, TpmClaims, TpmIdentity, TpmKeyClaims,
 };
 use countersign_attestation::digest::Sha256Digest;
+use countersign_attestation::endorsement::intel::{TcbEvaluation, TcbStatus};
 use countersign_attestation::evidence::eventlog::claims::{
     Authority, BootImage, ExitBootServices, ImageKind, Labelled, Measured, SecureBoot, Separator, SignatureDatabase,
     UkiSection,
 };
 use countersign_attestation::evidence::ima::ImaState;
+use countersign_attestation::evidence::paravisor::{HardwareKind, Setting};
+use countersign_attestation::evidence::tdx::BodyKind;
+use countersign_attestation::evidence::tdx::rtmr::LogForm;
 
 pub(crate) const NOW: UnixMillis = UnixMillis(1_795_408_496_007);
 
@@ -45,6 +50,9 @@ pub(crate) fn tpm_claims() -> Claims {
         boot: Presented::NotPresented,
         ima: Presented::NotPresented,
         snp: Presented::NotPresented,
+        tdx: Presented::NotPresented,
+        rtmr: Presented::NotPresented,
+        paravisor: Presented::NotPresented,
     }
 }
 
@@ -148,6 +156,123 @@ pub(crate) fn snp_claims() -> SnpClaims {
         mitigation_vectors: BTreeMap::new(),
         revocation: Revocation::NotRevoked { next_update: NOW.plus(86_400_000) },
         valid_until: NOW.plus(86_400_000),
+    }
+}
+
+/// A key that was made while PCRs 0 to 7 held what they should.
+pub(crate) fn creation_claims() -> CreationClaims {
+    CreationClaims {
+        pcr_select: BTreeMap::from([(PcrHash::Sha256, (0..8).collect())]),
+        pcr_digest: digest(0x3c),
+        locality: 1,
+        parent_name: HexBytes(vec![0x40, 0, 0, 1]),
+        outside_info: HexBytes(vec![5; 32]),
+    }
+}
+
+/// A TD of TDX 1.5 on an up to date platform, by a quote of version 5.
+pub(crate) fn tdx_claims() -> TdxClaims {
+    let names = [
+        "debug",
+        "hgs_plus_prof",
+        "perf_prof",
+        "pmt_prof",
+        "icssd",
+        "servtd_ext",
+        "lass",
+        "migratable",
+        "pks",
+        "kl",
+        "tpa",
+        "perfmon",
+        "reserved",
+    ];
+    let attributes = names.into_iter().map(|name| (name, false)).chain([("sept_ve_disable", true)]).collect();
+    let hash = |of: u8| HexBytes(vec![of; 48]);
+    TdxClaims {
+        assurance: Assurance::Hardware,
+        version: 5,
+        body: BodyKind::Td15,
+        tee_tcb_svn: HexBytes(vec![5; 16]),
+        mr_seam: hash(0x5e),
+        mr_signer_seam: hash(0),
+        seam_attributes: HexBytes(vec![0; 8]),
+        td_attributes: HexBytes(vec![0, 0, 0, 0x10, 0, 0, 0, 0]),
+        attributes,
+        xfam: HexBytes(vec![0xe7, 2, 6, 0, 0, 0, 0, 0]),
+        mr_td: hash(0x7d),
+        mr_config_id: hash(0),
+        mr_owner: hash(0),
+        mr_owner_config: hash(0),
+        rtmrs: [hash(0x70), hash(0x71), hash(0x72), hash(0)],
+        report_data: HexBytes(vec![7; 64]),
+        tee_tcb_svn2: Some(HexBytes(vec![5; 16])),
+        mr_service_td: Some(hash(0)),
+        extended: None,
+        platform: IntelPlatform {
+            fmspc: HexBytes(vec![0, 0x80, 0x6f, 5, 0, 0]),
+            ppid: HexBytes(vec![0x99; 16]),
+            pce_id: HexBytes(vec![0; 2]),
+            cpu_svn: HexBytes(vec![1; 16]),
+            pce_svn: 13,
+            platform_instance_id: Some(HexBytes(vec![0x98; 16])),
+        },
+        qe: QeClaims { isv_svn: 8, auth_data_bytes: 32, status: TcbStatus::UpToDate },
+        tcb: TcbEvaluation {
+            status: TcbStatus::UpToDate,
+            platform: TcbStatus::UpToDate,
+            qe: TcbStatus::UpToDate,
+            advisory_ids: vec![],
+            tcb_date: NOW,
+            evaluation_data_number: 18,
+            qe_evaluation_data_number: 17,
+        },
+        module: TdxModuleClaims { id: "TDX_01".into(), isv_svn: 5 },
+        collateral: Sha256Digest([0xcc; 32]),
+        valid_until: NOW.plus(86_400_000),
+    }
+}
+
+/// That TD beside a hardware TPM.
+pub(crate) fn domain_claims() -> Claims {
+    Claims { tdx: Presented::Verified(tdx_claims()), ..tpm_claims() }
+}
+
+/// The same claims with the quote changed.
+pub(crate) fn with_tdx(change: impl FnOnce(&mut TdxClaims)) -> Claims {
+    let mut tdx = tdx_claims();
+    change(&mut tdx);
+    Claims { tdx: Presented::Verified(tdx), ..tpm_claims() }
+}
+
+/// What that TD's firmware measured.
+pub(crate) fn rtmr_claims() -> RtmrClaims {
+    RtmrClaims {
+        form: LogForm::Ccel,
+        replayed: (0..3).collect(),
+        unexplained: [].into(),
+        boot: boot_claims(),
+        command_lines: vec!["ro quiet".into()],
+        runtime: vec![],
+    }
+}
+
+/// Azure's paravisor on SEV-SNP.
+pub(crate) fn paravisor_claims() -> ParavisorClaims {
+    ParavisorClaims {
+        assurance: Assurance::Hardware,
+        hardware: HardwareKind::Snp,
+        hcl_version: 2,
+        ak: Sha256Digest([0xa1; 32]),
+        ek: Presented::Verified(Sha256Digest([0xe0; 32])),
+        vm_id: Presented::Verified("8C2F0B1E".into()),
+        vm_configuration: BTreeMap::from([
+            ("secure-boot".into(), Setting::Flag(true)),
+            ("console-enabled".into(), Setting::Flag(false)),
+            ("filtered-vpci-devices-allowed".into(), Setting::Unset),
+            ("cores".into(), Setting::Number(4)),
+        ]),
+        user_data: HexBytes(vec![0; 64]),
     }
 }
 

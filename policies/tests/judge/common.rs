@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use countersign_attestation::UnixMillis;
 use countersign_attestation::claims::Claims;
 use countersign_attestation::protocol::HostId;
-use countersign_policies::decision::{Decision, HostFacts, Terms, appraise};
+use countersign_policies::decision::{Decision, HostFacts, Standards, Terms, appraise};
+use countersign_policies::instance::DenialSet;
 use countersign_policies::matching::ImaTallies;
 use countersign_policies::policy::{PolicySet, SHIPPED};
 use countersign_policies::reference::{ReferenceManifest, ReferenceSet};
+use countersign_policies::waiver::WaiverSet;
 
 pub(crate) use crate::claims::*;
 
@@ -37,7 +39,22 @@ pub(crate) fn manifest(value: &serde_json::Value) -> ReferenceManifest {
 }
 
 pub(crate) fn golden_both() -> ReferenceSet {
-    ReferenceSet::new([manifest(&serde_json::json!({ "id": "both", "tpm": golden_tpm(), "snp": golden_snp() }))])
+    let both = serde_json::json!({ "id": "both", "tpm": golden_tpm(), "snp": golden_snp(), "acpi": "measured" });
+    ReferenceSet::new([manifest(&both)])
+}
+
+/// JSON of `tdx` for the claims above.
+pub(crate) fn golden_tdx() -> serde_json::Value {
+    serde_json::json!({
+        "mr_td": ["7d".repeat(48)],
+        "rtmr0": ["70".repeat(48)], "rtmr1": ["71".repeat(48)], "rtmr2": ["72".repeat(48)], "rtmr3": ["00".repeat(48)],
+        "min_module_svn": { "TDX_01": 5, "TDX_03": 3 },
+    })
+}
+
+pub(crate) fn golden_domain() -> ReferenceSet {
+    let domain = serde_json::json!({ "id": "domain", "tpm": golden_tpm(), "tdx": golden_tdx(), "acpi": "measured" });
+    ReferenceSet::new([manifest(&domain)])
 }
 
 pub(crate) fn golden_tpm_only() -> ReferenceSet {
@@ -61,7 +78,21 @@ pub(crate) fn judge_at(claims: &Claims, references: &ReferenceSet, policy: &Poli
     let id = HostId::parse("gpu-17").unwrap();
     let labels = BTreeMap::from([("pool".to_owned(), "confidential".to_owned())]);
     let host = HostFacts { id: &id, trust_domain: "fleet.example", labels: &labels, generation: 2 };
-    appraise(claims, &ImaTallies::new(), &host, references, policy, TERMS, now)
+    judge_host(claims, &host, references, policy, TERMS, now)
+}
+
+/// Without waivers and denials.
+pub(crate) fn judge_host(
+    claims: &Claims,
+    host: &HostFacts<'_>,
+    references: &ReferenceSet,
+    policy: &PolicySet,
+    terms: Terms,
+    now: UnixMillis,
+) -> Decision {
+    let (waivers, denials) = (WaiverSet::new([]), DenialSet::new([]));
+    let standards = Standards { references, policy, waivers: &waivers, denials: &denials };
+    appraise(claims, &ImaTallies::new(), host, standards, terms, now)
 }
 
 pub(crate) fn codes(decision: &Decision) -> Vec<&'static str> {

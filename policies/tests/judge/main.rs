@@ -10,3 +10,7 @@ mod common;
 mod policy;
 #[cfg(test)]
 mod references;
+#[cfg(test)]
+mod tdx;
+#[cfg(test)]
+mod waivers;

@@ -3,17 +3,19 @@
 use std::collections::BTreeMap;
 
 use crate::common::{
-    NOW, TERMS, both_claims, codes, golden_both, golden_snp, golden_tpm, golden_tpm_only, judge, judge_at, manifest,
-    policies, tpm_claims, with_snp,
+    NOW, TERMS, both_claims, codes, domain_claims, golden_both, golden_snp, golden_tdx, golden_tpm, golden_tpm_only,
+    judge, judge_at, judge_host, manifest, policies, tpm_claims, with_snp,
 };
 use countersign_attestation::UnixMillis;
 use countersign_attestation::anchor::{AmdProduct, Assurance};
 use countersign_attestation::binder::BindingReason;
 use countersign_attestation::claims::{Claims, HexBytes, PcrHash, Presented, Revocation, TpmIdentity, TpmKind};
-use countersign_policies::decision::{Decision, HostFacts, Outcome, Terms, appraise, claims_digest};
-use countersign_policies::matching::ImaTallies;
+use countersign_attestation::endorsement::intel::TcbStatus;
+use countersign_policies::decision::{Decision, HostFacts, Outcome, Standards, Terms, claims_digest};
+use countersign_policies::instance::DenialSet;
 use countersign_policies::policy::{PolicySet, SHIPPED};
 use countersign_policies::reference::ReferenceSet;
+use countersign_policies::waiver::WaiverSet;
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -231,8 +233,7 @@ fn a_lease_never_outlives_the_credential() {
     let labels = BTreeMap::new();
     let host = HostFacts { id: &id, trust_domain: "d", labels: &labels, generation: 0 };
     let terms = Terms { credential_ttl_ms: 1000, lease_ms: 5000 };
-    let decision =
-        appraise(&both_claims(), &ImaTallies::new(), &host, &golden_both(), &policies(&["baseline"], &[]), terms, NOW);
+    let decision = judge_host(&both_claims(), &host, &golden_both(), &policies(&["baseline"], &[]), terms, NOW);
     let until = NOW.plus(1000);
     assert_eq!(decision.outcome(), Outcome::Granted { not_after: until, lease_until: until });
 }
@@ -312,13 +313,13 @@ fn a_forbid_names_itself_with_its_reason_and_remedy() {
 fn confidential_vm_demands_every_proof() {
     let policy = policies(&["baseline", "confidential-vm"], &[]);
     let tpm_and_vm = ReferenceSet::new([
-        manifest(&json!({ "id": "both", "tpm": golden_tpm(), "snp": golden_snp() })),
+        manifest(&json!({ "id": "both", "tpm": golden_tpm(), "snp": golden_snp(), "acpi": "igvm" })),
         manifest(&json!({ "id": "tpm", "tpm": golden_tpm() })),
     ]);
     assert!(granted(&judge(&both_claims(), &tpm_and_vm, &policy)));
-    // No report: the TPM's manifest matches, and the three forbids say what is missing.
+    // No report: the TPM's manifest matches, and the four forbids say what is missing.
     let decision = judge(&tpm_claims(), &tpm_and_vm, &policy);
-    assert_eq!(codes(&decision), ["policy.forbidden"; 3]);
+    assert_eq!(codes(&decision), ["policy.forbidden"; 4]);
     let unchecked = with_snp(|snp| snp.revocation = Revocation::NotPresented);
     let decision = judge(&unchecked, &golden_both(), &policy);
     assert_eq!(decision.findings()[0].found, "forbidden by confidential-vm/revocation-list-checked");
@@ -326,7 +327,7 @@ fn confidential_vm_demands_every_proof() {
         &json!({ "id": "m", "snp": { "measurement": ["4d".repeat(48)] }, "tpm": golden_tpm() }),
     )]);
     let decision = judge(&both_claims(), &no_minimum, &policy);
-    assert_eq!(decision.findings()[0].found, "forbidden by confidential-vm/launch-measured");
+    assert_eq!(decision.findings()[1].found, "forbidden by confidential-vm/launch-measured");
     assert!(!granted(&judge(&with_snp(|snp| snp.vmpl = 1), &golden_both(), &policy)));
 }
 
@@ -411,12 +412,15 @@ fn policies_can_allow_listed_chips_labels_hosts_and_times() {
 fn a_rejection_is_a_decision_too() {
     let rejection = BindingReason::ALL[0].because("this binder", "another");
     let policy = policies(&["baseline"], &[]);
-    let decision = Decision::rejected(&rejection, &golden_both(), &policy, NOW);
+    let (references, waivers, denials) = (golden_both(), WaiverSet::new([]), DenialSet::new([]));
+    let standards = Standards { references: &references, policy: &policy, waivers: &waivers, denials: &denials };
+    let decision = Decision::rejected(&rejection, standards, NOW);
     assert_eq!((decision.outcome(), decision.claims_digest(), decision.grant()), (Outcome::Denied, None, None));
     let finding = &decision.findings()[0];
     assert_eq!((finding.code, finding.found.as_str()), (rejection.code(), "another"));
     assert_eq!(decision.references_digest(), golden_both().digest());
     assert_eq!(decision.policy_digest(), policy.digest());
+    assert_eq!((decision.waivers_digest(), decision.denials_digest()), (waivers.digest(), denials.digest()));
     assert_eq!(decision.at(), NOW);
 }
 
@@ -441,16 +445,8 @@ fn identical_inputs_give_identical_bytes_and_every_input_counts() {
         judge(&with_snp(|snp| snp.guest_svn = 9), &golden_both(), &policy),
         judge(&both_claims(), &golden_tpm_only(), &policy),
         judge(&both_claims(), &golden_both(), &policies(&["baseline", "simulated"], &[])),
-        appraise(&both_claims(), &ImaTallies::new(), &host, &golden_both(), &policy, TERMS, NOW),
-        appraise(
-            &both_claims(),
-            &ImaTallies::new(),
-            &host,
-            &golden_both(),
-            &policy,
-            Terms { lease_ms: 1, ..TERMS },
-            NOW,
-        ),
+        judge_host(&both_claims(), &host, &golden_both(), &policy, TERMS, NOW),
+        judge_host(&both_claims(), &host, &golden_both(), &policy, Terms { lease_ms: 1, ..TERMS }, NOW),
     ];
     let mut forms: Vec<_> = others.iter().map(Decision::canonical_bytes).collect();
     forms.push(base);
@@ -483,7 +479,7 @@ fn cases() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/cases/shipped.json");
     let cases: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
     let cases = cases["cases"].as_array().unwrap();
-    assert!(10 <= cases.len());
+    assert!(30 <= cases.len());
     for case in cases {
         let texts = |member: &str| {
             case[member].as_array().unwrap().iter().map(|name| name.as_str().unwrap()).collect::<Vec<_>>()
@@ -496,6 +492,12 @@ fn cases() {
             if name.contains("snp") {
                 value["snp"] = golden_snp();
             }
+            if name.contains("tdx") {
+                value["tdx"] = golden_tdx();
+            }
+            if name.contains("acpi") {
+                value["acpi"] = "sandboxed".into();
+            }
             manifest(&value)
         }));
         let decision = judge(&case_claims(&case["claims"]), &references, &policies(&texts("policies"), &[]));
@@ -507,6 +509,9 @@ fn cases() {
 /// The standard claims with a case's facts in place of theirs.
 fn case_claims(facts: &serde_json::Value) -> Claims {
     let mut claims = both_claims();
+    if facts.get("tdx").is_some() {
+        claims = domain_claims();
+    }
     for (name, value) in facts.as_object().unwrap() {
         let assurance = || serde_json::from_value::<Assurance>(value.clone()).unwrap();
         match name.as_str() {
@@ -517,6 +522,8 @@ fn case_claims(facts: &serde_json::Value) -> Claims {
                 bank.insert(4, crate::common::digest(u8::try_from(value.as_u64().unwrap()).unwrap()));
             }
             "snp" if value == "not_presented" => claims.snp = Presented::NotPresented,
+            "tdx" if value == "instead" => {}
+            name if name.starts_with("tdx.") => tdx_fact(&mut claims, name, value),
             name => {
                 let Presented::Verified(snp) = &mut claims.snp else { panic!("{name} without a report") };
                 let number = || u8::try_from(value.as_u64().unwrap()).unwrap();
@@ -533,6 +540,24 @@ fn case_claims(facts: &serde_json::Value) -> Claims {
     claims
 }
 
+fn tdx_fact(claims: &mut Claims, name: &str, value: &serde_json::Value) {
+    let Presented::Verified(tdx) = &mut claims.tdx else { panic!("{name} without a quote") };
+    match name {
+        "tdx.status" => {
+            let named = |status: &TcbStatus| value.as_str() == Some(status.name());
+            tdx.tcb.status = TcbStatus::ALL.into_iter().find(named).unwrap();
+        }
+        "tdx.advisories" => tdx.tcb.advisory_ids = serde_json::from_value(value.clone()).unwrap(),
+        "tdx.module_svn" => tdx.module.isv_svn = serde_json::from_value(value.clone()).unwrap(),
+        "tdx.rtmr2" => tdx.rtmrs[2] = HexBytes(vec![u8::try_from(value.as_u64().unwrap()).unwrap(); 48]),
+        "tdx.mr_service_td" => tdx.mr_service_td = serde_json::from_value(value.clone()).unwrap(),
+        attribute => {
+            let (name, is_set) = (attribute.strip_prefix("tdx.attributes.").unwrap(), value.as_bool().unwrap());
+            *tdx.attributes.get_mut(name).unwrap() = is_set;
+        }
+    }
+}
+
 proptest! {
     #[test]
     fn no_report_satisfies_a_policy_that_needs_one(generation in 0u64..=u64::MAX, seconds in 0u64..=u64::MAX / 1000) {
@@ -541,7 +566,7 @@ proptest! {
         let labels = BTreeMap::new();
         let host = HostFacts { id: &id, trust_domain: "d", labels: &labels, generation };
         let now = UnixMillis(seconds * 1000);
-        let decision = appraise(&tpm_claims(), &ImaTallies::new(), &host, &golden_tpm_only(), &policy, TERMS, now);
+        let decision = judge_host(&tpm_claims(), &host, &golden_tpm_only(), &policy, TERMS, now);
         prop_assert_eq!(decision.outcome(), Outcome::Denied);
         prop_assert!(!decision.findings().is_empty());
     }

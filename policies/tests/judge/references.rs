@@ -10,6 +10,7 @@ use countersign_attestation::digest::Sha256Digest;
 use countersign_policies::decision::Outcome;
 use countersign_policies::matching::{ImaTallies, ReferenceMatch};
 use countersign_policies::reference::{ReferenceManifest, ReferenceSet};
+use countersign_policies::waiver::Accepted;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -27,7 +28,7 @@ fn ima_rules() -> Value {
 }
 
 fn matches(references: &ReferenceSet, claims: &Claims) -> bool {
-    matches!(references.match_claims(claims, &ImaTallies::new()), ReferenceMatch::Matched(_))
+    matches!(references.match_claims(claims, &ImaTallies::new(), &Accepted::nothing()), ReferenceMatch::Matched(_))
 }
 
 fn tpm_manifest(pcrs: &Value) -> String {
@@ -258,7 +259,7 @@ fn a22_empty_boot_values_and_ima_rules_that_stand_alone_do_not_load() {
 fn what_a_manifest_names_must_be_presented_and_equal() {
     let set = golden_both();
     assert!(matches(&set, &both_claims()));
-    let no_match = |claims: &Claims| match set.match_claims(claims, &ImaTallies::new()) {
+    let no_match = |claims: &Claims| match set.match_claims(claims, &ImaTallies::new(), &Accepted::nothing()) {
         ReferenceMatch::Matched(manifest) => panic!("matched {}", manifest.id()),
         ReferenceMatch::NotMatched(mismatch) => mismatch.findings().map(|finding| finding.code).collect::<Vec<_>>(),
     };

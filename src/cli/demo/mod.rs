@@ -1,6 +1,7 @@
 //! `countersign demo`: the main job, end to end, on one machine: a host attests, gets a credential, drifts, and is
 //! denied. Every part is the real one; where hardware is missing, a software TPM speaks its bytes and says so.
 
+mod firmware;
 mod snp;
 mod stage;
 mod story;

@@ -6,27 +6,21 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
+use countersign_attestation::digest::Sha256Digest;
 use serde::Deserialize;
 
 use crate::cli::demo::Narrator;
+use crate::cli::demo::firmware::{Boot, PCRS};
 use crate::cli::demo::stage::{BrokerListening, GateListening, Process, run, run_ok, sibling, wait_until};
 use crate::cli::demo::swtpm::{Swtpm, pinned_anchor};
 use crate::clock::monotonic;
 
 const HOST: &str = "gpu-host-17";
 const TRUST_DOMAIN: &str = "demo.countersign.localhost";
-/// What the demo's firmware, boot loader and kernel measure before the host is called good, and the PCR of each
-/// (TCG PC Client Platform Firmware Profile, 3.3.4; UAPI Group, Linux TPM PCR Registry).
-const BOOT: [(u8, &str); 6] = [
-    (0, "firmware 1.4.2"),
-    (2, "option ROMs"),
-    (4, "boot loader 6.1"),
-    (7, "secure boot on"),
-    (11, "unified kernel image 42"),
-    (13, "system extension: inference server 7"),
-];
 /// What drifts: a system extension is merged while the machine runs.
 const DRIFT: (u8, &str) = (13, "a system extension nobody registered");
+/// The log that the machine's firmware leaves.
+const EVENT_LOG: &str = "event-log";
 /// The agent's exit code for a denial.
 const DENIED: i32 = 3;
 
@@ -91,10 +85,13 @@ fn open(dir: &Path, narrator: &mut Narrator) -> anyhow::Result<(Stage, Operator)
     narrator.step("A machine boots: its TPM (a software one here) measures firmware, boot loader and image");
     let started = monotonic();
     let swtpm = Swtpm::start(&dir.join("tpm"))?;
-    for (pcr, what) in BOOT {
-        swtpm.extend(pcr, what)?;
-    }
+    let boot = Boot::new();
+    swtpm.extend(&boot.extended)?;
     narrator.measured("TPM manufactured and PCRs measured", started.elapsed());
+    let log = dir.join(EVENT_LOG);
+    fs::write(&log, &boot.log)?;
+    let told = run_ok("countersign inspect", Command::new(&countersign).arg("inspect").arg(&log))?;
+    told.lines().filter(|line| line.trim_start().starts_with("* ")).for_each(|line| narrator.show(line.trim_start()));
 
     narrator.step("The broker starts on its embedded store");
     let started = monotonic();
@@ -123,7 +120,7 @@ fn open(dir: &Path, narrator: &mut Narrator) -> anyhow::Result<(Stage, Operator)
 
 #[derive(Deserialize)]
 struct Identity {
-    ek_fingerprint: String,
+    fingerprint: String,
     issuer: String,
 }
 
@@ -131,8 +128,8 @@ fn enroll(stage: &Stage, operator: &Operator, narrator: &mut Narrator) -> anyhow
     narrator.step("The operator registers the host with the EK that must be found in it; the host enrols");
     let mut identity = agent(stage, &["identity", "--output", "json"])?;
     let identity: Identity = serde_json::from_str(&run_ok("countersign-agent identity", &mut identity)?)?;
-    narrator.show(&format!("EK {}\nissued by {}", identity.ek_fingerprint, identity.issuer));
-    operator.run(&["hosts", "add", HOST, "--ek-sha256", &identity.ek_fingerprint, "--label", "rack=4"])?;
+    narrator.show(&format!("EK {}\nissued by {}", identity.fingerprint, identity.issuer));
+    operator.run(&["hosts", "add", HOST, "--ek-sha256", &identity.fingerprint, "--label", "rack=4"])?;
     let started = monotonic();
     let mut enroll = agent(stage, &["enroll", "--host", HOST, "--broker", &stage.broker_url])?;
     enroll.arg("--broker-ca").arg(stage.dir.join("data/public/broker-ca.pem"));
@@ -148,9 +145,8 @@ fn capture(stage: &Stage, operator: &Operator, narrator: &mut Narrator) -> anyho
     let output = run("countersign-agent run --once", once.arg("--state-dir").arg(stage.dir.join("agent")))?;
     ensure!(output.status.code() == Some(DENIED), "expected a denial, found {}", output.status);
     narrator.show("denied, as it must be: no reference manifest matches");
-    let pcrs = BOOT.map(|(pcr, _)| pcr.to_string()).join(",");
-    operator.run(&["refs", "capture", HOST, "--id", "inference-image-42", "--pcrs", &pcrs, "--register"])?;
-    narrator.show(&format!("registered: manifest inference-image-42, SHA-256 PCRs {pcrs}"));
+    operator.run(&["refs", "capture", HOST, "--id", "inference-image-42", "--pcrs", PCRS, "--register"])?;
+    narrator.show(&format!("registered: manifest inference-image-42, SHA-256 PCRs {PCRS}"));
     Ok(())
 }
 
@@ -190,7 +186,7 @@ fn drift(stage: &mut Stage, narrator: &mut Narrator) -> anyhow::Result<()> {
     narrator.step(&format!("Drift: {what} is measured into PCR {pcr}"));
     let certificate = fs::read_to_string(credential(stage, "credential.pem"))?;
     let started = monotonic();
-    stage.swtpm.extend(pcr, what)?;
+    stage.swtpm.extend(&[(pcr, Sha256Digest::of(&[what.as_bytes()]))])?;
     let extended = started.elapsed();
     wait_until("the gate denies", || Ok(ask_gate_about(stage, &certificate)? == 403))?;
     let denied = started.elapsed();
@@ -250,8 +246,8 @@ fn explain(stage: &Stage, operator: &Operator, narrator: &mut Narrator) -> anyho
 fn agent(stage: &Stage, args: &[&str]) -> anyhow::Result<Command> {
     let mut command = Command::new(sibling("countersign-agent")?);
     command.args(args).env("COUNTERSIGN_TCTI", stage.swtpm.tcti());
-    // The software TPM has neither this machine's firmware nor its kernel behind it.
-    command.env("COUNTERSIGN_EVENT_LOG", stage.dir.join("event-log"));
+    // The software TPM has not this machine's firmware and kernel behind it.
+    command.env("COUNTERSIGN_EVENT_LOG", stage.dir.join(EVENT_LOG));
     command.env("COUNTERSIGN_IMA_LIST", stage.dir.join("ima-list"));
     Ok(command)
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, bail};
+use countersign_attestation::digest::Sha256Digest;
 
 use crate::cli::demo::stage::{Process, wait_until};
 
@@ -44,10 +45,10 @@ impl Swtpm {
         format!("swtpm:host=127.0.0.1,port={}", self.port)
     }
 
-    /// Extends a PCR of the SHA-256 bank, as firmware, a boot loader or a kernel does when it measures something.
-    pub(super) fn extend(&self, pcr: u8, what: &str) -> anyhow::Result<()> {
-        let digest = countersign_attestation::digest::Sha256Digest::of(&[what.as_bytes()]);
-        self.tool("tpm2_pcrextend", &[&format!("{pcr}:sha256={digest}")]).map(drop)
+    /// Extends PCRs of the SHA-256 bank, as firmware, a boot loader or a kernel does when it measures something.
+    pub(super) fn extend(&self, measured: &[(u8, Sha256Digest)]) -> anyhow::Result<()> {
+        let measured: Vec<String> = measured.iter().map(|(pcr, digest)| format!("{pcr}:sha256={digest}")).collect();
+        self.tool("tpm2_pcrextend", &measured.iter().map(String::as_str).collect::<Vec<_>>()).map(drop)
     }
 
     fn read_pcr(&self, pcr: u8) -> anyhow::Result<String> {

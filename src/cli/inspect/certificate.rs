@@ -248,6 +248,7 @@ fn bare_value(extension: &X509Extension<'_>) -> Value {
                 .with("decision", credential.decision.to_hex())
                 .with("logIndex", credential.log_index)
                 .with("assurance", credential.assurance.to_string())
+                .with("waivers", credential.waivers.join(", "))
                 .into(),
             Err(rejection) => rejection.to_string().into(),
         };

@@ -209,6 +209,9 @@ impl Story {
                     event.best_digest().map(|(hash, digest)| format!(" ({hash} {digest})")).unwrap_or_default();
                 self.uki_sections.push(format!("{}{digest}", text.as_str()));
             }
+            (None, _) if event.pcr_index == 13 => {
+                self.say_of(event, &format!("systemd's stub measured an extension of the system, `{}`", text.as_str()));
+            }
             (None, _) => {
                 self.say_of(event, &format!("the boot loader gave the kernel the command line `{}`", text.as_str()));
             }

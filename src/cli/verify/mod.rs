@@ -21,6 +21,7 @@ pub mod certify;
 pub mod ek;
 pub mod eventlog;
 pub mod ima;
+pub mod intel;
 pub mod kat;
 pub mod snp;
 pub mod tdx;
@@ -368,6 +369,9 @@ fn judge_kind(case: &Case, files: CaseFiles<'_>) -> Result<Judgement, CaseError>
         "azure-vtpm" => azure::judge_vtpm(case, files),
         "ccel" => ccel::judge_log(files, now),
         "tdx-quote" | "tdx-quote-unendorsed" => tdx::judge_tdx(files, now),
+        "collateral-tcbinfo" => intel::judge_tcb_info(files, now),
+        "collateral-qeidentity" => intel::judge_qe_identity(files, now),
+        "collateral-parse" => intel::judge_parse(files),
         "sgx-quote" | "sgx-quote-unendorsed" => tdx::judge_sgx(files, now),
         "tpm-ek-cert" => ek::judge_certificate(files, now),
         "tpm-ek-cert-nv-raw" => ek::judge_nv(files),

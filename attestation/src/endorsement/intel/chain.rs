@@ -96,37 +96,36 @@ impl VerifiedRootCrl {
         list.check_not_revoked(&root, IntelReason::CaRevoked)?;
         Ok(Self { anchor: anchor.clone(), list })
     }
+}
 
-    /// Nobody but the root itself says which certificate of a chain is the root: the chain's must be the pinned one,
-    /// key and certificate, and every other certificate in the chain leads to it.
-    pub(super) fn path<'a>(
-        &self,
-        chain: &'a [Vec<u8>],
-        root: &Certificate<'a>,
-        now: UnixMillis,
-    ) -> Result<Vec<Certificate<'a>>, Rejection> {
-        let certificates = chain.iter().map(|der| Certificate::parse(der)).collect::<Result<Vec<_>, _>>()?;
-        let (roots, others): (Vec<_>, Vec<_>) =
-            certificates.into_iter().partition(|certificate| certificate.subject() == certificate.issuer());
-        match roots.as_slice() {
-            [sent] if sent.der() == root.der() => {}
-            [sent] => {
-                let digest = |der: &[u8]| Sha256Digest::of(&[der]);
-                return Err(IntelReason::Root.because(digest(root.der()), digest(sent.der())));
-            }
-            _ => return Err(IntelReason::Chain.because("one root", roots.len())),
+/// Nobody but the root itself says which certificate of a chain is the root: the chain's must be the pinned one,
+/// key and certificate, and every other certificate in the chain leads to it.
+pub(super) fn path<'a>(
+    chain: &'a [Vec<u8>],
+    root: &Certificate<'a>,
+    now: UnixMillis,
+) -> Result<Vec<Certificate<'a>>, Rejection> {
+    let certificates = chain.iter().map(|der| Certificate::parse(der)).collect::<Result<Vec<_>, _>>()?;
+    let (roots, others): (Vec<_>, Vec<_>) =
+        certificates.into_iter().partition(|certificate| certificate.subject() == certificate.issuer());
+    match roots.as_slice() {
+        [sent] if sent.der() == root.der() => {}
+        [sent] => {
+            let digest = |der: &[u8]| Sha256Digest::of(&[der]);
+            return Err(IntelReason::Root.because(digest(root.der()), digest(sent.der())));
         }
-        let is_leaf = |certificate: &&Certificate<'_>| {
-            !others.iter().any(|other| other.der() != certificate.der() && other.issuer() == certificate.subject())
-        };
-        let leaf = others.iter().find(is_leaf).ok_or_else(|| IntelReason::Chain.because("a leaf", "none"))?;
-        let path = verify_path(leaf, &others, root, now, &[])?;
-        if path.certificates().len() != chain.len() {
-            let expected = format_args!("{} certificates that are one path", chain.len());
-            return Err(IntelReason::Chain.because(expected, path.certificates().len()));
-        }
-        Ok(path.certificates().to_vec())
+        _ => return Err(IntelReason::Chain.because("one root", roots.len())),
     }
+    let is_leaf = |certificate: &&Certificate<'_>| {
+        !others.iter().any(|other| other.der() != certificate.der() && other.issuer() == certificate.subject())
+    };
+    let leaf = others.iter().find(is_leaf).ok_or_else(|| IntelReason::Chain.because("a leaf", "none"))?;
+    let path = verify_path(leaf, &others, root, now, &[])?;
+    if path.certificates().len() != chain.len() {
+        let expected = format_args!("{} certificates that are one path", chain.len());
+        return Err(IntelReason::Chain.because(expected, path.certificates().len()));
+    }
+    Ok(path.certificates().to_vec())
 }
 
 /// The anchor whose root is in the chain.
@@ -155,7 +154,7 @@ pub fn endorse_pck_crl(
 ) -> Result<VerifiedPckCrl, Rejection> {
     let chain = pem::certificates(chain.as_bytes())?;
     let root = Certificate::parse(&root_crl.anchor.root)?;
-    let path = root_crl.path(&chain, &root, now)?;
+    let path = path(&chain, &root, now)?;
     let [authority, _root] = path.as_slice() else {
         return Err(IntelReason::Chain.because("a CA and the root", path.len()));
     };
@@ -181,7 +180,7 @@ pub(super) fn validity_of(path: &[Certificate<'_>]) -> Validity {
     })
 }
 
-/// Checks a signature of Intel's signer of TCBs over exactly these bytes.
+/// Checks a signature of Intel's signer of TCBs over exactly these bytes, and that the root's list does not name it.
 pub(super) fn check_signed(
     text: &str,
     signature: &[u8],
@@ -189,9 +188,34 @@ pub(super) fn check_signed(
     root_crl: &VerifiedRootCrl,
     now: UnixMillis,
 ) -> Result<Validity, Rejection> {
-    let chain = pem::certificates(chain.as_bytes())?;
     let root = Certificate::parse(&root_crl.anchor.root)?;
-    let path = root_crl.path(&chain, &root, now)?;
+    let not_revoked = |signer: &Certificate<'_>| root_crl.list.check_not_revoked(signer, IntelReason::CaRevoked);
+    let validity = check_signature(text, signature, &pem::certificates(chain.as_bytes())?, &root, now, not_revoked)?;
+    Ok(root_crl.list.validity.and(validity))
+}
+
+/// The same without the root's list: nothing is known of the signer's revocation.
+pub(super) fn check_signed_without_list(
+    text: &str,
+    signature: &[u8],
+    chain: &str,
+    anchors: &[IntelAnchor],
+    now: UnixMillis,
+) -> Result<Validity, Rejection> {
+    let chain = pem::certificates(chain.as_bytes())?;
+    let root = Certificate::parse(&anchor_of(&chain, anchors)?.root)?;
+    check_signature(text, signature, &chain, &root, now, |_| Ok(()))
+}
+
+fn check_signature(
+    text: &str,
+    signature: &[u8],
+    chain: &[Vec<u8>],
+    root: &Certificate<'_>,
+    now: UnixMillis,
+    not_revoked: impl FnOnce(&Certificate<'_>) -> Result<(), Rejection>,
+) -> Result<Validity, Rejection> {
+    let path = path(chain, root, now)?;
     let [signer, _root] = path.as_slice() else {
         return Err(IntelReason::Chain.because("a signer and the root", path.len()));
     };
@@ -199,9 +223,9 @@ pub(super) fn check_signed(
     if name != Some(TCB_SIGNING_NAME) {
         return Err(IntelReason::Signer.because(TCB_SIGNING_NAME, name.unwrap_or("no common name")));
     }
-    root_crl.list.check_not_revoked(signer, IntelReason::CaRevoked)?;
+    not_revoked(signer)?;
     let key = signer.public_key(Scheme::EcdsaP256Sha256)?;
     key.verify(text.as_bytes(), signature)
         .map_err(|_| IntelReason::Signature.because("a signature by Intel's signer of TCBs", "another"))?;
-    Ok(root_crl.list.validity.and(validity_of(&path)))
+    Ok(validity_of(&path))
 }

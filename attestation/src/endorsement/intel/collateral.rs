@@ -3,7 +3,7 @@
 use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
 
-use super::chain::{Validity, VerifiedPckCrl, VerifiedRootCrl, check_authority, endorse_pck_crl, validity_of};
+use super::chain::{Validity, VerifiedPckCrl, VerifiedRootCrl, check_authority, endorse_pck_crl, path, validity_of};
 use super::identity::{EnclaveId, VerifiedQeIdentity};
 use super::pck::{self, PckExtensions, VerifiedPck};
 use super::status::{TcbEvaluation, TcbStatus};
@@ -107,6 +107,12 @@ impl VerifiedCollateral {
         self.digest
     }
 
+    /// The root that it leads to.
+    #[must_use]
+    pub const fn anchor(&self) -> &IntelAnchor {
+        &self.root_crl.anchor
+    }
+
     /// What the root is worth.
     #[must_use]
     pub const fn assurance(&self) -> Assurance {
@@ -148,7 +154,7 @@ impl VerifiedCollateral {
         let digest = Sha256Digest::of(&[chain]);
         let chain = pem::certificates(chain)?;
         let root = Certificate::parse(&self.root_crl.anchor.root)?;
-        let path = self.root_crl.path(&chain, &root, now)?;
+        let path = path(&chain, &root, now)?;
         let [leaf, authority, _root] = path.as_slice() else {
             return Err(IntelReason::Chain.because("PCK certificate, CA and root", path.len()));
         };
@@ -226,9 +232,10 @@ impl VerifiedCollateral {
             return Err(IntelReason::Kind.because(format_args!("identity of {}", id.name()), identity.id.name()));
         }
         let of = |fmspc: &[u8], pce_id: &[u8]| [hex::encode(fmspc), hex::encode(pce_id)].join(" PCEID ");
-        if (info.fmspc, info.pce_id) != (pck.extensions.fmspc, pck.extensions.pce_id) {
+        if (info.fmspc, info.pce_id) != (pck.extensions.fmspc, Some(pck.extensions.pce_id)) {
             let expected = of(&pck.extensions.fmspc, &pck.extensions.pce_id);
-            return Err(IntelReason::Platform.because(expected, of(&info.fmspc, &info.pce_id)));
+            let pce_id = info.pce_id.as_ref().map_or(&[][..], |pce_id| &pce_id[..]);
+            return Err(IntelReason::Platform.because(expected, of(&info.fmspc, pce_id)));
         }
         Ok(info)
     }

@@ -4,17 +4,20 @@
 //! Everything is verified from the exact bytes that were signed, before they are read. What is verified is kept parsed,
 //! so that a quote is judged without JSON and without a certificate chain.
 
-use self::chain::check_signed;
+pub use self::answer::Answer;
 pub use self::chain::{Validity, VerifiedPckCrl, VerifiedRootCrl, endorse_pck_crl};
+use self::chain::{check_signed, check_signed_without_list};
 pub use self::collateral::{IntelCollateral, VerifiedCollateral};
 pub use self::identity::{EnclaveId, QeIdentity, VerifiedQeIdentity};
-pub use self::pck::{PckExtensions, VerifiedPck};
+pub use self::pck::{PckExtensions, UnverifiedPlatform, VerifiedPck};
 pub use self::status::{TcbEvaluation, TcbStatus};
 pub use self::tcb_info::{ModuleIdentity, TcbInfo, TcbKind, VerifiedTcbInfo};
 pub(crate) use self::tcb_info::{module_major, module_name};
+use crate::anchor::IntelAnchor;
 use crate::rejection::{Rejection, reasons};
 use crate::time::UnixMillis;
 
+mod answer;
 mod chain;
 mod collateral;
 mod date;
@@ -148,6 +151,41 @@ pub fn endorse_qe_identity(
     let validity = validity.and(Validity { from: identity.issue_date, until: identity.next_update });
     validity.check(now)?;
     Ok(VerifiedQeIdentity::new(identity, validity))
+}
+
+/// Checks TCB info alone, without the root's list: nothing is known of its signer's revocation, so what it says is no
+/// [`VerifiedTcbInfo`].
+///
+/// # Errors
+/// An [`IntelReason`] or [`crate::x509::X509Reason`] for what does not hold.
+pub fn check_tcb_info_alone(
+    tcb_info: &str,
+    signature: &[u8],
+    chain: &str,
+    anchors: &[IntelAnchor],
+    now: UnixMillis,
+) -> Result<TcbInfo, Rejection> {
+    check_signed_without_list(tcb_info, signature, chain, anchors, now)?;
+    let info = TcbInfo::read(tcb_info)?;
+    Validity { from: info.issue_date, until: info.next_update }.check(now)?;
+    Ok(info)
+}
+
+/// Checks an enclave identity alone, likewise.
+///
+/// # Errors
+/// An [`IntelReason`] or [`crate::x509::X509Reason`] for what does not hold.
+pub fn check_qe_identity_alone(
+    qe_identity: &str,
+    signature: &[u8],
+    chain: &str,
+    anchors: &[IntelAnchor],
+    now: UnixMillis,
+) -> Result<QeIdentity, Rejection> {
+    check_signed_without_list(qe_identity, signature, chain, anchors, now)?;
+    let identity = QeIdentity::read(qe_identity)?;
+    Validity { from: identity.issue_date, until: identity.next_update }.check(now)?;
+    Ok(identity)
 }
 
 /// A field of fixed size, written in hex of either case.

@@ -60,6 +60,8 @@ impl VerifiedTcbInfo {
 /// TCB info, read strictly.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TcbInfo {
+    /// Version of the structure: 2, which is of SGX alone, or 3.
+    pub version: u32,
     /// SGX or TDX.
     pub kind: TcbKind,
     /// issueDate.
@@ -68,8 +70,10 @@ pub struct TcbInfo {
     pub next_update: UnixMillis,
     /// FMSPC of the platforms.
     pub fmspc: [u8; 6],
-    /// PCEID of the platforms.
-    pub pce_id: [u8; 2],
+    /// FMSPC as it is written there: in upper or lower case.
+    pub fmspc_text: String,
+    /// PCEID of the platforms. The first TCB infos of version 2 had none, and are of no platform here.
+    pub pce_id: Option<[u8; 2]>,
     /// tcbEvaluationDataNumber: grows with each recovery of a TCB.
     pub evaluation_data_number: u32,
     /// The TDX module of major version 0.
@@ -127,6 +131,9 @@ impl TcbInfo {
                 return Err(IntelReason::Schema.because("version 2, or 3 with id SGX or TDX", found));
             }
         };
+        if raw.version != 2 && raw.pce_id.is_none() {
+            return Err(IntelReason::Schema.because("pceId", "none"));
+        }
         if raw.tcb_type != 0 {
             return Err(IntelReason::Schema.because("tcbType 0", raw.tcb_type));
         }
@@ -148,11 +155,13 @@ impl TcbInfo {
         }
         let levels = raw.tcb_levels.into_iter().map(|level| level.read(raw.version, kind)).collect::<Result<_, _>>()?;
         Ok(Self {
+            version: raw.version,
             kind,
             issue_date: time(&raw.issue_date)?,
             next_update: time(&raw.next_update)?,
             fmspc: fixed_hex("fmspc", &raw.fmspc)?,
-            pce_id: fixed_hex("pceId", &raw.pce_id)?,
+            fmspc_text: raw.fmspc,
+            pce_id: raw.pce_id.map(|pce_id| fixed_hex("pceId", &pce_id)).transpose()?,
             evaluation_data_number: raw.tcb_evaluation_data_number,
             module,
             modules,
@@ -262,7 +271,8 @@ struct RawTcbInfo {
     issue_date: String,
     next_update: String,
     fmspc: String,
-    pce_id: String,
+    #[serde(default)]
+    pce_id: Option<String>,
     tcb_type: u32,
     tcb_evaluation_data_number: u32,
     #[serde(default)]

@@ -10,7 +10,8 @@
 use aws_lc_rs::digest;
 
 use super::template::{
-    Fields, LEGACY, LEGACY_DIGEST_BYTES, LEGACY_NAME_BYTES_MAX, NAME_BYTES_MAX, TemplateData, shown,
+    Fields, IMA_NG, LEGACY, LEGACY_DIGEST_BYTES, LEGACY_NAME_BYTES_MAX, NAME_BYTES_MAX, TemplateData, is_ng_sha256,
+    shown,
 };
 use super::{ImaReason, malformed};
 use crate::evidence::tpm::algorithm::TpmHash;
@@ -117,6 +118,11 @@ impl<'a> ImaList<'a> {
     /// Its first `bytes`.
     pub(super) fn until(self, bytes: usize) -> Self {
         Self { bytes: self.bytes.get(..bytes).unwrap_or_default(), hash: self.hash }
+    }
+
+    /// What follows its first `bytes`.
+    pub(super) fn after(self, bytes: usize) -> Self {
+        Self { bytes: self.bytes.get(bytes..).unwrap_or_default(), hash: self.hash }
     }
 
     /// The entry that begins at `offset`.
@@ -236,6 +242,15 @@ impl<'a> Frame<'a> {
         match self.data {
             FrameData::Fields(bytes) => TemplateData::read(&Fields::of(self.template)?, bytes),
             FrameData::Legacy { digest, name } => TemplateData::legacy(digest, name),
+        }
+    }
+
+    /// Checks that [`Frame::said`] can say it. Most entries of most lists are of one form, which is known at a glance.
+    #[inline]
+    pub(super) fn check_said(&self) -> Result<(), Rejection> {
+        match self.data {
+            FrameData::Fields(bytes) if self.template == IMA_NG && is_ng_sha256(bytes) => Ok(()),
+            FrameData::Fields(_) | FrameData::Legacy { .. } => self.said().map(drop),
         }
     }
 

@@ -14,6 +14,9 @@ pub(super) const NAME_BYTES_MAX: usize = 255;
 /// The legacy template, whose layout is its own.
 pub(super) const LEGACY: &[u8] = b"ima";
 
+/// The template of nearly every list.
+pub(super) const IMA_NG: &[u8] = b"ima-ng";
+
 /// Bytes of the `d` field, and of the digest in the legacy layout (`IMA_DIGEST_SIZE`).
 pub(super) const LEGACY_DIGEST_BYTES: usize = 20;
 
@@ -78,7 +81,7 @@ const FIELDS: [(&[u8], Field); 16] = [
 
 // The named templates (`builtin_templates` of `ima_template.c`).
 const IMA: [Field; 2] = [Field::D, Field::N];
-const IMA_NG: [Field; 2] = [Field::DNg, Field::NNg];
+const NG: [Field; 2] = [Field::DNg, Field::NNg];
 const IMA_SIG: [Field; 3] = [Field::DNg, Field::NNg, Field::Sig];
 const IMA_NGV2: [Field; 2] = [Field::DNgV2, Field::NNg];
 const IMA_SIGV2: [Field; 3] = [Field::DNgV2, Field::NNg, Field::Sig];
@@ -113,7 +116,7 @@ impl Fields {
     pub fn of(name: &[u8]) -> Result<Self, Rejection> {
         // A match on bytes costs less than a search, and this is done for every entry.
         let named: Option<&'static [Field]> = match name {
-            b"ima-ng" => Some(&IMA_NG),
+            IMA_NG => Some(&NG),
             b"ima-sig" => Some(&IMA_SIG),
             LEGACY => Some(&IMA),
             b"ima-ngv2" => Some(&IMA_NGV2),
@@ -355,8 +358,57 @@ impl<'a> TemplateData<'a> {
     }
 }
 
+/// Whether this is template data of `ima-ng` with a SHA-256 digest: `40 "sha256:" 0 digest, length, name 0`. What is,
+/// [`TemplateData::read`] reads; what is not, it may read too.
+#[inline]
+pub(super) fn is_ng_sha256(data: &[u8]) -> bool {
+    const HEAD: [u8; 12] = *b"\x28\0\0\0sha256:\0";
+    let Some((&HEAD, rest)) = data.split_first_chunk::<12>() else { return false };
+    let Some((length, name)) = rest.get(32..).and_then(|rest| rest.split_first_chunk::<4>()) else { return false };
+    let Some((0, name_bytes)) = name.split_last() else { return false };
+    // Without an early end, so that it is done many bytes at a time.
+    let zeros = name_bytes.iter().fold(false, |zeros, byte| zeros | (*byte == 0));
+    !zeros && u32::try_from(name.len()) == Ok(u32::from_le_bytes(*length))
+}
+
 /// Bytes of a name for explanations.
 pub(super) fn shown(bytes: &[u8]) -> alloc::string::String {
     let first = bytes.get(..bytes.len().min(256)).unwrap_or_default();
     alloc::string::String::from_utf8_lossy(first).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec::Vec;
+
+    use proptest::prelude::*;
+
+    use super::{Fields, IMA_NG, TemplateData, is_ng_sha256};
+
+    fn template(digest: [u8; 32], name: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(name.len()).unwrap().to_le_bytes();
+        [b"\x28\0\0\0sha256:\0", &digest[..], &length, name].concat()
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_known_at_a_glance_can_be_read(
+            digest: [u8; 32],
+            name in proptest::collection::vec(prop_oneof![9 => 1..=u8::MAX, 1 => Just(0)], 0..70),
+            change in proptest::option::of((any::<prop::sample::Index>(), any::<u8>())),
+        ) {
+            let mut data = template(digest, &name);
+            if let Some((at, byte)) = change {
+                let at = at.index(data.len());
+                data[at] = byte;
+            }
+            let fields = Fields::of(IMA_NG).unwrap();
+            prop_assert!(!is_ng_sha256(&data) || TemplateData::read(&fields, &data).is_ok());
+        }
+
+        #[test]
+        fn an_ordinary_entry_is_known_at_a_glance(digest: [u8; 32], name in "[a-z/]{1,70}") {
+            prop_assert!(is_ng_sha256(&template(digest, &[name.as_bytes(), b"\0"].concat())));
+        }
+    }
 }

@@ -15,6 +15,9 @@ use crate::evidence::tpm::algorithm::TpmHash;
 use crate::evidence::tpm::quote::RecordedValues;
 use crate::rejection::Rejection;
 
+/// Bytes of an ordinary entry: a guess that saves growing.
+const ENTRY_BYTES: usize = 128;
+
 /// The PCR that IMA extends unless a rule of its policy says otherwise (`CONFIG_IMA_MEASURE_PCR_IDX`).
 const IMA_PCR: u8 = 10;
 
@@ -225,20 +228,18 @@ pub fn verify_recorded<'a>(list: ImaList<'a>, recorded: &RecordedValues) -> Resu
 }
 
 fn attest<'a>(list: ImaList<'a>, from: &ImaState, quoted: &RecordedValues) -> Result<VerifiedIma<'a>, Rejection> {
-    let (named, count) = list.outline()?;
     let before = from.pcrs.keys().fold(0, |pcrs, pcr| pcrs | bit(*pcr));
-    let targets = Targets::new(quoted, named | before | bit(IMA_PCR))?;
-    let mut extensions = targets.first_extensions(from)?;
-    let (pass, end) = loop {
-        let pass = Pass::run(list, &targets, targets.lanes(from, &extensions)?, usize::try_from(count).unwrap_or(0))?;
-        if let Some(end) = pass.end {
-            break (pass, end);
+    let mut extended = before | bit(IMA_PCR);
+    // Nearly every list extends one PCR. Where entries go to others, the values of those must be reached too.
+    let (targets, pass, end, beyond) = loop {
+        let targets = Targets::new(quoted, extended)?;
+        if let Some((pass, end)) = attest_pcrs(list, from, &targets)? {
+            let (named, beyond) = list.after(end.bytes).outline()?;
+            if named & !extended == 0 {
+                break (targets, pass, end, beyond);
+            }
         }
-        // A bank whose values were never reached may be one that the kernel extends otherwise. Within a boot it does
-        // not change its way.
-        if from.entries != 0 || !pass.next_extensions(&mut extensions) {
-            return Err(ImaReason::PcrMismatch.because(targets.show(), pass.show(count)));
-        }
+        extended |= list.outline()?.0;
     };
     let mut state = ImaState { entries: from.entries.saturating_add(end.entries), ..ImaState::start() };
     for lane in &pass.lanes {
@@ -254,7 +255,7 @@ fn attest<'a>(list: ImaList<'a>, from: &ImaState, quoted: &RecordedValues) -> Re
         first: from.entries,
         state,
         violations: pass.violations,
-        unattested: count.saturating_sub(end.entries),
+        unattested: beyond,
         attested_pcrs: targets.pcrs,
         extends_sha1,
         boot_aggregates: boot_aggregates(quoted),
@@ -262,6 +263,23 @@ fn attest<'a>(list: ImaList<'a>, from: &ImaState, quoted: &RecordedValues) -> Re
     })
 }
 
+/// A way through the list to the values of `targets`. None: an entry went to a PCR that is not among them.
+fn attest_pcrs(list: ImaList<'_>, from: &ImaState, targets: &Targets<'_>) -> Result<Option<(Pass, End)>, Rejection> {
+    let mut extensions = targets.first_extensions(from)?;
+    loop {
+        let pass = Pass::run(list, targets, targets.lanes(from, &extensions)?)?;
+        match pass.stop {
+            Stop::Reached(end) => return Ok(Some((pass, end))),
+            Stop::OtherPcr => return Ok(None),
+            // A bank whose values were never reached may be one that the kernel extends otherwise. Within a boot it
+            // does not change its way.
+            Stop::Missed { .. } if from.entries == 0 && pass.next_extensions(&mut extensions) => {}
+            Stop::Missed { entries } => return Err(ImaReason::PcrMismatch.because(targets.show(), pass.show(entries))),
+        }
+    }
+}
+
+#[inline]
 fn bit(pcr: u8) -> u32 {
     1_u32.checked_shl(u32::from(pcr)).unwrap_or_default()
 }
@@ -272,12 +290,15 @@ type Wanted<'q> = Vec<(u8, &'q [u8])>;
 /// What must be reached: by bank, the quoted values of the PCRs that the list extends.
 struct Targets<'q> {
     banks: Vec<(TpmHash, Wanted<'q>)>,
+    /// Those of them that are quoted.
     pcrs: u32,
+    /// Those that entries may go to.
+    extended: u32,
 }
 
 impl<'q> Targets<'q> {
     fn new(quoted: &'q RecordedValues, extended: u32) -> Result<Self, Rejection> {
-        let mut targets = Self { banks: Vec::new(), pcrs: 0 };
+        let mut targets = Self { banks: Vec::new(), pcrs: 0, extended };
         let mut has_ima_pcr = false;
         for (bank, values) in quoted {
             let mut wanted = Vec::new();
@@ -357,10 +378,22 @@ struct End {
     bytes: usize,
 }
 
+/// Why a way through the list ended.
+#[derive(Clone, Copy)]
+enum Stop {
+    Reached(End),
+    /// At an entry of a PCR that is not among those that entries may go to.
+    OtherPcr,
+    /// At the end of so many entries.
+    Missed {
+        entries: u64,
+    },
+}
+
 /// One way through the list.
 struct Pass {
     lanes: Vec<Lane>,
-    end: Option<End>,
+    stop: Stop,
     /// By lane: whether it held its quoted values at some entry.
     reached: Vec<bool>,
     violations: u64,
@@ -368,24 +401,30 @@ struct Pass {
 }
 
 impl Pass {
-    fn run(list: ImaList<'_>, targets: &Targets<'_>, lanes: Vec<Lane>, room: usize) -> Result<Self, Rejection> {
+    fn run(list: ImaList<'_>, targets: &Targets<'_>, lanes: Vec<Lane>) -> Result<Self, Rejection> {
         let reached = alloc::vec![false; lanes.len()];
-        let mut pass = Self { reached, lanes, end: None, violations: 0, marks: Vec::with_capacity(room) };
+        let marks = Vec::with_capacity(list.bytes().len() / ENTRY_BYTES);
+        let mut pass = Self { reached, lanes, stop: Stop::Missed { entries: 0 }, violations: 0, marks };
         let is_own = |lane: &Lane| lane.bank == TpmHash::Sha256 && lane.extension == Extension::TemplateHash;
         let own = pass.lanes.iter().position(is_own);
         let mut reader = list.reader();
         for count in 0_u32.. {
             let offset = reader.offset();
             if targets.reached(&pass.lanes, &mut pass.reached) {
-                pass.end = Some(End { entries: u64::from(count), bytes: offset });
+                pass.stop = Stop::Reached(End { entries: u64::from(count), bytes: offset });
                 break;
             }
             if reader.finish().is_ok() {
+                pass.stop = Stop::Missed { entries: u64::from(count) };
                 break;
             }
             let entry = Frame::read(&mut reader, list.hash())?;
+            if bit(entry.pcr) & targets.extended == 0 {
+                pass.stop = Stop::OtherPcr;
+                break;
+            }
             // Fields that cannot be read are refused here, so that none fails when it is judged.
-            entry.said()?;
+            entry.check_said()?;
             entry.check_template_hash(list.hash())?;
             for lane in &mut pass.lanes {
                 lane.extend(&entry, list.hash());

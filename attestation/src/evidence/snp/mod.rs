@@ -240,3 +240,53 @@ pub fn verify_report(
     }
     appraise::claims(report, vek)
 }
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec::Vec;
+
+    use super::{ReportDataExpectation, verify, verify_report};
+    use crate::anchor::{AmdAnchor, AmdProduct, Assurance};
+    use crate::endorsement::amd;
+    use crate::evidence::bundle::SnpEvidence;
+    use crate::signature::{Scheme, count};
+    use crate::time::UnixMillis;
+
+    macro_rules! shipped {
+        ($path:literal) => {
+            include_bytes!(concat!("../../../../firmware-refs/", $path))
+        };
+    }
+
+    const ARK: &[u8] = shipped!("anchors/amd/milan/ark.der");
+    const ASK: &[u8] = shipped!("anchors/amd/milan/ask.der");
+    const REPORT: &[u8] = shipped!("evidence/amd/milan/report.bin");
+    const VCEK: &[u8] = shipped!("evidence/amd/milan/vcek.der");
+
+    /// 2026-06-01T00:00:00Z.
+    const NOW: UnixMillis = UnixMillis(1_780_272_000_000);
+
+    #[test]
+    fn a_report_costs_one_signature_and_a_new_vcek_one_more() {
+        let anchors = [AmdAnchor {
+            product: AmdProduct::Milan,
+            assurance: Assurance::Hardware,
+            ark: ARK.to_vec(),
+            intermediates: Vec::from([ASK.to_vec()]),
+        }];
+        let data = ReportDataExpectation::Recorded;
+        let (ask, checked) = count::during(|| amd::endorse_intermediate(ASK, &anchors, &[], NOW).unwrap());
+        assert_eq!(checked, [Scheme::RsaPssSha384], "the ARK signed the ASK");
+        // With a new VCEK: the ASK's signature, once.
+        let (vek, checked) = count::during(|| amd::endorse_issued(VCEK, &ask, NOW).unwrap());
+        assert_eq!(checked, [Scheme::RsaPssSha384], "the ASK signed the VCEK");
+        // Warm: the report's.
+        let (warm, checked) = count::during(|| verify_report(REPORT, &vek, data, NOW).unwrap());
+        assert_eq!(checked, [Scheme::EcdsaP384Sha384], "the VCEK signed the report");
+        // Cold: all three, and nothing differs.
+        let evidence = SnpEvidence { report: REPORT.to_vec(), vek: VCEK.to_vec() };
+        let (cold, checked) = count::during(|| verify(&evidence, &anchors, &[], data, NOW).unwrap());
+        assert_eq!(checked, [Scheme::RsaPssSha384, Scheme::RsaPssSha384, Scheme::EcdsaP384Sha384]);
+        assert_eq!((warm, &vek), (cold, &amd::endorse(VCEK, &anchors, &[], NOW).unwrap()));
+    }
+}
