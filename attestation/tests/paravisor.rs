@@ -149,11 +149,14 @@ fn b13_exactly_one_attestation_key_counts() {
     assert_eq!(judged(std::slice::from_ref(&ek)), "hcl.runtime.key");
     assert_eq!(judged(&[ak.clone(), ak.clone()]), "hcl.runtime.key");
     assert_eq!(judged(&[ak.clone(), ek.clone(), ek]), "hcl.runtime.key");
+    // Earlier paravisors wrote this.
+    assert_eq!(judged(&[ak.replacen(r#"["sign"]"#, r#"["encrypt"]"#, 1)]), "accepted");
     for (from, to) in [
         ("HCLAkPub", "HCLAkpub"),
         ("HCLAkPub", "HCLAkPub "),
-        (r#"["sign"]"#, r#"["encrypt"]"#),
-        (r#"["sign"]"#, r#"["sign","encrypt"]"#),
+        (r#"["sign"]"#, r#"[]"#),
+        (r#"["sign"]"#, r#""sign""#),
+        (r#"["sign"]"#, r#"["sign",1]"#),
         (r#""key_ops":["sign"],"#, ""),
         ("RSA", "EC"),
         ("AQAB", "AQ"),

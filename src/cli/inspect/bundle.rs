@@ -3,25 +3,14 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use countersign_attestation::evidence::bundle::{
-    Bundle, Collection, SNP_REPORT, SNP_VEK, TPM_CERTIFY, TPM_PCRS, TPM_QUOTE,
+    AZURE_HCL_REPORT, Bundle, Collection, IMA_ENTRIES, SNP_REPORT, SNP_VEK, TDX_CCEL, TDX_QUOTE, TPM_CERTIFY,
+    TPM_EVENT_LOG, TPM_PCRS, TPM_QUOTE,
 };
 use countersign_attestation::evidence::tpm::algorithm::TpmHash;
 use countersign_attestation::reader::Reader;
 
 use super::document::{Fields, Part, Standing, Table, Text, Value};
 use super::{Unreadable, algorithm, ccel, certificate, dcap, eventlog, hcl, ima, quote, snp};
-
-/// The event log of measured boot.
-const TPM_EVENT_LOG: &str = "tpm2.event_log";
-/// Index of the first entry (64 bits, big-endian), then entries of the kernel's binary measurement list.
-const IMA_ENTRIES: &str = "ima.entries";
-
-/// A quote of the trust domain.
-const TDX_QUOTE: &str = "tdx.quote";
-/// The event log of its firmware.
-const TDX_CCEL: &str = "tdx.ccel";
-/// The report of Azure's paravisor.
-const AZURE_HCL_REPORT: &str = "azure.hcl_report";
 
 /// A JSON object that says what type of collection it is.
 pub(super) fn recognise(bytes: &[u8]) -> bool {
@@ -76,6 +65,7 @@ fn record(name: &str, bytes: &[u8], quote_record: Option<&[u8]>) -> Result<Vec<P
     }
 }
 
+/// Index of the first entry (64 bits, big-endian), then entries of the kernel's binary measurement list.
 fn ima_entries(bytes: &[u8]) -> Result<Vec<Part>, Unreadable> {
     let mut reader = Reader::new(bytes);
     let from = reader.u64_be().map_err(|error| format!("index of the first entry: {error}"))?;
