@@ -299,18 +299,23 @@ impl Vocabulary {
     /// kind shares anything.
     fn independent_of(&self, claims: &Claims) -> Vec<RestrictedExpression> {
         let identity = &claims.tpm.identity;
-        let (amd, intel) = match identity.kind {
-            TpmKind::Discrete | TpmKind::Virtual => (true, true),
-            TpmKind::Firmware => (identity.manufacturer == "INTC", identity.manufacturer == "AMD"),
-            TpmKind::Simulated | TpmKind::Unknown => (false, false),
-        };
-        // The paravisor's vTPM is as good as the report that names its key, whatever its own certificate says.
-        let (amd, intel) = match &claims.paravisor {
-            Presented::NotPresented => (amd, intel),
-            Presented::Verified(paravisor) => match paravisor.hardware {
-                HardwareKind::Snp => (false, intel),
-                HardwareKind::Tdx => (amd, false),
+        let (amd, intel) = match (&claims.paravisor, identity.kind) {
+            // The paravisor's vTPM is as good as the report that names its key, whatever its own certificate says.
+            (Presented::Verified(paravisor), _) => match paravisor.hardware {
+                HardwareKind::Snp => (false, true),
+                HardwareKind::Tdx => (true, false),
             },
+            (Presented::NotPresented, TpmKind::Discrete) => (true, true),
+            (Presented::NotPresented, TpmKind::Firmware) => {
+                (identity.manufacturer == "INTC", identity.manufacturer == "AMD")
+            }
+            // Outside of the guest, with keys that their cloud certifies. Of Azure's it is not said here whether a
+            // paravisor carries them out, inside of the guest.
+            (Presented::NotPresented, TpmKind::Virtual) => {
+                let own = ["GOOG", "AMZN"].contains(&identity.manufacturer.as_str());
+                (own, own)
+            }
+            (Presented::NotPresented, TpmKind::Simulated | TpmKind::Unknown) => (false, false),
         };
         let vendors = [(&self.vendor_amd, amd), (&self.vendor_intel, intel)];
         vendors.into_iter().filter(|(_, independent)| *independent).map(|(uid, _)| entity(uid)).collect()
