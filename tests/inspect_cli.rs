@@ -333,6 +333,7 @@ fn td_log() -> Vec<u8> {
     add(1, event::VARIABLE_DRIVER_CONFIG, &variable, &variable);
     add(1, event::SEPARATOR, &[0; 4], &[0; 4]);
     add(3, event::IPL, b"grub_cmd: linux /vmlinuz quiet\0", b"linux /vmlinuz quiet");
+    add(3, event::IPL, b"grub_kernel_cmdline /vmlinuz quiet\0\x75", b"/vmlinuz quiet");
     log.extend([0xff; 300]);
     log
 }
@@ -344,12 +345,13 @@ fn a_log_of_a_trust_domain_is_told_by_its_registers() {
     assert_eq!((standing(&log, 0), standing(&log, 1)), ("claimed", "computed_here"));
     let rows = log.pointer("/parts/0/tables/0/rows").and_then(Value::as_array).expect("events");
     let registers: Vec<_> = rows.iter().map(|row| row["register"].as_str().expect("text")).collect();
-    assert_eq!(registers, ["RTMR0", "RTMR0", "RTMR0", "RTMR2"]);
+    assert_eq!(registers, ["RTMR0", "RTMR0", "RTMR0", "RTMR2", "RTMR2"]);
     assert_eq!(log.pointer("/parts/1/tables/0/rows/1/extended by this log"), Some(&json!(false)));
     assert_eq!(log.pointer("/parts/1/tables/0/rows/1/value"), Some(&json!("00".repeat(48))));
     let printed = table(&td_log());
     assert!(printed.contains("Secure Boot was ON (event 1, hash matches)"), "{printed}");
     assert!(printed.contains("any log gives a zero"), "{printed}");
+    assert!(printed.contains("* GRUB started the kernel with: `/vmlinuz quiet` (event 4, hash matches)"), "{printed}");
     assert!(printed.contains("separators in register 1"), "{printed}");
     // The very log with data that was not measured.
     let mut edited = td_log();
@@ -359,6 +361,22 @@ fn a_log_of_a_trust_domain_is_told_by_its_registers() {
     let whole =
         field(&shown, 0, "data that must be what was measured is (computed)").as_str().expect("text").to_owned();
     assert!(whole.starts_with("NO: eventlog.data_edited"), "{whole}");
+}
+
+#[test]
+fn a_bundle_of_a_trust_domain_shows_what_its_records_are() {
+    let tpm = SimTpm::new(AkKind::Rsa2048);
+    let runtime = hcl::runtime(tpm.ak_public(), tpm.ek_public());
+    let nv = hcl::snp_nv(&snp_report(&hcl::report_data(&runtime)), &runtime);
+    let records = [("azure.hcl_report", nv), ("tdx.ccel", td_log()), ("tdx.quote", vec![9; 64])];
+    let file = serde_json::to_vec(&collection(&records)).expect("JSON");
+    let bundle = shown(&file);
+    let names: Vec<_> = bundle["parts"].as_array().expect("parts").iter().map(|part| part["name"].clone()).collect();
+    assert!(names.contains(&json!("azure.hcl_report: runtime data")), "{names:?}");
+    assert!(names.contains(&json!("tdx.ccel: Replayed RTMRs")), "{names:?}");
+    let broken = bundle["parts"].as_array().expect("parts").last().expect("a part");
+    let why = broken.pointer("/fields/structure/error").and_then(Value::as_str).expect("why");
+    assert!(why.starts_with("tdx.header.version"), "{why}");
 }
 
 #[test]
@@ -509,7 +527,19 @@ fn nothing_in_a_file_is_obeyed_by_a_terminal() {
         .data(0, event::S_CRTM_VERSION, hostile.as_bytes());
     let bundle = serde_json::to_vec(&collection(&[(hostile, vec![1])])).expect("JSON");
     let token = jws(&json!({hostile: hostile}));
+    let tpm = SimTpm::new(AkKind::Rsa2048);
+    let runtime = String::from_utf8(hcl::runtime(tpm.ak_public(), tpm.ek_public())).expect("text");
+    let settings = json!({"vm-configuration": {hostile: hostile}}).to_string();
+    let runtime =
+        runtime.replacen(r#""vm-configuration":{"#, settings.trim_start_matches('{').trim_end_matches('}'), 1);
+    let runtime = runtime.replacen(r#""console-enabled""#, r#","console-enabled""#, 1).into_bytes();
+    let paravisor = hcl::snp_nv(&snp_report(&hcl::report_data(&runtime)), &runtime);
+    let tcb_info = json!({"fmspc": hostile, "issueDate": hostile, "tcbLevels": [{"tcbStatus": hostile}]}).to_string();
+    let runtime_event = json!([{"imr": 3, "event_type": 0x0800_0001, "digest": "00".repeat(48), "event": hostile.replace(':', ""),
+        "event_payload": hex::encode(hostile)}]);
+    let newer = [paravisor, tcb_info.into_bytes(), runtime_event.to_string().into_bytes()];
     let files = [list, certificate, log.bytes().to_vec(), bundle, token.into_bytes()];
+    let files = [&files[..], &newer[..]].concat();
     for (number, file) in files.iter().enumerate() {
         let printed = table(file);
         let json = shown(file).to_string();

@@ -57,6 +57,7 @@ const UNTYPED: &[(&str, &str)] = &[
     ("src/cli/verify/eventlog.rs", "claims as they are printed"),
     ("src/cli/verify/mod.rs", "a manifest's expectations and the claims it prints are of many kinds"),
     ("src/cli/verify/ima.rs", "claims as they are printed"),
+    ("src/cli/verify/intel.rs", "claims as they are printed"),
     ("src/cli/verify/snp.rs", "claims as they are printed"),
     ("src/cli/verify/tdx.rs", "claims as they are printed"),
     ("src/cli/verify/tpm.rs", "claims as they are printed"),

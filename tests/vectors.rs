@@ -50,10 +50,17 @@ fn confidential_computing_cases_are_judged_as_expected() {
     );
     let unendorsed = [("tdx-quote-unendorsed", 4), ("sgx-quote-unendorsed", 5)];
     assert_as_expected(&cases, &[&[("tdx-quote", 160), ("sgx-quote", 45)][..], &unendorsed].concat());
+    let collateral = [("collateral-tcbinfo", 22), ("collateral-qeidentity", 9), ("collateral-parse", 27)];
+    assert_as_expected(&cases, &collateral);
     // What an expectation names is compared only where claims name it too: so they must.
     for (id, names) in [
-        ("tdx-v5-oe-d21a11-at-20250306", &["tcb_status", "platform_tcb_status", "mr_service_td", "pck_not_before"][..]),
+        ("snp-milan-v3-vlek-trustee-decdab", &["vek", "chip_id_masked", "key_info", "cpuid", "platform_info"][..]),
+        ("snp-turin-v5-oak-3f44a0", &["vek", "reported_tcb", "launch_mit_vector", "chip_id_prefix", "report_id"]),
+        ("snp-milan-v2-virtee-120d77", &["policy", "policy_bits", "current_version", "author_key_en", "host_data"]),
+        ("snp-chain-ok-ask-genoa-genoa", &["ask_serial"]),
+        ("tdx-v5-oe-d21a11-at-20250306", &["tcb_status", "platform_tcb_status", "mr_service_td", "pck_not_before"]),
         ("tdx-v4-nearai-afb2d8-at-20250306", &["advisory_ids", "td_attr_bits", "rtmr3", "cert_data_type", "body"]),
+        ("tcbinfo-00906ed50000-sgx-v2-ev10-2021-03-31", &["id", "fmspc", "issue_date", "levels"]),
         ("sgx-v3-mobilecoin-0b5bc7-at-20250611", &["advisory_ids", "mrenclave", "cpusvn", "pck_issuer", "qe_isvsvn"]),
     ] {
         let case = cases.iter().find(|case| case.id == id).expect(id);
@@ -73,7 +80,10 @@ fn paravisors_and_registers_are_told_in_detail_and_refused_for_their_own_reason(
     let paravisor = ["hcl_version", "hcl_report_type", "hash_type", "var_data_len", "runtime_data_keys", "user_data"];
     let registers = ["rtmr0", "rtmr1", "rtmr2", "rtmr3", "events", "format"];
     for (id, names) in [
-        ("azsnp-genoa-trustee", &[&quote[..], &paravisor, &["clock", "reset_count", "vm_configuration"]].concat()[..]),
+        (
+            "azsnp-genoa-trustee",
+            &[&quote[..], &paravisor, &["clock", "reset_count", "vm_configuration", "snp"]].concat()[..],
+        ),
         ("aztdx-trustee-v1", &[&quote[..], &paravisor, &["restart_count", "tdreport"]].concat()),
         ("azvtpm-cmcp-quote", &quote),
         ("ccel-gcp-cos113", &[&registers[..], &["terminated_at"]].concat()),

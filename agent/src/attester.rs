@@ -145,6 +145,8 @@ impl Attester {
             event_log: new.event_log,
             ima: new.ima,
             snp,
+            tdx: None,
+            paravisor: None,
         };
         // 4. The broker decides.
         let request = AttestationRequest {

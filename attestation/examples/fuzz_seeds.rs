@@ -128,8 +128,16 @@ fn tpm_seeds() {
         seed("tpm_certify", name, &certify);
         seed("ek_certificate", name, &manufacturer.ek_certificate(&tpm));
         seed("x509_certificate", &format!("ek-{name}"), &manufacturer.ek_certificate(&tpm));
-        let bundle =
-            Bundle { tpm_quote: quote, tpm_pcrs: pcrs, tpm_certify: certify, event_log: None, ima: None, snp: None };
+        let bundle = Bundle {
+            tpm_quote: quote,
+            tpm_pcrs: pcrs,
+            tpm_certify: certify,
+            event_log: None,
+            ima: None,
+            snp: None,
+            tdx: None,
+            paravisor: None,
+        };
         seed("bundle", name, &serde_json::to_vec(&bundle.encode()).unwrap());
     }
     seed("tpm_public", "credential", &key.public);

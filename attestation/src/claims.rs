@@ -54,6 +54,22 @@ pub enum Presented<T> {
     Verified(T),
 }
 
+impl<T> Presented<T> {
+    /// The claims, where there are some.
+    pub const fn verified(&self) -> Option<&T> {
+        match self {
+            Self::NotPresented => None,
+            Self::Verified(claims) => Some(claims),
+        }
+    }
+}
+
+impl<T> From<Option<T>> for Presented<T> {
+    fn from(claims: Option<T>) -> Self {
+        claims.map_or(Self::NotPresented, Self::Verified)
+    }
+}
+
 /// What is known of a host after every signature, chain and binding in its bundle held.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Claims {
@@ -255,6 +271,34 @@ pub struct SnpTcb {
     pub microcode: u8,
 }
 
+/// CPUID_FAM_ID, CPUID_MOD_ID and CPUID_STEP of a report: family and model combined with their extended parts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct SnpCpuid {
+    /// Family.
+    pub family: u8,
+    /// Model.
+    pub model: u8,
+    /// Stepping.
+    pub stepping: u8,
+}
+
+/// Version of SNP firmware. Ordered as the firmware orders it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct SnpFirmware {
+    /// MAJOR of the ABI it implements.
+    pub major: u8,
+    /// MINOR of the ABI it implements.
+    pub minor: u8,
+    /// BUILD.
+    pub build: u8,
+}
+
+impl core::fmt::Display for SnpFirmware {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "{}.{}.{}", self.major, self.minor, self.build)
+    }
+}
+
 /// Whether a revocation list was there to check against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case", tag = "state")]
@@ -277,8 +321,12 @@ pub struct SnpClaims {
     pub product: AmdProduct,
     /// VERSION of the report: 2 to 5.
     pub version: u32,
+    /// CPUID of the chip: reports of version 2 have none.
+    pub cpuid: Presented<SnpCpuid>,
     /// Which key signed.
     pub signing_key: SnpSigningKey,
+    /// cspID of the VLEK that signed, as it stands in the certificate: AWS writes `CN=` in front. A VCEK has none.
+    pub csp_id: Presented<String>,
     /// GUEST_SVN.
     pub guest_svn: u32,
     /// POLICY, raw.
@@ -297,12 +345,16 @@ pub struct SnpClaims {
     /// PLATFORM_INFO bits by name: `smt_en`, `tsme_en`, `ecc_en`, `rapl_dis`, `ciphertext_hiding_dram_en`,
     /// `alias_check_complete`, `tio_en`.
     pub platform_info: BTreeMap<&'static str, bool>,
+    /// PLATFORM_INFO, raw.
+    pub platform_info_raw: HexBytes,
     /// MEASUREMENT: launch digest, SHA-384.
     pub measurement: HexBytes,
     /// HOST_DATA.
     pub host_data: HexBytes,
     /// ID_KEY_DIGEST.
     pub id_key_digest: HexBytes,
+    /// KEY_INFO.AUTHOR_KEY_EN: the guest was launched with an ID block whose ID key an author key signed.
+    pub author_key_en: bool,
     /// AUTHOR_KEY_DIGEST; all zero when AUTHOR_KEY_EN is clear.
     pub author_key_digest: HexBytes,
     /// REPORT_DATA.
@@ -319,6 +371,10 @@ pub struct SnpClaims {
     pub committed_tcb: SnpTcb,
     /// LAUNCH_TCB: the TCB when the guest was started or imported.
     pub launch_tcb: SnpTcb,
+    /// CURRENT_MAJOR, CURRENT_MINOR, CURRENT_BUILD: the firmware that runs.
+    pub current_version: SnpFirmware,
+    /// COMMITTED_MAJOR, COMMITTED_MINOR, COMMITTED_BUILD: the firmware below which it is never rolled back.
+    pub committed_version: SnpFirmware,
     /// Mitigation vectors of report version 5: `launch`, `current`.
     pub mitigation_vectors: BTreeMap<&'static str, u64>,
     /// Whether the chain was checked against a revocation list.

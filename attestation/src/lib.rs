@@ -24,6 +24,7 @@ pub mod claims;
 pub mod digest;
 pub mod endorsement;
 pub mod evidence;
+pub mod launch;
 pub mod lineage;
 pub mod protocol;
 pub mod pulse;

@@ -90,6 +90,7 @@ rooms! {
     Rtmr(crate::evidence::tdx::rtmr::RtmrReason),
     Ima(crate::evidence::ima::ImaReason),
     Paravisor(crate::evidence::paravisor::ParavisorReason),
+    Launch(crate::launch::LaunchReason),
     Result(crate::result::ResultReason),
     Pulse(crate::pulse::PulseReason),
     StatusList(crate::status_list::StatusListReason),

@@ -20,7 +20,7 @@ use crate::signature::{PublicKey, Scheme};
 use crate::time::UnixMillis;
 
 mod algorithm;
-mod crl;
+pub(crate) mod crl;
 pub(crate) mod der;
 pub(crate) mod name;
 pub mod oid;

@@ -50,7 +50,16 @@ fn a_vek_endorsed_before_saves_work_and_changes_no_verdict() {
     let expected = Expected { binder: &binder, credential_key: &spki, tpm: &enrolled, pcr_selection: &selection };
     let judge = |snp: SnpEvidence, crls: &[Vec<u8>], endorsed, now| -> Result<Claims, Rejection> {
         let (tpm_quote, tpm_pcrs, tpm_certify) = (tpm_quote.clone(), tpm_pcrs.clone(), tpm_certify.clone());
-        let bundle = Bundle { tpm_quote, tpm_pcrs, tpm_certify, event_log: None, ima: None, snp: Some(snp) };
+        let bundle = Bundle {
+            tpm_quote,
+            tpm_pcrs,
+            tpm_certify,
+            event_log: None,
+            ima: None,
+            snp: Some(snp),
+            tdx: None,
+            paravisor: None,
+        };
         verify(&bundle, &expected, &Endorsements { anchors: &anchors, crls, endorsed }, now)
     };
     let code = |verdict: Result<Claims, Rejection>| verdict.map(drop).map_err(|rejection| rejection.code());

@@ -5,15 +5,17 @@
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
-use countersign_attestation::anchor::{AmdProduct, Assurance};
+use countersign_attestation::anchor::{AmdProduct, Assurance, TpmAnchor};
 use countersign_attestation::claims::{PcrHash, Presented};
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::endorsement::amd::{self, VerifiedVek};
+use countersign_attestation::endorsement::tpm::{certificate_of_nv, verify_ak_certificate_alone};
 use countersign_attestation::evidence::paravisor::{
     HCL_REPORT_BYTES_MAX, Hardware, HardwareKind, HardwareReport, HclReport, Setting, VerifiedParavisor, azure, gce,
 };
 use countersign_attestation::evidence::tpm::AttestationKey;
 use countersign_attestation::evidence::tpm::algorithm::TpmHash;
+use countersign_attestation::evidence::tpm::attest::Attest;
 use countersign_attestation::evidence::tpm::public::Public;
 use countersign_attestation::evidence::tpm::quote::{RecordedKey, RecordedSignature, RecordedValues, verify_recorded};
 use countersign_attestation::protocol::PcrSelection;
@@ -210,6 +212,23 @@ fn the_hardware_report_is_about_these_runtime_data_and_no_others() {
 }
 
 #[test]
+fn a_report_of_another_layer_than_the_paravisors_is_refused() {
+    let runtime = good_runtime();
+    let of_layer = |vmpl: u32| {
+        let evidence = MILAN.evidence_with(|signed| {
+            signed[0x30..0x34].copy_from_slice(&vmpl.to_le_bytes());
+            signed[0x50..0x90].copy_from_slice(&report_data(&runtime));
+        });
+        code(&snp_nv(&evidence.report, &runtime))
+    };
+    // Bare SNP guests may report from VMPL 1; above a paravisor that is the guest.
+    assert_eq!(
+        [0, 1, 2, 3].map(of_layer),
+        ["accepted", "hcl.hardware.layer", "snp.vmpl.unprivileged", "snp.vmpl.unprivileged"]
+    );
+}
+
+#[test]
 fn every_octet_of_the_nv_index_counts() {
     let nv = snp(&good_runtime());
     assert_eq!(nv.len(), hcl::NV_BYTES);
@@ -354,6 +373,52 @@ fn a_genuine_certificate_of_another_key_is_refused() {
     let (key, values) = (RecordedKey::Spki(certificate.spki()), RecordedValues::new());
     let verdict = verify_recorded(&message, RecordedSignature::Raw(&signature), key, &values, &[]);
     assert_eq!(verdict.map_or_else(|r| r.code(), |_| "accepted"), "tpm.signature.invalid");
+}
+
+#[test]
+fn genuine_nonces_are_of_any_length_and_user_data_is_the_guests() {
+    let Some(folder) = vectors() else { return };
+    for (name, length) in [("azsnp-milan-trustee-v0", 9), ("azsnp-milan-trustee-v2", 48), ("vtpm-cmcp", 32)] {
+        let file = if length == 32 { "quote.msg" } else { "tpm_quote.msg" };
+        let message = read(&folder, &format!("azure/{name}/{file}"));
+        let attest = Attest::read(&message).expect(name);
+        assert_eq!(attest.extra_data.len(), length, "{name}");
+        if name == "azsnp-milan-trustee-v2" {
+            // What the guest had the paravisor report is what it was asked with; zeros fill it up.
+            let nv = read(&folder, &format!("azure/{name}/hcl_report.bin"));
+            let runtime = HclReport::parse(&nv).and_then(|hcl| hcl.runtime_data()).expect(name);
+            let (said, rest) = runtime.user_data().0.split_at(length);
+            assert_eq!((said, rest), (attest.extra_data, &[0; 16][..]));
+        }
+    }
+}
+
+#[test]
+fn genuine_intermediates_of_azure_share_a_name_and_the_key_decides() {
+    let Some(folder) = vectors() else { return };
+    // 2026-04-30T00:00:00Z.
+    let then = UnixMillis(1_777_507_200_000);
+    let certificate = read(&folder, "vtpm-ak/akchain-azure-01/ak.der");
+    let own = read(&folder, "vtpm-ak/akchain-azure-01/intermediate.der");
+    let other = read(&folder, "vtpm-ak/akchain-neg-azure-wrongint/intermediate.der");
+    let anchor = TpmAnchor {
+        name: "azure".to_owned(),
+        assurance: Assurance::Hardware,
+        root: read(&folder, "vtpm-ak/akchain-azure-01/root.der"),
+        intermediates: Vec::new(),
+    };
+    let judged = |certificate: &[u8], intermediates: &[&[u8]]| {
+        verify_ak_certificate_alone(certificate, intermediates, std::slice::from_ref(&anchor), then).is_ok()
+    };
+    assert!(judged(&certificate, &[&own]));
+    assert!(judged(&certificate, &[&other, &own]), "one that does not fit hides none that does");
+    assert!(!judged(&certificate, &[&other]) && !judged(&certificate, &[]));
+    // As the NV index holds it: zeros to 3087 bytes.
+    let mut nv = certificate.clone();
+    nv.resize(3087, 0);
+    assert_eq!(certificate_of_nv(&nv).expect("a certificate and padding"), certificate);
+    nv[3000] = 7;
+    assert!(certificate_of_nv(&nv).is_err());
 }
 
 #[test]

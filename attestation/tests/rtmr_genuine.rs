@@ -9,9 +9,9 @@ use countersign_attestation::endorsement::intel::{IntelCollateral, VerifiedColla
 use countersign_attestation::evidence::eventlog::SecureBoot;
 use countersign_attestation::evidence::paravisor::{Hardware, HardwareKind, HclReport, azure};
 use countersign_attestation::evidence::snp::ReportDataExpectation;
-use countersign_attestation::evidence::tdx;
 use countersign_attestation::evidence::tdx::recorded::RecordedTdQuote;
 use countersign_attestation::evidence::tdx::rtmr::{self, LogForm, RegisterLog, RuntimeEvent, verify_recorded};
+use countersign_attestation::evidence::tdx::{self, claims::TdxExtendedClaims};
 use countersign_attestation::{Rejection, UnixMillis};
 
 /// Intel's root of SGX and TDX.
@@ -234,9 +234,18 @@ fn c8_a_tdreport_counts_as_far_as_a_verified_quote_says_the_same() {
     let mut serviced = claims;
     serviced.mr_service_td = Some(HexBytes(vec![1; 48]));
     assert_eq!(code(azure::verify(&hcl, Hardware::Tdx(&serviced), THEN)), "hcl.tdreport.quote");
+    serviced.mr_service_td = None;
+    serviced.extended = Some(TdxExtendedClaims {
+        vm_id: 1,
+        td_id: HexBytes(vec![0; 32]),
+        dev_info: HexBytes(vec![0; 48]),
+        init_service_td_hash: HexBytes(vec![0; 48]),
+        current_service_td_hash: HexBytes(vec![0; 48]),
+    });
+    assert_eq!(code(azure::verify(&hcl, Hardware::Tdx(&serviced), THEN)), "hcl.hardware.layer");
+    serviced.extended = None;
     // Runtime data that was edited beside a TDREPORT and a quote that were not.
     let edited = read(&folder, "azure/aztdx-neg-a-runtimedata/hcl_report.bin");
     let edited = HclReport::parse(&edited).expect("a report");
-    serviced.mr_service_td = None;
     assert_eq!(code(azure::verify(&edited, Hardware::Tdx(&serviced), THEN)), "hcl.runtime.binding");
 }

@@ -598,6 +598,138 @@ fn signatures_have_one_form() {
     assert_eq!(after(&|report| report.clear()), "snp.report.length");
 }
 
+/// The verdict on a VEK under a kept intermediate.
+fn issued(vek: &[u8], intermediate: &amd::VerifiedIntermediate, now: UnixMillis) -> &'static str {
+    amd::endorse_issued(vek, intermediate, now).map_or_else(|rejection| rejection.code(), |_| "accepted")
+}
+
+#[test]
+fn a_kept_intermediate_endorses_what_a_whole_chain_does() {
+    let keep = |der: &[u8], crls: &[&[u8]]| {
+        amd::endorse_intermediate(der, &[MILAN.anchor()], crls, NOW).expect("an intermediate")
+    };
+    let list = MILAN.crl(&[&[9], &[0x12, 0x34]]);
+    for crls in [&[][..], &[list.as_slice()]] {
+        let (ask, asvk) = (keep(&MILAN.ask_der, crls), keep(&MILAN.asvk_der, crls));
+        for (vek, kept) in [(&MILAN.vcek, &ask), (&MILAN.vlek, &asvk)] {
+            let whole = amd::endorse(&vek.der, &[MILAN.anchor()], crls, NOW).expect("a chain");
+            assert_eq!(amd::endorse_issued(&vek.der, kept, NOW), Ok(whole));
+        }
+        assert_eq!(issued(&MILAN.vcek.der, &asvk, NOW), "snp.vek.issuer", "a VCEK under the ASVK");
+        assert_eq!(issued(&MILAN.vlek.der, &ask, NOW), "snp.vek.issuer", "a VLEK under the ASK");
+        assert_eq!(issued(&GENOA.vcek.der, &ask, NOW), "snp.vek.issuer", "another product's");
+        assert_eq!(issued(&MILAN.ask_der, &ask, NOW), "snp.vek.kind");
+    }
+    let (ask, asvk) = (keep(&MILAN.ask_der, &[&list]), keep(&MILAN.asvk_der, &[&list]));
+    assert_eq!((ask.digest() == asvk.digest(), ask.serial(), asvk.serial()), (false, "010001", "010002"));
+    // The names are right, the key is another's.
+    let forger = sim::Authority::new("SEV-Milan");
+    let forged = sim::issue_vek(&forger, "SEV-VCEK", sim::vcek_extensions(MILAN.product, TCB), |_| {});
+    assert_eq!(issued(&forged.der, &ask, NOW), "x509.signature");
+    // What the ASVK issued under the ASK's name, and the other way round.
+    let crossed = sim::issue_vek(&MILAN.ask, "SEV-VLEK", sim::vlek_extensions(MILAN.product, TCB), |_| {});
+    assert_eq!(issued(&crossed.der, &ask, NOW), "snp.vek.issuer");
+    // The lists the intermediate was endorsed with count for what it issued.
+    let numbered = MILAN.vcek_with(|profile| profile.serial = vec![0, 0x12, 0x34]);
+    assert_eq!(issued(&numbered.der, &ask, NOW), "snp.vek.revoked");
+    assert_eq!(issued(&numbered.der, &keep(&MILAN.ask_der, &[]), NOW), "accepted");
+    let zero = keep(&MILAN.ask_der, &[&MILAN.crl(&[&[0]])]);
+    assert_eq!(issued(&MILAN.vcek.der, &zero, NOW), "snp.vek.revoked", "an entry 0 names every VEK");
+    // Each end of validity holds: the list's, the intermediate's, the VEK's.
+    let short = MILAN.vcek_with(|profile| profile.not_after = "260601000000Z".to_owned());
+    assert_eq!(issued(&short.der, &ask, NOW), "accepted");
+    assert_eq!(issued(&short.der, &ask, UnixMillis(NOW.0 + 1000)), "x509.expired");
+    let listed = keep(&MILAN.ask_der, &[&MILAN.ark.revoke(&[], "260101000000Z", "260701000000Z")]);
+    let july = UnixMillis(1_782_864_000_000);
+    assert_eq!(issued(&MILAN.vcek.der, &listed, UnixMillis(july.0 - 1)), "accepted");
+    assert_eq!(issued(&MILAN.vcek.der, &listed, july), "x509.crl.expired");
+    let vek = amd::endorse_issued(&MILAN.vcek.der, &listed, NOW).expect("a VCEK");
+    assert_eq!((vek.valid_until(), listed.valid_until()), (july, july));
+    assert_eq!(vek.revocation(), Revocation::NotRevoked { next_update: july });
+}
+
+#[test]
+fn certificates_reissued_for_one_key_verify_the_same_reports() {
+    // AMD's service issues a VCEK again with another validity: the key and what it stands for are the same.
+    let first = MILAN.vcek_with(|_| {});
+    let again = first.reissue(&MILAN.ask, MILAN.product, |profile| {
+        profile.not_before = "260101000000Z".to_owned();
+        profile.not_after = "330101000000Z".to_owned();
+    });
+    assert_ne!(first.der, again);
+    let report = under(&MILAN, &first, |_| {}).report;
+    let claims = |vek: &[u8]| {
+        let evidence = SnpEvidence { report: report.clone(), vek: vek.to_vec() };
+        verify(&evidence, &[MILAN.anchor()], &[], ReportDataExpectation::Recorded, NOW).expect("either certificate")
+    };
+    let (one, other) = (claims(&first.der), claims(&again));
+    assert_ne!(one.valid_until, other.valid_until, "each ends when its own certificate does");
+    assert_eq!(SnpClaims { valid_until: other.valid_until, ..one }, other);
+}
+
+#[test]
+fn a_provider_is_named_as_the_vlek_names_it() {
+    let claims = |vek: &sim::Vek, key_info| {
+        let evidence = under(&MILAN, vek, |bytes| bytes[KEY_INFO] = key_info);
+        verify(&evidence, &[MILAN.anchor()], &[], ReportDataExpectation::Recorded, NOW).expect("a report")
+    };
+    // As AWS has it: CN= is part of the value, and not an attribute to take apart.
+    let aws = MILAN.vlek_with(|profile| {
+        profile.extensions.pop();
+        profile.extensions.push(sim::amd_extension(arc::CSP_ID, sim::tlv(0x16, b"CN=cc-us-east-2.amazonaws.com")));
+    });
+    assert_eq!(claims(&aws, 4).csp_id, Presented::Verified("CN=cc-us-east-2.amazonaws.com".to_owned()));
+    assert_eq!(claims(&MILAN.vcek, 0).csp_id, Presented::NotPresented);
+}
+
+#[test]
+fn a_turin_hwid_is_the_chip_ids_first_eight_bytes_and_nothing_follows() {
+    let id = |change: &dyn Fn(&mut Signed)| changed(&TURIN, change);
+    assert_eq!(id(&|_| {}), "accepted");
+    for byte in 8..64 {
+        assert_eq!(id(&|bytes| bytes[0x1a0 + byte] = 1), "snp.chip_id.mismatch", "byte {byte}");
+    }
+    let evidence = TURIN.evidence_with(|_| {});
+    let claims = verify(&evidence, &[TURIN.anchor()], &[], ReportDataExpectation::Recorded, NOW).expect("a report");
+    let Presented::Verified(chip_id) = claims.chip_id else { panic!("a VCEK names its chip") };
+    assert_eq!((chip_id.0.len(), chip_id.0[8..].iter().any(|byte| *byte != 0)), (64, false));
+    // The bytes of TCB_VERSION that Turin moved: FMC in front, SNP where Milan has reserved bytes.
+    assert_eq!(claims.reported_tcb.fmc, Some(TCB[0]));
+    assert_eq!(evidence.report[0x180..0x188], [TCB[0], TCB[1], TCB[2], TCB[3], 0, 0, 0, TCB[4]]);
+}
+
+#[test]
+fn b10_what_the_host_gave_at_launch_is_a_claim_and_zero_stays_zero() {
+    for host_data in [[0; 32], [0xa5; 32]] {
+        let evidence = MILAN.evidence_with(|bytes| bytes[0xc0..0xe0].copy_from_slice(&host_data));
+        let claims =
+            verify(&evidence, &[MILAN.anchor()], &[], ReportDataExpectation::Recorded, NOW).expect("a good report");
+        assert_eq!(claims.host_data.0, host_data, "32 bytes: absence does not exist, and zero is no wildcard");
+    }
+}
+
+#[test]
+fn b12_mitigation_vectors_are_claims_and_what_version_4_lacks_is_absent_not_zero() {
+    let vectors = |version: u8, launch: u64, current: u64| {
+        let evidence = GENOA.evidence_with(|bytes| {
+            bytes[0] = version;
+            set_u64(bytes, 0x1f8, launch);
+            set_u64(bytes, 0x200, current);
+        });
+        let anchors = [GENOA.anchor()];
+        let claims = verify(&evidence, &anchors, &[], ReportDataExpectation::Recorded, NOW).expect("a good report");
+        claims.mitigation_vectors
+    };
+    // Genoa has 1, model A0h 0Bh, Turin 0: each is itself, and all 64 bits of each are kept apart.
+    for (launch, current) in [(1, 1), (0x0b, 0x0b), (0, 0), (0, u64::MAX), (1 << 63, 1)] {
+        let found = vectors(5, launch, current);
+        assert_eq!((found.get("launch"), found.get("current")), (Some(&launch), Some(&current)));
+    }
+    for version in [3, 4] {
+        assert!(vectors(version, 0, 0).is_empty(), "version {version} says nothing of mitigations");
+    }
+}
+
 #[test]
 fn every_reason_names_what_to_do() {
     for reason in SnpReason::ALL {

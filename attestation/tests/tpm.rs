@@ -62,7 +62,7 @@ fn bundle(tpm: &SimTpm) -> Bundle {
     let qualifying_data = binder().qualifying_data();
     let (tpm_quote, tpm_pcrs) = tpm.quote(&selection(), &qualifying_data);
     let tpm_certify = tpm.certify(&KEY, &qualifying_data);
-    Bundle { tpm_quote, tpm_pcrs, tpm_certify, event_log: None, ima: None, snp: None }
+    Bundle { tpm_quote, tpm_pcrs, tpm_certify, event_log: None, ima: None, snp: None, tdx: None, paravisor: None }
 }
 
 fn judge(tpm: &SimTpm, bundle: &Bundle) -> Result<TpmClaims, Rejection> {
@@ -303,7 +303,16 @@ fn the_certified_key_is_a_signing_key_of_this_tpm() {
         let binder = Binder::new(Role::Host, &[7; 32], &key.spki());
         let (tpm_quote, tpm_pcrs) = P256.quote(&selection(), &binder.qualifying_data());
         let tpm_certify = P256.certify(&key, &binder.qualifying_data());
-        let bundle = Bundle { tpm_quote, tpm_pcrs, tpm_certify, event_log: None, ima: None, snp: None };
+        let bundle = Bundle {
+            tpm_quote,
+            tpm_pcrs,
+            tpm_certify,
+            event_log: None,
+            ima: None,
+            snp: None,
+            tdx: None,
+            paravisor: None,
+        };
         let judged = tpm::verify(&bundle, &enrolled(&P256), &selection(), &binder, &key.spki());
         judged.map_or_else(|rejection| rejection.code(), |_| "accepted")
     };

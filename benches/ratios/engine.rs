@@ -120,7 +120,8 @@ fn tpm_bundle() -> anyhow::Result<Duration> {
     let binder = binder(&key.spki());
     let (tpm_quote, tpm_pcrs) = tpm.quote(&selection, &binder.qualifying_data());
     let tpm_certify = tpm.certify(&key, &binder.qualifying_data());
-    let bundle = Bundle { tpm_quote, tpm_pcrs, tpm_certify, event_log: None, ima: None, snp: None };
+    let bundle =
+        Bundle { tpm_quote, tpm_pcrs, tpm_certify, event_log: None, ima: None, snp: None, tdx: None, paravisor: None };
     let ak = AttestationKey::from_public(tpm.ak_public()).map_err(rejected)?;
     let identity = TpmIdentity::from_attributes("id:00001014", "swtpm", "id:20240125");
     let enrolled = EnrolledTpm::new(ak, Sha256Digest([0; 32]), Assurance::Simulated, identity);

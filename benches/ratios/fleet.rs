@@ -315,7 +315,17 @@ impl Broker {
         let request = AttestationRequest {
             challenge: challenge.challenge,
             credential_key: Base64Bytes(host.key.spki()),
-            evidence: Bundle { tpm_quote, tpm_pcrs, tpm_certify, event_log: None, ima: None, snp }.encode(),
+            evidence: Bundle {
+                tpm_quote,
+                tpm_pcrs,
+                tpm_certify,
+                event_log: None,
+                ima: None,
+                snp,
+                tdx: None,
+                paravisor: None,
+            }
+            .encode(),
         };
         let asked = monotonic();
         let answer: AttestationResponse = self.post(&host.http, "/v1/attestations", &request).await?;

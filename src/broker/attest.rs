@@ -97,7 +97,7 @@ impl Broker {
 
         let fresh = Fresh::new(&self.archive, &logs);
         let mut inputs = self.inputs(&host, enrolled, &trust, &governance, nonce, request, now)?;
-        (inputs.event_log, inputs.ima) = (fresh.event_log(), fresh.ima());
+        (inputs.event_log, inputs.ima, inputs.ccel) = (fresh.event_log(), fresh.ima(), fresh.ccel());
 
         // 3 and 4. Verify and appraise: pure. Long logs take milliseconds, off the threads that answer others.
         let judge = || judge_warm(&inputs, &governance, &fresh, Some(&self.warm));
@@ -231,6 +231,7 @@ impl Broker {
             evidence: request.evidence,
             event_log: None,
             ima: None,
+            ccel: None,
             last_clock: trust.clock,
             known: self.known(&host.id, trust)?,
             governance: governance.digests,

@@ -9,9 +9,11 @@ use countersign_attestation::anchor::Assurance;
 use countersign_attestation::binder::{Binder, Role};
 use countersign_attestation::claims::{BootClaims, Claims, ClockInfo, Presented, TpmIdentity};
 use countersign_attestation::digest::Sha256Digest;
+use countersign_attestation::endorsement::intel::{UnverifiedPlatform, VerifiedCollateral};
 use countersign_attestation::evidence::bundle::{Bundle, BundleReason, Collection};
 use countersign_attestation::evidence::ima::ImaState;
 use countersign_attestation::evidence::logs::{self, BootCounts, LogReason};
+use countersign_attestation::evidence::tdx::{Quote, TdxReason, VerifiedQe, rtmr};
 use countersign_attestation::evidence::{self, Endorsements};
 use countersign_attestation::protocol::{Base64Bytes, HostId, PcrSelection};
 use countersign_attestation::{Rejection, UnixMillis};
@@ -23,6 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::broker::known::{Blobs, Known, KnownIma, Piece};
 use crate::broker::warm::{self, Warm};
+use crate::collateral::intel::PlatformCollateral;
 use crate::references::{Digests, Governance};
 use crate::trust::hosts::unknown_tpm;
 
@@ -68,6 +71,9 @@ pub struct Inputs {
     pub event_log: Option<Sha256Digest>,
     /// The IMA entries of the bundle.
     pub ima: Option<NewEntries>,
+    /// The log behind a TD quote's RTMRs, of the bundle. Absent in what was archived before TDX was.
+    #[serde(default)]
+    pub ccel: Option<Sha256Digest>,
     /// The TPM's clock in the host's last verified quote, if there was one.
     pub last_clock: Option<ClockInfo>,
     /// What was known of the boot that quote was of.
@@ -180,6 +186,12 @@ struct Case<'a> {
     warm: Option<&'a Warm>,
 }
 
+/// What Intel says of a quote's platform.
+struct Intel {
+    collateral: Arc<VerifiedCollateral>,
+    quoting_enclave: Option<Arc<VerifiedQe>>,
+}
+
 /// What the logs came to.
 struct ReadLogs {
     claims: Claims,
@@ -234,11 +246,19 @@ impl Case<'_> {
             Some(warm) => warm.tpm(inputs)?,
             None => Arc::new(warm::enrolled(inputs)?),
         };
-        let keeps = warm.zip(bundle.snp.as_ref());
-        let vek = keeps.and_then(|(warm, snp)| warm.vek(snp, governance, inputs.at));
+        let below_paravisor = bundle.paravisor.as_ref().and_then(|paravisor| paravisor.vek.as_deref());
+        let keeps = warm.zip(bundle.snp.as_ref().map(|snp| snp.vek.as_slice()).or(below_paravisor));
+        let vek = keeps.and_then(|(warm, vek)| warm.vek(vek, governance, inputs.at));
+        let intel = bundle.tdx.as_ref().map(|tdx| self.intel(&tdx.quote)).transpose()?;
+        let quoting_enclave = intel.as_ref().and_then(|intel| intel.quoting_enclave.as_deref());
         let collateral = &governance.collateral;
-        let endorsements =
-            Endorsements { anchors: &collateral.anchors, crls: &collateral.crls, endorsed: vek.as_deref() };
+        let endorsements = Endorsements {
+            anchors: &collateral.anchors,
+            crls: &collateral.crls,
+            endorsed: vek.as_deref(),
+            intel: intel.as_ref().map(|intel| &*intel.collateral),
+            quoting_enclave,
+        };
         let expected = evidence::Expected {
             binder: &binder,
             credential_key: &inputs.credential_key.0,
@@ -246,10 +266,33 @@ impl Case<'_> {
             pcr_selection: &inputs.pcr_selection,
         };
         let claims = evidence::verify(&bundle, &expected, &endorsements, inputs.at)?;
-        if let (Some((warm, snp)), None) = (keeps, &vek) {
-            warm.keep(snp, governance, inputs.at);
+        if let (Some((warm, certificate)), None) = (keeps, &vek) {
+            warm.keep(certificate, governance, inputs.at);
+        }
+        if let (Some(warm), Some(tdx), Some(Intel { collateral, quoting_enclave: None })) = (warm, &bundle.tdx, &intel)
+        {
+            warm.keep_quoting_enclave(&tdx.quote, collateral, inputs.at);
         }
         Ok(claims)
+    }
+
+    /// Intel's newest collateral of the platform that `quote` says it is of, and its quoting enclave where that is kept.
+    fn intel(&self, quote: &[u8]) -> Result<Intel, Rejection> {
+        let (governance, now) = (self.governance, self.inputs.at);
+        let parsed = Quote::parse(quote)?;
+        let platform = UnverifiedPlatform::of(parsed.pck_chain()?)?;
+        let found = PlatformCollateral::newest(&governance.collateral.intel, &platform);
+        let found = found.ok_or_else(|| {
+            let expected = format!("collateral of FMSPC {} and its PCK CA", hex::encode(platform.fmspc));
+            TdxReason::CollateralMissing.because(expected, "none")
+        })?;
+        let anchors = &governance.collateral.anchors.intel;
+        let collateral = match self.warm {
+            Some(warm) => warm.intel(&found.documents, anchors, now)?,
+            None => Arc::new(found.documents.endorse(anchors, now)?),
+        };
+        let quoting_enclave = self.warm.and_then(|warm| warm.quoting_enclave(parsed.qe_digest(), &collateral, now));
+        Ok(Intel { collateral, quoting_enclave })
     }
 
     /// The event log to the quoted PCRs, then the IMA list: both gone on with from what is known of this very boot.
@@ -261,6 +304,10 @@ impl Case<'_> {
         if let Some(log) = event_log {
             claims.boot = Presented::Verified(self.boot(log, signed)?);
         }
+        let ccel = self.inputs.ccel.or_else(|| known.and_then(|known| known.ccel));
+        if let (Some(log), Presented::Verified(tdx)) = (ccel, &signed.tdx) {
+            claims.rtmr = Presented::Verified(rtmr::verify(&self.blob(log)?, tdx)?);
+        }
         let list = match known.and_then(|known| known.ima.as_ref()) {
             // All of the list again, or the first of it.
             None => KnownIma::start(),
@@ -269,12 +316,12 @@ impl Case<'_> {
         };
         let nothing = self.inputs.ima.is_none() && list.state.entries == 0;
         if nothing || !logs::quotes_ima(&signed.tpm) {
-            let known = Known { boot, event_log, ima: None };
+            let known = Known { boot, event_log, ima: None, ccel };
             return Ok(ReadLogs { claims, tallies: ImaTallies::new(), known, attested: None });
         }
         let (list, attested) = self.ima(&mut claims, list)?;
         let tallies = list.tallies.clone();
-        Ok(ReadLogs { claims, tallies, known: Known { boot, event_log, ima: Some(list) }, attested })
+        Ok(ReadLogs { claims, tallies, known: Known { boot, event_log, ima: Some(list), ccel }, attested })
     }
 
     fn boot(&self, log: Sha256Digest, signed: &Claims) -> Result<BootClaims, Rejection> {

@@ -30,6 +30,9 @@ pub struct Known {
     pub event_log: Option<Sha256Digest>,
     /// Its IMA list, as far as it was verified.
     pub ima: Option<KnownIma>,
+    /// The log behind its RTMRs, in the archive.
+    #[serde(default)]
+    pub ccel: Option<Sha256Digest>,
 }
 
 /// Verified entries of one boot's IMA list.
@@ -107,21 +110,29 @@ pub struct Fresh<'a> {
     archive: &'a Archive,
     event_log: Option<(Sha256Digest, &'a [u8])>,
     ima: Option<(NewEntries, &'a [u8])>,
+    ccel: Option<(Sha256Digest, &'a [u8])>,
 }
 
 impl<'a> Fresh<'a> {
     /// These logs, and the archive for all others.
     #[must_use]
     pub fn new(archive: &'a Archive, logs: &'a Logs) -> Self {
-        let event_log = logs.event_log.as_deref().map(|log| (Sha256Digest::of(&[log]), log));
+        let named = |log: &'a Option<Vec<u8>>| log.as_deref().map(|log| (Sha256Digest::of(&[log]), log));
+        let (event_log, ccel) = (named(&logs.event_log), named(&logs.ccel));
         let ima = logs.ima.as_ref().map(|ima| (NewEntries { from: ima.from, list: Piece::of(&ima.list) }, &*ima.list));
-        Self { archive, event_log, ima }
+        Self { archive, event_log, ima, ccel }
     }
 
     /// The event log.
     #[must_use]
     pub fn event_log(&self) -> Option<Sha256Digest> {
         self.event_log.map(|(digest, _)| digest)
+    }
+
+    /// The log behind the RTMRs.
+    #[must_use]
+    pub fn ccel(&self) -> Option<Sha256Digest> {
+        self.ccel.map(|(digest, _)| digest)
     }
 
     /// The IMA entries.
@@ -133,22 +144,24 @@ impl<'a> Fresh<'a> {
     /// How long they are together.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        let event_log = self.event_log.map_or(0, |(_, log)| log.len());
-        event_log.saturating_add(self.ima.map_or(0, |(_, list)| list.len()))
+        let boot = self.boot_logs().map(|(_, log)| log.len()).sum::<usize>();
+        boot.saturating_add(self.ima.map_or(0, |(_, list)| list.len()))
     }
 
-    /// The event log, and so many bytes of the IMA entries.
+    /// The logs of the boot, and so many bytes of the IMA entries.
     pub fn logs(&self, ima_bytes: usize) -> impl Iterator<Item = &'a [u8]> + use<'a> {
-        let event_log = self.event_log.map(|(_, log)| log);
         let ima = self.ima.and_then(|(_, list)| list.get(..ima_bytes));
-        event_log.into_iter().chain(ima.filter(|list| !list.is_empty()))
+        self.boot_logs().map(|(_, log)| log).chain(ima.filter(|list| !list.is_empty()))
+    }
+
+    fn boot_logs(&self) -> impl Iterator<Item = (Sha256Digest, &'a [u8])> + use<'a> {
+        self.event_log.into_iter().chain(self.ccel)
     }
 }
 
 impl Blobs for Fresh<'_> {
     fn blob(&self, digest: Sha256Digest) -> Option<Cow<'_, [u8]>> {
-        let event_log = self.event_log.into_iter();
-        let mut fresh = event_log.chain(self.ima.map(|(ima, list)| (ima.list.sha256, list)));
+        let mut fresh = self.boot_logs().chain(self.ima.map(|(ima, list)| (ima.list.sha256, list)));
         let fresh = fresh.find(|(of, _)| *of == digest);
         fresh.map(|(_, bytes)| Cow::Borrowed(bytes)).or_else(|| self.archive.blob(digest))
     }
@@ -269,7 +282,7 @@ mod tests {
     fn known(entries: u64, reset_count: u32, pieces: Vec<Piece>) -> Known {
         let state = ImaState { entries, ..ImaState::start() };
         let ima = Some(KnownIma { state, tallies: BTreeMap::new(), pieces });
-        Known { boot: BootCounts { reset_count, restart_count: 0 }, event_log: None, ima }
+        Known { boot: BootCounts { reset_count, restart_count: 0 }, event_log: None, ima, ccel: None }
     }
 
     #[test]

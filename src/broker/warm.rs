@@ -5,21 +5,27 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use countersign_attestation::anchor::IntelAnchor;
 use countersign_attestation::claims::{BootClaims, HexBytes, PcrBank, PcrHash, TpmClaims};
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::endorsement::amd::{self, VerifiedVek};
-use countersign_attestation::evidence::bundle::SnpEvidence;
+use countersign_attestation::endorsement::intel::VerifiedCollateral;
 use countersign_attestation::evidence::logs::IMA_PCR;
+use countersign_attestation::evidence::tdx::{Quote, VerifiedQe};
 use countersign_attestation::evidence::tpm::EnrolledTpm;
 use countersign_attestation::evidence::tpm::key::AttestationKey;
 use countersign_attestation::protocol::HostId;
 use countersign_attestation::{Rejection, UnixMillis};
 
 use crate::broker::judge::Inputs;
+use crate::collateral::intel::IntelDocuments;
 use crate::references::Governance;
 
 /// A VEK takes about a kilobyte; a fleet larger than this endorses some of its chips more often.
 const VEKS_MAX: usize = 4096;
+
+/// Families of platforms: a fleet has a few.
+const INTEL_MAX: usize = 256;
 
 /// Kept by VEK certificate and by the anchors and lists it was checked with.
 type Veks = BTreeMap<(Sha256Digest, Sha256Digest), Arc<VerifiedVek>>;
@@ -30,6 +36,8 @@ pub struct Warm {
     tpms: Mutex<BTreeMap<HostId, Arc<EnrolledTpm>>>,
     veks: Mutex<Veks>,
     boots: Mutex<BTreeMap<HostId, KeptBoot>>,
+    intel: Mutex<BTreeMap<Sha256Digest, Arc<VerifiedCollateral>>>,
+    quoting_enclaves: Mutex<BTreeMap<(Sha256Digest, Sha256Digest), Arc<VerifiedQe>>>,
 }
 
 /// Boot claims, and all that they were made from.
@@ -71,23 +79,18 @@ impl Warm {
         Ok(tpm)
     }
 
-    /// The VEK of `evidence` as it was endorsed under `governance` before, if it was and still holds.
-    pub(super) fn vek(
-        &self,
-        evidence: &SnpEvidence,
-        governance: &Governance,
-        now: UnixMillis,
-    ) -> Option<Arc<VerifiedVek>> {
+    /// The VEK with this certificate as it was endorsed under `governance` before, if it was and still holds.
+    pub(super) fn vek(&self, certificate: &[u8], governance: &Governance, now: UnixMillis) -> Option<Arc<VerifiedVek>> {
         let veks = self.veks.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept = veks.get(&(Sha256Digest::of(&[&evidence.vek]), governance.digests.collateral))?;
+        let kept = veks.get(&(Sha256Digest::of(&[certificate]), governance.digests.collateral))?;
         kept.check_current(now).is_ok().then(|| Arc::clone(kept))
     }
 
     /// Keeps the VEK of evidence that was just verified; only such evidence gets here, so that nobody fills the memory
     /// with certificates alone. It is endorsed once more, and then not until its chain ends or the collateral changes.
-    pub(super) fn keep(&self, evidence: &SnpEvidence, governance: &Governance, now: UnixMillis) {
+    pub(super) fn keep(&self, certificate: &[u8], governance: &Governance, now: UnixMillis) {
         let crls: Vec<&[u8]> = governance.collateral.crls.iter().map(Vec::as_slice).collect();
-        let Ok(vek) = amd::endorse(&evidence.vek, &governance.collateral.anchors.amd, &crls, now) else { return };
+        let Ok(vek) = amd::endorse(certificate, &governance.collateral.anchors.amd, &crls, now) else { return };
         let collateral = governance.digests.collateral;
         let mut veks = self.veks.lock().unwrap_or_else(PoisonError::into_inner);
         if VEKS_MAX <= veks.len() {
@@ -97,6 +100,62 @@ impl Warm {
             veks.pop_first();
         }
         veks.insert((vek.digest(), collateral), Arc::new(vek));
+    }
+
+    /// Intel's documents as they were verified before, if they were and still hold, else verified now.
+    pub(super) fn intel(
+        &self,
+        documents: &IntelDocuments,
+        anchors: &[IntelAnchor],
+        now: UnixMillis,
+    ) -> Result<Arc<VerifiedCollateral>, Rejection> {
+        let digest = documents.parts().digest();
+        let mut kept = self.intel.lock().unwrap_or_else(PoisonError::into_inner);
+        let holds = |collateral: &&Arc<VerifiedCollateral>| {
+            collateral.check_current(now).is_ok() && anchors.contains(collateral.anchor())
+        };
+        if let Some(collateral) = kept.get(&digest).filter(holds) {
+            return Ok(Arc::clone(collateral));
+        }
+        let collateral = Arc::new(documents.endorse(anchors, now)?);
+        // One for each family of platforms in force; what was before is of no use.
+        kept.retain(|_, collateral| collateral.check_current(now).is_ok());
+        if INTEL_MAX <= kept.len() {
+            kept.pop_first();
+        }
+        kept.insert(digest, Arc::clone(&collateral));
+        Ok(collateral)
+    }
+
+    /// The quoting enclave as this very collateral endorsed it before, if it did and both hold.
+    pub(super) fn quoting_enclave(
+        &self,
+        digest: Sha256Digest,
+        collateral: &VerifiedCollateral,
+        now: UnixMillis,
+    ) -> Option<Arc<VerifiedQe>> {
+        let kept = self.quoting_enclaves.lock().unwrap_or_else(PoisonError::into_inner);
+        let qe = kept.get(&(digest, collateral.digest()))?;
+        qe.check_current(collateral, now).is_ok().then(|| Arc::clone(qe))
+    }
+
+    /// Keeps the quoting enclave of a quote that was just verified. It is endorsed once more, and then not until its
+    /// chain ends or the collateral changes.
+    pub(super) fn keep_quoting_enclave(&self, quote: &[u8], collateral: &VerifiedCollateral, now: UnixMillis) {
+        let endorse = || -> Result<VerifiedQe, Rejection> {
+            let quote = Quote::parse(quote)?;
+            let pck = collateral.endorse_pck(quote.pck_chain()?, now)?;
+            VerifiedQe::endorse(&quote, &pck, collateral, now)
+        };
+        let Ok(qe) = endorse() else { return };
+        let mut kept = self.quoting_enclaves.lock().unwrap_or_else(PoisonError::into_inner);
+        if VEKS_MAX <= kept.len() {
+            kept.retain(|(_, of), qe| *of == collateral.digest() && now <= qe.valid_until());
+        }
+        if VEKS_MAX <= kept.len() {
+            kept.pop_first();
+        }
+        kept.insert((qe.digest(), collateral.digest()), Arc::new(qe));
     }
 
     /// What this event log said of these PCR values before.

@@ -11,11 +11,15 @@ use std::collections::BTreeMap;
 use crate::cli::client::{Client, Connection};
 use crate::config::read_bounded;
 
-/// Register, capture and withdraw reference manifests.
+mod compute;
+
+/// Register, capture, compute and withdraw reference values.
 #[derive(Debug, clap::Args)]
+#[command(subcommand_negates_reqs = true)]
 pub struct RefsArgs {
+    // Computing needs none.
     #[command(flatten)]
-    connection: Connection,
+    connection: Option<Connection>,
     #[command(subcommand)]
     command: RefsCommand,
 }
@@ -48,6 +52,9 @@ enum RefsCommand {
         #[arg(long)]
         register: bool,
     },
+    /// Computes what a confidential guest will measure at launch, offline.
+    #[command(subcommand)]
+    Compute(compute::ComputeCommand),
     /// Withdraws a manifest; hosts that do not pass without it are revoked.
     Withdraw {
         /// The manifest's id.
@@ -91,8 +98,17 @@ struct ManifestTpm {
 /// # Errors
 /// What the broker refuses, and failures on the way to it.
 pub async fn run(args: &RefsArgs) -> anyhow::Result<()> {
-    let client = Client::new(&args.connection)?;
+    if let RefsCommand::Compute(command) = &args.command {
+        println!("{}", compute::run(command)?);
+        return Ok(());
+    }
+    let Some(connection) = &args.connection else {
+        bail!("name the folder that `countersign operator add` wrote: --operator, or COUNTERSIGN_OPERATOR")
+    };
+    let client = Client::new(connection)?;
     match &args.command {
+        // Offline: done above, without a client.
+        RefsCommand::Compute(_) => {}
         RefsCommand::List => println!("{}", client.get_text("/v1/references").await?),
         RefsCommand::Show { id } => println!("{}", client.get_text(&format!("/v1/references/{id}")).await?),
         RefsCommand::Add { file } => {

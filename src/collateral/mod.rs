@@ -1,11 +1,13 @@
 //! Endorsements and anchors as the operator keeps them on disk: pinned roots under `anchors/`, revocation lists under
 //! `collateral/`. Read at start-up; nothing is ever fetched from an address that evidence names.
 
+pub mod intel;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use countersign_attestation::anchor::{AmdAnchor, AmdProduct, Assurance, TpmAnchor, TrustAnchors};
+use countersign_attestation::anchor::{AmdAnchor, AmdProduct, Assurance, IntelAnchor, TpmAnchor, TrustAnchors};
 use countersign_attestation::claims::HexBytes;
 use countersign_attestation::endorsement::tpm::TpmDenials;
 use countersign_attestation::x509::Certificate;
@@ -13,6 +15,7 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use serde::Serialize;
 
+use crate::collateral::intel::{IntelDocuments, PlatformCollateral};
 use crate::config::{ConfigError, DataDir, list_dir, read_bounded};
 
 /// AMD's CRLs are under 2 KiB and vendor certificates under 4 KiB; a megabyte leaves room for a list that has grown.
@@ -38,6 +41,8 @@ pub struct Collateral {
     pub crls: Vec<Vec<u8>>,
     /// What an operator denies of TPMs whose certificates are genuine.
     pub tpm_denials: TpmDenials,
+    /// What Intel says of families of platforms.
+    pub intel: Vec<PlatformCollateral>,
 }
 
 /// Writes the shipped roots into a data directory, where an operator may remove some and add others.
@@ -61,7 +66,8 @@ pub fn install_shipped_anchors(data: &DataDir) -> Result<(), ConfigError> {
 /// Layout: `anchors/amd/<product>/{ark,ask}.der` (and `asvk.der` for VLEKs) with class hardware,
 /// `anchors/amd-simulated/<product>/…` with class simulated; `anchors/tpm/<class>/<vendor>/root*.{pem,der}`, with the
 /// intermediates that may lead to these beside them; `anchors/ak/<class>/<vendor>/` likewise for AK certificates;
-/// `collateral/amd/*.crl`; `collateral/tpm/denied.json`, a [`TpmDenials`].
+/// `anchors/intel/root*.der` with class hardware and `anchors/intel-simulated/root*.der` with class simulated;
+/// `collateral/amd/*.crl`; `collateral/intel/*.json`, [`IntelDocuments`]; `collateral/tpm/denied.json`, a [`TpmDenials`].
 ///
 /// # Errors
 /// [`ConfigError`] when a file is unreadable or no anchor at all is pinned: an empty set would only ever deny.
@@ -83,6 +89,14 @@ pub fn load(data: &DataDir) -> Result<Collateral, ConfigError> {
             anchors.ak.extend(read_tpm_anchors(&dir, assurance)?);
         }
     }
+    for (folder, assurance) in [("intel", Assurance::Hardware), ("intel-simulated", Assurance::Simulated)] {
+        let files = list_dir(&data.anchors().join(folder))?;
+        for path in files.iter().filter(|path| path.extension().is_some_and(|kind| kind == "der" || kind == "pem")) {
+            let name = format!("{folder}/{}", path.file_stem().unwrap_or_default().to_string_lossy());
+            let roots = read_certificates(path)?.into_iter();
+            anchors.intel.extend(roots.map(|root| IntelAnchor { name: name.clone(), assurance, root }));
+        }
+    }
     if anchors == TrustAnchors::default() {
         return Err(ConfigError::content(&data.anchors(), "at least one pinned root", "none"));
     }
@@ -90,7 +104,17 @@ pub fn load(data: &DataDir) -> Result<Collateral, ConfigError> {
         .iter()
         .map(|path| read_bounded(path, FILE_BYTES_MAX))
         .collect::<Result<_, _>>()?;
-    Ok(Collateral { anchors, crls, tpm_denials: read_denials(&data.collateral().join("tpm").join("denied.json"))? })
+    let intel =
+        list_dir(&data.collateral().join("intel"))?.iter().map(|path| read_intel(path)).collect::<Result<_, _>>()?;
+    let tpm_denials = read_denials(&data.collateral().join("tpm").join("denied.json"))?;
+    Ok(Collateral { anchors, crls, tpm_denials, intel })
+}
+
+fn read_intel(path: &Path) -> Result<PlatformCollateral, ConfigError> {
+    let bytes = read_bounded(path, FILE_BYTES_MAX)?;
+    let documents: IntelDocuments = serde_json::from_slice(&bytes)
+        .map_err(|error| ConfigError::content(path, "the parts of DCAP's quote collateral, version 3", error))?;
+    PlatformCollateral::new(documents).map_err(|error| ConfigError::content(path, "documents of Intel's", error))
 }
 
 /// The operator's deny list; empty where there is none.
@@ -215,6 +239,8 @@ struct Archived {
     ak: Vec<(String, Assurance, HexBytes, Vec<HexBytes>)>,
     crls: Vec<HexBytes>,
     tpm_denials: TpmDenials,
+    intel_anchors: Vec<(String, Assurance, HexBytes)>,
+    intel: Vec<IntelDocuments>,
 }
 
 #[derive(serde::Deserialize)]
@@ -229,6 +255,11 @@ struct ArchivedText {
     /// Absent in what was archived before there was such a list.
     #[serde(default)]
     tpm_denials: TpmDenials,
+    /// Absent in what was archived before TDX was.
+    #[serde(default)]
+    intel_anchors: Vec<(String, Assurance, HexBytes)>,
+    #[serde(default)]
+    intel: Vec<IntelDocuments>,
 }
 
 impl Collateral {
@@ -242,7 +273,9 @@ impl Collateral {
         let (tpm, ak) = (self.anchors.tpm.iter().map(named), self.anchors.ak.iter().map(named));
         let tpm_denials = self.tpm_denials.clone();
         let (amd, tpm, ak) = (amd.collect(), tpm.collect(), ak.collect());
-        let archived = Archived { amd, tpm, ak, crls: all(&self.crls), tpm_denials };
+        let intel_anchors = self.anchors.intel.iter().map(|a| (a.name.clone(), a.assurance, hex(&a.root))).collect();
+        let intel = self.intel.iter().map(|collateral| collateral.documents.clone()).collect();
+        let archived = Archived { amd, tpm, ak, crls: all(&self.crls), tpm_denials, intel_anchors, intel };
         // Strings, numbers and lists always serialize.
         serde_json::to_vec(&archived).unwrap_or_default()
     }
@@ -253,6 +286,10 @@ impl Collateral {
         let text: ArchivedText = serde_json::from_slice(bytes).ok()?;
         let all = |list: Vec<String>| list.iter().map(hex::decode).collect::<Result<Vec<_>, _>>().ok();
         let mut collateral = Self { crls: all(text.crls)?, tpm_denials: text.tpm_denials, ..Self::default() };
+        let intel_anchor = |(name, assurance, root): (_, _, HexBytes)| IntelAnchor { name, assurance, root: root.0 };
+        collateral.anchors.intel = text.intel_anchors.into_iter().map(intel_anchor).collect();
+        let intel = text.intel.into_iter().map(PlatformCollateral::new).collect::<Result<_, _>>();
+        collateral.intel = intel.ok()?;
         for (product, assurance, ark, intermediates) in text.amd {
             let (ark, intermediates) = (hex::decode(ark).ok()?, all(intermediates)?);
             collateral.anchors.amd.push(AmdAnchor { product, assurance, ark, intermediates });

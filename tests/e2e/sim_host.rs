@@ -174,7 +174,17 @@ impl SimHost {
         AttestationRequest {
             challenge: challenge.challenge.clone(),
             credential_key: Base64Bytes(self.key.spki()),
-            evidence: Bundle { tpm_quote, tpm_pcrs, tpm_certify, event_log: None, ima: None, snp: None }.encode(),
+            evidence: Bundle {
+                tpm_quote,
+                tpm_pcrs,
+                tpm_certify,
+                event_log: None,
+                ima: None,
+                snp: None,
+                tdx: None,
+                paravisor: None,
+            }
+            .encode(),
         }
     }
 

@@ -233,6 +233,12 @@ pub struct Vek {
 }
 
 impl Vek {
+    /// Another certificate for the same key, after `change`.
+    #[must_use]
+    pub fn reissue(&self, issuer: &Authority, product: AmdProduct, change: impl FnOnce(&mut Profile)) -> Vec<u8> {
+        certify(issuer, "SEV-VCEK", &self.key, vcek_extensions(product, TCB), change)
+    }
+
     /// Signs bytes 0 to 2A0h as the firmware does: r and s little-endian in fields of 72 bytes, zeros to 4A0h.
     #[must_use]
     pub fn sign(&self, signed: &[u8; SIGNED_BYTES]) -> Vec<u8> {
@@ -341,17 +347,27 @@ pub fn issue_vek(
     change: impl FnOnce(&mut Profile),
 ) -> Vek {
     let key = EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).expect("a P-384 key");
-    let spki = key.public_key().as_der().expect("SubjectPublicKeyInfo").as_ref().to_vec();
+    let der = certify(issuer, common_name, &key, extensions, change);
+    Vek { key, der }
+}
+
+fn certify(
+    issuer: &Authority,
+    common_name: &str,
+    key: &EcdsaKeyPair,
+    extensions: Vec<Extension>,
+    change: impl FnOnce(&mut Profile),
+) -> Vec<u8> {
     let mut profile = Profile {
         serial: vec![0],
         subject: name(common_name),
         not_before: NOT_BEFORE.to_owned(),
         not_after: NOT_AFTER.to_owned(),
-        spki,
+        spki: key.public_key().as_der().expect("SubjectPublicKeyInfo").as_ref().to_vec(),
         extensions,
     };
     change(&mut profile);
-    Vek { key, der: issuer.issue(&profile) }
+    issuer.issue(&profile)
 }
 
 /// The chip's hwID: 8 bytes on Turin, 64 elsewhere.

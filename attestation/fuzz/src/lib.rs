@@ -6,8 +6,13 @@ pub mod ccel;
 pub mod eventlog;
 pub mod hcl;
 pub mod ima;
+pub mod intel;
 pub mod lineage;
 pub mod snp;
+pub mod tdx;
 pub mod tokens;
 pub mod tpm;
 pub mod x509;
+
+#[path = "../../../tests/sim/intel.rs"]
+pub mod sim_intel;

@@ -13,7 +13,7 @@ use crate::rejection::Rejection;
 use crate::signature::{PreparedKey, Scheme};
 use crate::time::UnixMillis;
 use crate::x509::der::{Der, NotDer, integer_u64, tag};
-use crate::x509::{Certificate, Crl, Oid, VerifiedPath, X509Reason, verify_path};
+use crate::x509::{Certificate, Crl, Oid, VerifiedPath, X509Reason, crl, verify_path};
 
 /// Anchors tried for one certificate: three products, hardware and simulated, and room for a root's successor.
 const ANCHORS_MAX: usize = 16;
@@ -57,6 +57,7 @@ pub struct VerifiedVek {
     key: PreparedKey,
     kind: SnpSigningKey,
     product: AmdProduct,
+    product_name: String,
     assurance: Assurance,
     tcb: SnpTcb,
     hwid: Presented<HexBytes>,
@@ -86,6 +87,12 @@ impl VerifiedVek {
     #[must_use]
     pub const fn product(&self) -> AmdProduct {
         self.product
+    }
+
+    /// productName: the product line, on Milan's VCEKs with the stepping.
+    #[must_use]
+    pub fn product_name(&self) -> &str {
+        &self.product_name
     }
 
     /// What the ARK is worth.
@@ -135,15 +142,42 @@ impl VerifiedVek {
 }
 
 /// An ASK or ASVK whose issuer is a pinned ARK. [`endorse_intermediate`] is the only constructor.
+///
+/// It may be kept like a [`VerifiedVek`]: what it issued is then endorsed with one signature, by [`endorse_issued`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VerifiedIntermediate {
+    digest: Sha256Digest,
+    der: Vec<u8>,
+    serial: String,
     kind: SnpSigningKey,
     product: AmdProduct,
     assurance: Assurance,
     validity: ChainValidity,
+    /// Serial numbers on the ARK's lists, without leading zeros, sorted: they count for the VEKs below too.
+    revoked: Vec<Vec<u8>>,
 }
 
 impl VerifiedIntermediate {
+    /// SHA-256 of the certificate, DER.
+    #[must_use]
+    pub const fn digest(&self) -> Sha256Digest {
+        self.digest
+    }
+
+    /// Serial number, hex.
+    #[must_use]
+    pub fn serial(&self) -> &str {
+        &self.serial
+    }
+
+    /// Checks at every use that neither the certificates nor the list it was checked against are out of date.
+    ///
+    /// # Errors
+    /// As [`VerifiedVek::check_current`].
+    pub fn check_current(&self, now: UnixMillis) -> Result<(), Rejection> {
+        self.validity.check(now)
+    }
+
     /// The kind of key it issues.
     #[must_use]
     pub const fn issues(&self) -> SnpSigningKey {
@@ -221,38 +255,51 @@ impl ChainValidity {
 /// An [`SnpReason`] or [`X509Reason`] for what does not hold.
 pub fn endorse(vek: &[u8], anchors: &[AmdAnchor], crls: &[&[u8]], now: UnixMillis) -> Result<VerifiedVek, Rejection> {
     let certificate = Certificate::parse(vek)?;
-    let subject = certificate.subject_common_name();
-    let kind = match subject {
-        Some("SEV-VCEK") => SnpSigningKey::Vcek,
-        Some("SEV-VLEK") => SnpSigningKey::Vlek,
-        Some(_) | None => {
-            return Err(SnpReason::VekKind.because("CN SEV-VCEK or SEV-VLEK", subject.unwrap_or("no common name")));
-        }
-    };
+    let kind = vek_kind(&certificate)?;
     let issuer = certificate.issuer_common_name().unwrap_or("no common name");
-    let (anchor, validity) = first_anchor(anchors, issuer, kind, |anchor, ark| {
+    let (anchor, (validity, _)) = first_anchor(anchors, issuer, kind, |anchor, ark| {
         let intermediates = anchor.intermediates.iter().map(|der| Certificate::parse(der));
         let intermediates = intermediates.collect::<Result<Vec<_>, _>>()?;
         let path = verify_path(&certificate, &intermediates, ark, now, &[])?;
         check_shape(&path)?;
         chain_validity(&path, ark, crls, now)
     })?;
-    let product = anchor.product;
-    check_product_name(&certificate, product)?;
-    let (hwid, csp_id) = identity(&certificate, kind, product)?;
-    let key = certificate.public_key(Scheme::EcdsaP384Sha384)?.prepare();
-    let key = key.map_err(|_| SnpReason::Signature.because("a public key on P-384", "a point that is not"))?;
-    Ok(VerifiedVek {
-        digest: Sha256Digest::of(&[vek]),
-        key,
-        kind,
-        product,
-        assurance: anchor.assurance,
-        tcb: certificate_tcb(&certificate, product)?,
-        hwid,
-        csp_id,
-        validity,
-    })
+    read_vek(&certificate, kind, anchor.product, anchor.assurance, validity)
+}
+
+/// Checks a VCEK or VLEK as [`endorse`] does, under an intermediate that was endorsed before and still holds at `now`:
+/// one signature. The revocation lists are those the intermediate was endorsed with.
+///
+/// # Errors
+/// An [`SnpReason`] or [`X509Reason`] for what does not hold.
+pub fn endorse_issued(
+    vek: &[u8],
+    intermediate: &VerifiedIntermediate,
+    now: UnixMillis,
+) -> Result<VerifiedVek, Rejection> {
+    intermediate.check_current(now)?;
+    let certificate = Certificate::parse(vek)?;
+    let kind = vek_kind(&certificate)?;
+    let (product, issuer) = (intermediate.product, Certificate::parse(&intermediate.der)?);
+    let named = certificate.issuer_common_name().unwrap_or("no common name");
+    let expected = intermediate_name(kind, product);
+    if kind != intermediate.kind || named != expected {
+        return Err(SnpReason::VekIssuer.because(expected, named));
+    }
+    let path = verify_path(&certificate, &[], &issuer, now, &[])?;
+    let listed = |serial: &[u8]| {
+        let serial = crl::without_leading_zeros(serial);
+        intermediate.revoked.binary_search_by(|known| known.as_slice().cmp(serial)).is_ok()
+    };
+    if listed(certificate.serial()) {
+        return Err(revoked(SnpReason::VekRevoked, &certificate));
+    }
+    let validity = ChainValidity {
+        not_before: intermediate.validity.not_before.max(path.not_before()),
+        not_after: intermediate.validity.not_after.min(path.not_after()),
+        ..intermediate.validity
+    };
+    read_vek(&certificate, kind, product, intermediate.assurance, validity)
 }
 
 /// Checks an ASK or ASVK alone against one of `anchors` and the revocation lists, as [`endorse`] does for a whole
@@ -269,12 +316,41 @@ pub fn endorse_intermediate(
     let certificate = Certificate::parse(intermediate)?;
     let name = certificate.subject_common_name().unwrap_or("no common name");
     let kind = if name.starts_with("SEV-VLEK-") { SnpSigningKey::Vlek } else { SnpSigningKey::Vcek };
-    let (anchor, validity) = first_anchor(anchors, name, kind, |_, ark| {
+    let (anchor, (validity, revoked)) = first_anchor(anchors, name, kind, |_, ark| {
         let path = verify_path(&certificate, &[], ark, now, &[])?;
         certificate.check_may_issue()?;
         chain_validity(&path, ark, crls, now)
     })?;
-    Ok(VerifiedIntermediate { kind, product: anchor.product, assurance: anchor.assurance, validity })
+    let digest = Sha256Digest::of(&[intermediate]);
+    let (product, assurance) = (anchor.product, anchor.assurance);
+    let (der, serial) = (intermediate.to_vec(), hex::encode(certificate.serial()));
+    Ok(VerifiedIntermediate { digest, der, serial, kind, product, assurance, validity, revoked })
+}
+
+/// VCEK or VLEK, by the subject (AMD 57230, 2.1).
+fn vek_kind(certificate: &Certificate<'_>) -> Result<SnpSigningKey, Rejection> {
+    match certificate.subject_common_name() {
+        Some("SEV-VCEK") => Ok(SnpSigningKey::Vcek),
+        Some("SEV-VLEK") => Ok(SnpSigningKey::Vlek),
+        other => Err(SnpReason::VekKind.because("CN SEV-VCEK or SEV-VLEK", other.unwrap_or("no common name"))),
+    }
+}
+
+/// What a certificate says whose chain was checked.
+fn read_vek(
+    certificate: &Certificate<'_>,
+    kind: SnpSigningKey,
+    product: AmdProduct,
+    assurance: Assurance,
+    validity: ChainValidity,
+) -> Result<VerifiedVek, Rejection> {
+    let product_name = check_product_name(certificate, product)?.to_string();
+    let (hwid, csp_id) = identity(certificate, kind, product)?;
+    let key = certificate.public_key(Scheme::EcdsaP384Sha384)?.prepare();
+    let key = key.map_err(|_| SnpReason::Signature.because("a public key on P-384", "a point that is not"))?;
+    let tcb = certificate_tcb(certificate, product)?;
+    let digest = Sha256Digest::of(&[certificate.der()]);
+    Ok(VerifiedVek { digest, key, kind, product, product_name, assurance, tcb, hwid, csp_id, validity })
 }
 
 /// AMD 57230, 2.1: SEV-<product> issues VCEKs, SEV-VLEK-<product> issues VLEKs.
@@ -330,14 +406,23 @@ fn check_shape(path: &VerifiedPath<'_>) -> Result<(), Rejection> {
     }
 }
 
+/// How long a chain holds, and the serial numbers on the lists of its root.
 fn chain_validity(
     path: &VerifiedPath<'_>,
     ark: &Certificate<'_>,
     crls: &[&[u8]],
     now: UnixMillis,
-) -> Result<ChainValidity, Rejection> {
-    let (crl_this_update, revocation) = check_revocation(path, ark, crls, now)?;
-    Ok(ChainValidity { not_before: path.not_before(), not_after: path.not_after(), crl_this_update, revocation })
+) -> Result<(ChainValidity, Vec<Vec<u8>>), Rejection> {
+    let Listed { this_update, revocation, serials } = check_revocation(path, ark, crls, now)?;
+    let (not_before, not_after) = (path.not_before(), path.not_after());
+    Ok((ChainValidity { not_before, not_after, crl_this_update: this_update, revocation }, serials))
+}
+
+/// What the lists of one root say.
+struct Listed {
+    this_update: UnixMillis,
+    revocation: Revocation,
+    serials: Vec<Vec<u8>>,
 }
 
 /// AMD publishes one list per product line, signed by the ARK itself (AMD 57230, 4.3).
@@ -349,9 +434,10 @@ fn check_revocation(
     ark: &Certificate<'_>,
     crls: &[&[u8]],
     now: UnixMillis,
-) -> Result<(UnixMillis, Revocation), Rejection> {
+) -> Result<Listed, Rejection> {
+    let mut serials = Vec::new();
     if crls.is_empty() {
-        return Ok((UnixMillis(0), Revocation::NotPresented));
+        return Ok(Listed { this_update: UnixMillis(0), revocation: Revocation::NotPresented, serials });
     }
     if CRLS_MAX < crls.len() {
         return Err(SnpReason::CrlProduct.because(format_args!("at most {CRLS_MAX} lists"), crls.len()));
@@ -368,6 +454,7 @@ fn check_revocation(
             continue;
         }
         check_not_listed(path, &crl)?;
+        serials.extend(crl.revoked().map(<[u8]>::to_vec));
         match crl.check_current(now) {
             Ok(next_update) if current.is_none_or(|(_, known)| known < next_update) => {
                 current = Some((crl.this_update(), next_update));
@@ -376,8 +463,11 @@ fn check_revocation(
             Err(rejection) => closest = Some(rejection),
         }
     }
+    serials.sort_unstable();
     match current {
-        Some((this_update, next_update)) => Ok((this_update, Revocation::NotRevoked { next_update })),
+        Some((this_update, next_update)) => {
+            Ok(Listed { this_update, revocation: Revocation::NotRevoked { next_update }, serials })
+        }
         None => Err(closest.unwrap_or_else(|| {
             let root = ark.subject_common_name().unwrap_or("the pinned root");
             SnpReason::CrlProduct.because(format_args!("a list of {root}"), "lists of other roots")
@@ -389,25 +479,25 @@ fn check_revocation(
 /// at its word: a root that lists 0 withdraws every VEK, and whether it meant to is not ours to guess.
 fn check_not_listed(path: &VerifiedPath<'_>, crl: &Crl<'_>) -> Result<(), Rejection> {
     for (index, certificate) in path.certificates().iter().enumerate() {
-        if !crl.revokes(certificate.serial()) {
-            continue;
+        if crl.revokes(certificate.serial()) {
+            // The leaf of a whole chain is the VEK; of an intermediate's it is the intermediate.
+            let vek = index == 0 && path.certificates().len() == PATH_CERTIFICATES;
+            let reason = if vek { SnpReason::VekRevoked } else { SnpReason::IntermediateRevoked };
+            return Err(revoked(reason, certificate));
         }
-        let name = certificate.subject_common_name().unwrap_or("no common name");
-        let serial = hex::encode(certificate.serial());
-        // The leaf of a whole chain is the VEK; of an intermediate's it is the intermediate.
-        let reason = if index == 0 && path.certificates().len() == PATH_CERTIFICATES {
-            SnpReason::VekRevoked
-        } else {
-            SnpReason::IntermediateRevoked
-        };
-        let zero = if certificate.serial() == [0] { ", which every AMD VEK has" } else { "" };
-        return Err(reason.because("a serial number the list does not name", format_args!("{name} {serial}{zero}")));
     }
     Ok(())
 }
 
+fn revoked(reason: SnpReason, certificate: &Certificate<'_>) -> Rejection {
+    let name = certificate.subject_common_name().unwrap_or("no common name");
+    let serial = hex::encode(certificate.serial());
+    let zero = if certificate.serial() == [0] { ", which every AMD VEK has" } else { "" };
+    reason.because("a serial number the list does not name", format_args!("{name} {serial}{zero}"))
+}
+
 /// productName: "Milan-B0" on Milan VCEKs, the product line alone elsewhere. structVersion: 1 on Turin, else 0.
-fn check_product_name(certificate: &Certificate<'_>, product: AmdProduct) -> Result<(), Rejection> {
+fn check_product_name<'a>(certificate: &Certificate<'a>, product: AmdProduct) -> Result<&'a str, Rejection> {
     let struct_version = spl(certificate, STRUCT_VERSION)?;
     let expected_version = match product {
         AmdProduct::Milan | AmdProduct::Genoa => 0,
@@ -419,7 +509,7 @@ fn check_product_name(certificate: &Certificate<'_>, product: AmdProduct) -> Res
     }
     let found = ia5_string(certificate, PRODUCT_NAME)?;
     let (line, _stepping) = found.split_once('-').unwrap_or((found, ""));
-    if line == product.to_string() { Ok(()) } else { Err(SnpReason::VekProduct.because(product, found)) }
+    if line == product.to_string() { Ok(found) } else { Err(SnpReason::VekProduct.because(product, found)) }
 }
 
 /// hwID names the chip of a VCEK, cspID the provider of a VLEK; neither has the other's.

@@ -38,6 +38,10 @@ reasons! {
         TooLarge = "bundle.record.too_large",
             "a record is larger than its kind can be",
             "send the hardware's own structure without padding or wrapping";
+        /// Each report once, and nothing beside it that belongs to another.
+        Conflict = "bundle.record.conflict",
+            "two records of the bundle do not go together",
+            "send the records of one technology, as its documentation says";
         /// The collection's type names the protocol version.
         Collection = "bundle.collection.type",
             "the collection is of another type than this broker reads",
@@ -57,7 +61,7 @@ const IMA_INDEX_BYTES: usize = 8;
 
 /// Names, media types and size limits of the records. A limit is the largest structure the specification allows there,
 /// rounded up.
-const RECORDS: [(&str, &str, usize); 7] = [
+const RECORDS: [(&str, &str, usize); 10] = [
     (TPM_QUOTE, "application/vnd.countersign.tpm2-quote", 4096),
     (TPM_PCRS, "application/vnd.countersign.tpm2-pcr-values", 4096),
     (TPM_CERTIFY, "application/vnd.countersign.tpm2-certify", 4096),
@@ -65,6 +69,9 @@ const RECORDS: [(&str, &str, usize); 7] = [
     (IMA_ENTRIES, "application/vnd.countersign.ima-entries", IMA_ENTRIES_BYTES_MAX + IMA_INDEX_BYTES),
     (SNP_REPORT, "application/vnd.countersign.sev-snp-report", 1184),
     (SNP_VEK, "application/pkix-cert", 4096),
+    (TDX_QUOTE, "application/vnd.countersign.tdx-quote", 16 * 1024),
+    (TDX_CCEL, "application/vnd.countersign.ccel", EVENT_LOG_BYTES_MAX),
+    (AZURE_HCL_REPORT, "application/vnd.countersign.azure-hcl-report", 8 * 1024),
 ];
 
 /// TPM2B_ATTEST of TPM2_Quote, then TPMT_SIGNATURE.
@@ -81,8 +88,15 @@ pub const TPM_EVENT_LOG: &str = "tpm2.event_log";
 pub const IMA_ENTRIES: &str = "ima.entries";
 /// ATTESTATION_REPORT, 1184 bytes.
 pub const SNP_REPORT: &str = "snp.report";
-/// The VCEK or VLEK certificate that belongs to the report, DER.
+/// The VCEK or VLEK certificate that belongs to the report, or to the one in [`AZURE_HCL_REPORT`], DER.
 pub const SNP_VEK: &str = "snp.vek";
+/// A quote of the trust domain, as the quoting service returned it, with its PCK chain.
+pub const TDX_QUOTE: &str = "tdx.quote";
+/// The log behind the quote's RTMRs, as the firmware left it (UEFI 2.10, 38.4.1). Sent as [`TPM_EVENT_LOG`] is.
+pub const TDX_CCEL: &str = "tdx.ccel";
+/// What Azure's paravisor keeps in NV index 0x01400001 of its virtual TPM: hardware report and runtime data. With
+/// [`SNP_VEK`] where that is a report of SEV-SNP, with [`TDX_QUOTE`] where it is one of TDX.
+pub const AZURE_HCL_REPORT: &str = "azure.hcl_report";
 
 /// A CMW collection on the wire: `__cmwc_t` and records `name: [media type, base64url value]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,6 +116,24 @@ pub struct SnpEvidence {
     pub report: Vec<u8>,
     /// VCEK or VLEK certificate, DER.
     pub vek: Vec<u8>,
+}
+
+/// A quote of a trust domain, and the log behind its RTMRs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TdxEvidence {
+    /// The quote.
+    pub quote: Vec<u8>,
+    /// See [`TDX_CCEL`].
+    pub ccel: Option<Vec<u8>>,
+}
+
+/// A paravisor's report, and the certificate of the key that signed the hardware report in it where that is SEV-SNP's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParavisorEvidence {
+    /// See [`AZURE_HCL_REPORT`].
+    pub hcl_report: Vec<u8>,
+    /// VCEK or VLEK certificate, DER.
+    pub vek: Option<Vec<u8>>,
 }
 
 /// Entries of the kernel's measurement list (IMA), in their order.
@@ -138,6 +170,8 @@ pub struct Logs {
     pub event_log: Option<Vec<u8>>,
     /// See [`IMA_ENTRIES`].
     pub ima: Option<ImaEntries>,
+    /// See [`TDX_CCEL`].
+    pub ccel: Option<Vec<u8>>,
 }
 
 impl Collection {
@@ -153,7 +187,11 @@ impl Collection {
         };
         let event_log = take(TPM_EVENT_LOG).transpose()?;
         let ima = take(IMA_ENTRIES).transpose()?.map(ImaEntries::decode).transpose()?;
-        Ok(Logs { event_log, ima })
+        let ccel = take(TDX_CCEL).transpose()?;
+        if ccel.is_some() && !self.records.contains_key(TDX_QUOTE) {
+            return Err(BundleReason::Missing.because(TDX_QUOTE, "tdx.ccel alone"));
+        }
+        Ok(Logs { event_log, ima, ccel })
     }
 }
 
@@ -172,6 +210,10 @@ pub struct Bundle {
     pub ima: Option<ImaEntries>,
     /// The SNP report, on hosts that are confidential VMs.
     pub snp: Option<SnpEvidence>,
+    /// The TD quote, on hosts that are trust domains.
+    pub tdx: Option<TdxEvidence>,
+    /// The paravisor's report, on hosts whose TPM is a paravisor's.
+    pub paravisor: Option<ParavisorEvidence>,
 }
 
 impl Bundle {
@@ -186,18 +228,26 @@ impl Bundle {
         let mut decoded = BTreeMap::new();
         for (name, record) in &collection.records {
             let Some(known) = RECORDS.iter().find(|(known, _, _)| known == name) else {
-                return Err(BundleReason::Unknown.because("tpm2.*, ima.entries, snp.report or snp.vek", name));
+                return Err(BundleReason::Unknown.because("tpm2.*, ima.*, snp.*, tdx.* or azure.hcl_report", name));
             };
             decoded.insert(known.0, decode_record(known, record)?);
         }
         let mut take = |name: &str| decoded.remove(name);
-        let report = take(SNP_REPORT);
-        let vek = take(SNP_VEK);
-        let snp = match (report, vek) {
+        let (snp, paravisor) = match (take(SNP_REPORT), take(SNP_VEK), take(AZURE_HCL_REPORT)) {
+            (None, None, None) => (None, None),
+            (Some(report), Some(vek), None) => (Some(SnpEvidence { report, vek }), None),
+            (None, vek, Some(hcl_report)) => (None, Some(ParavisorEvidence { hcl_report, vek })),
+            (None, Some(_), None) => return Err(BundleReason::Missing.because(SNP_REPORT, "snp.vek alone")),
+            (Some(_), None, None) => return Err(BundleReason::Missing.because(SNP_VEK, "snp.report alone")),
+            // The report under a paravisor is in its own: another one beside it would be of another layer.
+            (Some(_), _, Some(_)) => {
+                return Err(BundleReason::Conflict.because("snp.report or azure.hcl_report", "both"));
+            }
+        };
+        let tdx = match (take(TDX_QUOTE), take(TDX_CCEL)) {
             (None, None) => None,
-            (Some(report), Some(vek)) => Some(SnpEvidence { report, vek }),
-            (None, Some(_)) => return Err(BundleReason::Missing.because(SNP_REPORT, "snp.vek alone")),
-            (Some(_), None) => return Err(BundleReason::Missing.because(SNP_VEK, "snp.report alone")),
+            (Some(quote), ccel) => Some(TdxEvidence { quote, ccel }),
+            (None, Some(_)) => return Err(BundleReason::Missing.because(TDX_QUOTE, "tdx.ccel alone")),
         };
         let event_log = take(TPM_EVENT_LOG);
         let ima = take(IMA_ENTRIES).map(ImaEntries::decode).transpose()?;
@@ -209,6 +259,8 @@ impl Bundle {
             event_log,
             ima,
             snp,
+            tdx,
+            paravisor,
         })
     }
 
@@ -217,10 +269,15 @@ impl Bundle {
     pub fn encode(&self) -> Collection {
         let ima = self.ima.as_ref().map(ImaEntries::encode);
         let snp = self.snp.iter().flat_map(|snp| [(SNP_REPORT, &snp.report), (SNP_VEK, &snp.vek)]);
+        let quote = self.tdx.iter().map(|tdx| (TDX_QUOTE, &tdx.quote));
+        let ccel = self.tdx.iter().filter_map(|tdx| Some((TDX_CCEL, tdx.ccel.as_ref()?)));
+        let hcl = self.paravisor.iter().map(|paravisor| (AZURE_HCL_REPORT, &paravisor.hcl_report));
+        let vek = self.paravisor.iter().filter_map(|paravisor| Some((SNP_VEK, paravisor.vek.as_ref()?)));
+        let hardware = snp.chain(quote).chain(ccel).chain(hcl).chain(vek);
         let tpm = [(TPM_QUOTE, &self.tpm_quote), (TPM_PCRS, &self.tpm_pcrs), (TPM_CERTIFY, &self.tpm_certify)];
         let logs = self.event_log.iter().map(|log| (TPM_EVENT_LOG, log));
         let logs = logs.chain(ima.iter().map(|entries| (IMA_ENTRIES, entries)));
-        let records = tpm.into_iter().chain(logs).chain(snp).filter_map(|(name, value)| {
+        let records = tpm.into_iter().chain(logs).chain(hardware).filter_map(|(name, value)| {
             let (_, media_type, _) = RECORDS.iter().find(|(known, _, _)| *known == name)?;
             Some((name.to_string(), ((*media_type).to_string(), URL_SAFE_NO_PAD.encode(value))))
         });
@@ -250,18 +307,29 @@ mod tests {
     use alloc::string::ToString;
     use alloc::vec;
 
-    use super::{Bundle, IMA_ENTRIES, ImaEntries, Logs, SnpEvidence, TPM_EVENT_LOG, TPM_QUOTE};
+    use super::{
+        Bundle, IMA_ENTRIES, ImaEntries, Logs, ParavisorEvidence, SnpEvidence, TDX_CCEL, TPM_EVENT_LOG, TPM_QUOTE,
+        TdxEvidence,
+    };
 
     fn bundle() -> Bundle {
         let snp = Some(SnpEvidence { report: vec![4; 1184], vek: vec![5; 3] });
         let ima = Some(ImaEntries { from: 0x0102_0304_0506_0708, list: vec![7; 9] });
-        Bundle { tpm_quote: vec![1], tpm_pcrs: vec![2], tpm_certify: vec![3], event_log: Some(vec![6; 5]), ima, snp }
+        let tdx = Some(TdxEvidence { quote: vec![8; 7], ccel: Some(vec![9; 11]) });
+        let event_log = Some(vec![6; 5]);
+        let (tpm_quote, tpm_pcrs, tpm_certify) = (vec![1], vec![2], vec![3]);
+        Bundle { tpm_quote, tpm_pcrs, tpm_certify, event_log, ima, snp, tdx, paravisor: None }
     }
 
     #[test]
     fn decode_inverts_encode() {
         assert_eq!(Bundle::decode(&bundle().encode()), Ok(bundle()));
-        let small = Bundle { snp: None, event_log: None, ima: None, ..bundle() };
+        for vek in [None, Some(vec![5; 3])] {
+            let paravisor = Some(ParavisorEvidence { hcl_report: vec![10; 40], vek });
+            let azure = Bundle { snp: None, paravisor, ..bundle() };
+            assert_eq!(Bundle::decode(&azure.encode()), Ok(azure));
+        }
+        let small = Bundle { snp: None, tdx: None, event_log: None, ima: None, ..bundle() };
         assert_eq!(Bundle::decode(&small.encode()), Ok(small));
         let nothing_new = Bundle { ima: Some(ImaEntries { from: 3, list: vec![] }), ..bundle() };
         assert_eq!(Bundle::decode(&nothing_new.encode()), Ok(nothing_new));
@@ -272,7 +340,12 @@ mod tests {
         let mut collection = bundle().encode();
         let logs = collection.take_logs().unwrap();
         assert_eq!((logs.event_log, logs.ima), (bundle().event_log, bundle().ima));
-        assert_eq!(Bundle::decode(&collection), Ok(Bundle { event_log: None, ima: None, ..bundle() }));
+        assert_eq!(logs.ccel, Some(vec![9; 11]));
+        let tdx = Some(TdxEvidence { quote: vec![8; 7], ccel: None });
+        assert_eq!(Bundle::decode(&collection), Ok(Bundle { event_log: None, ima: None, tdx, ..bundle() }));
+        let mut alone = bundle().encode();
+        alone.records.remove("tdx.quote");
+        assert_eq!(alone.take_logs().map_err(|rejection| rejection.code()), Err("bundle.record.missing"));
         assert_eq!(collection.take_logs(), Ok(Logs::default()));
         for (name, value, code) in [
             (IMA_ENTRIES, "AAAA", "bundle.ima.index"),
@@ -306,6 +379,10 @@ mod tests {
         assert_eq!(code(&|c| drop(c.records.remove(TPM_QUOTE))), Err("bundle.record.missing"));
         assert_eq!(code(&|c| drop(c.records.remove("snp.vek"))), Err("bundle.record.missing"));
         assert_eq!(code(&|c| drop(c.records.remove("snp.report"))), Err("bundle.record.missing"));
+        assert_eq!(code(&|c| drop(c.records.remove("tdx.quote"))), Err("bundle.record.missing"));
+        let hcl = "application/vnd.countersign.azure-hcl-report";
+        assert_eq!(code(&set("azure.hcl_report", hcl, "AA")), Err("bundle.record.conflict"));
+        assert_eq!(code(&set(TDX_CCEL, hcl, "AA")), Err("bundle.record.media_type"));
         let ima = "application/vnd.countersign.ima-entries";
         assert_eq!(code(&set(IMA_ENTRIES, ima, "AAAAAAAAAA")), Err("bundle.ima.index"));
         assert_eq!(code(&set(IMA_ENTRIES, quote, "AAAAAAAAAAA")), Err("bundle.record.media_type"));

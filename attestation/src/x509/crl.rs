@@ -134,6 +134,11 @@ impl<'a> Crl<'a> {
         }
     }
 
+    /// The revoked serial numbers, without leading zeros, sorted.
+    pub(crate) fn revoked(&self) -> impl Iterator<Item = &'a [u8]> {
+        self.revoked.iter().copied()
+    }
+
     /// Whether the list names this serial number. Numbers are compared without leading zeros, so that no encoding of a
     /// revoked one escapes.
     #[must_use]
@@ -142,7 +147,8 @@ impl<'a> Crl<'a> {
     }
 }
 
-fn without_leading_zeros(serial: &[u8]) -> &[u8] {
+/// A serial number as numbers are compared.
+pub(crate) fn without_leading_zeros(serial: &[u8]) -> &[u8] {
     let zeros = serial.iter().take_while(|octet| **octet == 0).count();
     serial.get(zeros..).unwrap_or(&[])
 }

@@ -9,12 +9,19 @@ use countersign_attestation::evidence::tpm::algorithm::TpmHash;
 use countersign_attestation::reader::Reader;
 
 use super::document::{Fields, Part, Standing, Table, Text, Value};
-use super::{Unreadable, algorithm, certificate, eventlog, ima, quote, snp};
+use super::{Unreadable, algorithm, ccel, certificate, dcap, eventlog, hcl, ima, quote, snp};
 
 /// The event log of measured boot.
 const TPM_EVENT_LOG: &str = "tpm2.event_log";
 /// Index of the first entry (64 bits, big-endian), then entries of the kernel's binary measurement list.
 const IMA_ENTRIES: &str = "ima.entries";
+
+/// A quote of the trust domain.
+const TDX_QUOTE: &str = "tdx.quote";
+/// The event log of its firmware.
+const TDX_CCEL: &str = "tdx.ccel";
+/// The report of Azure's paravisor.
+const AZURE_HCL_REPORT: &str = "azure.hcl_report";
 
 /// A JSON object that says what type of collection it is.
 pub(super) fn recognise(bytes: &[u8]) -> bool {
@@ -59,6 +66,9 @@ fn record(name: &str, bytes: &[u8], quote_record: Option<&[u8]>) -> Result<Vec<P
         IMA_ENTRIES => ima_entries(bytes),
         SNP_REPORT => snp::report(bytes),
         SNP_VEK => certificate::certificates(bytes),
+        TDX_QUOTE => dcap::quote(bytes),
+        TDX_CCEL => ccel::register_log(bytes),
+        AZURE_HCL_REPORT => hcl::report(bytes),
         _ => Ok(vec![
             Part::new("unknown record", Standing::Claimed, "this version does not know it, and a verifier refuses it")
                 .with("bytes", bytes.len()),

@@ -167,6 +167,12 @@ impl Text {
         Self(shown)
     }
 
+    /// The text and more of it, which was escaped before.
+    pub(super) fn then(mut self, escaped: &str) -> Self {
+        self.0.push_str(escaped);
+        self
+    }
+
     /// The text.
     #[must_use]
     pub fn as_str(&self) -> &str {

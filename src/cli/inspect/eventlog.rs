@@ -108,13 +108,36 @@ fn summary(event: &LoggedEvent<'_>) -> Text {
                 return path;
             }
         }
+        DSTACK_RUNTIME => {
+            if let Some(said) = dstack_event(event.data) {
+                return said;
+            }
+        }
         _ => {}
     }
-    uefi::text(event.data).unwrap_or_else(|| {
-        let shown = hex::encode(event.data.get(..SHOWN_BYTES).unwrap_or(event.data));
-        let more = if SHOWN_BYTES < event.data.len() { "..." } else { "" };
-        Text::new(&format!("{shown}{more} ({} bytes)", event.data.len()))
+    text_or_hex(event.data)
+}
+
+/// Text as it is; the beginning of anything else.
+fn text_or_hex(data: &[u8]) -> Text {
+    uefi::text(data).unwrap_or_else(|| {
+        let shown = hex::encode(data.get(..SHOWN_BYTES).unwrap_or(data));
+        let more = if SHOWN_BYTES < data.len() { "..." } else { "" };
+        Text::new(&format!("{shown}{more} ({} bytes)", data.len()))
     })
+}
+
+/// Type of the events that dstack extends while a trust domain runs.
+const DSTACK_RUNTIME: EventType = EventType(0x0800_0001);
+
+/// What dstack hashes: the type, the event's name and its payload, with colons between them.
+fn dstack_event(data: &[u8]) -> Option<Text> {
+    let rest = data.strip_prefix(&DSTACK_RUNTIME.0.to_le_bytes())?.strip_prefix(b":")?;
+    let at = rest.iter().position(|byte| *byte == b':')?;
+    let (name, payload) = rest.split_at_checked(at)?;
+    let (name, payload) = (Text::of_bytes(name), payload.get(1..)?);
+    // Both were escaped already.
+    Some(if payload.is_empty() { name } else { name.then(": ").then(text_or_hex(payload).as_str()) })
 }
 
 /// The values that the events extend PCRs to.
@@ -177,7 +200,10 @@ fn measured_forms(event_type: EventType, data: &[u8]) -> Vec<Cow<'_, [u8]>> {
             let prefixes = GRUB_COMMAND.iter().chain(&GRUB_CMDLINE);
             if let Some(command) = prefixes.into_iter().find_map(|prefix| data.strip_prefix(prefix.as_bytes())) {
                 forms.push(Cow::Borrowed(command));
-                forms.extend(command.strip_suffix(&[0]).map(Cow::Borrowed));
+                // Red Hat's logs a byte of what lies behind the NUL, and may have hashed that NUL.
+                let until_nul = command.split(|byte| *byte == 0).next().unwrap_or(command);
+                forms.push(Cow::Borrowed(until_nul));
+                forms.extend(command.get(..until_nul.len().saturating_add(1)).map(Cow::Borrowed));
             } else if data.get(1) == Some(&0) {
                 forms.push(Cow::Owned(data.iter().step_by(2).copied().collect()));
                 forms.push(Cow::Owned([data, &[0]].concat()));

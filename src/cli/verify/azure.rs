@@ -1,10 +1,11 @@
 //! Azure cases: the report of a paravisor with what vouches for it (`azure-hcl`, `azure-snp`, `azure-tdx`), and the
 //! quote of a virtual TPM (`azure-vtpm`).
 
+use countersign_attestation::claims::Presented;
 use countersign_attestation::endorsement::amd;
 use countersign_attestation::evidence::bundle::{BundleReason, SNP_VEK, TPM_PCRS, TPM_QUOTE};
 use countersign_attestation::evidence::paravisor::{
-    Hardware, HardwareReport, HclReport, ParavisorReason, VerifiedParavisor, azure,
+    Hardware, HardwareReport, HclReport, ParavisorReason, TdReportStruct, VerifiedParavisor, azure,
 };
 use countersign_attestation::evidence::tpm::TpmReason;
 use countersign_attestation::evidence::tpm::algorithm::TpmHash;
@@ -16,7 +17,7 @@ use countersign_attestation::x509::Certificate;
 use countersign_attestation::{Rejection, UnixMillis};
 use serde_json::{Map, Value, json};
 
-use super::snp::case_anchors;
+use super::snp::{self, case_anchors};
 use super::tdx::{CaseQuote, TdEvidence};
 use super::tpm::{read_spki, read_tools_values};
 use super::{Case, CaseError, CaseFiles, Judgement};
@@ -29,6 +30,9 @@ use super::{Case, CaseError, CaseFiles, Judgement};
 pub fn judge_report(case: &Case, files: CaseFiles<'_>, now: UnixMillis) -> Result<Judgement, CaseError> {
     let nonce = nonce(case)?;
     let Some(nv) = files.read("hcl_report")? else {
+        if files.read("tdreport")?.is_some() {
+            return Ok(Judgement::Rejected(unsigned()));
+        }
         return Ok(Judgement::Rejected(BundleReason::Missing.because("a paravisor's report", "none")));
     };
     let recorded = RecordedQuote::read(files)?;
@@ -37,14 +41,16 @@ pub fn judge_report(case: &Case, files: CaseFiles<'_>, now: UnixMillis) -> Resul
         Err(rejection) => return Ok(Judgement::Rejected(rejection)),
     };
     let paravisor = match hcl.hardware() {
-        HardwareReport::Snp(_) => verify_snp(&hcl, files, now)?,
-        HardwareReport::Tdx(_) => verify_tdx(&hcl, files, now)?,
+        HardwareReport::Snp(report) => verify_snp(&hcl, report, files, now)?,
+        HardwareReport::Tdx(report) => verify_tdx(&hcl, &report, files, now)?,
     };
-    let judged = paravisor.and_then(|paravisor| {
+    let judged = paravisor.and_then(|(paravisor, (name, hardware))| {
         recorded.check_key(|spki| paravisor.check_ak_spki(spki))?;
         let values = recorded.values()?;
         let quote = recorded.verify(paravisor.ak_spki(), &values, &nonce)?;
-        Ok(claims(&hcl, &paravisor, &quote, details(&hcl, &quote)?))
+        let mut details = details(&hcl, &quote)?;
+        details.insert(name.to_owned(), hardware);
+        Ok(claims(&hcl, &paravisor, &quote, details))
     });
     Ok(judged.map_or_else(Judgement::Rejected, Judgement::Accepted))
 }
@@ -82,10 +88,14 @@ fn missing(what: &str) -> Rejection {
     BundleReason::Missing.because(TPM_QUOTE, format_args!("no file for {what}"))
 }
 
-/// A judgement of the hardware that is not one of the whole case yet.
-type Vouched = Result<VerifiedParavisor, Rejection>;
+fn unsigned() -> Rejection {
+    ParavisorReason::TdReportUnsigned.because("a TD quote", "the TDREPORT alone")
+}
 
-fn verify_snp(hcl: &HclReport<'_>, files: CaseFiles<'_>, now: UnixMillis) -> Result<Vouched, CaseError> {
+/// A judgement of the hardware that is not one of the whole case yet, with what details say of it under which name.
+type Vouched = Result<(VerifiedParavisor, (&'static str, Value)), Rejection>;
+
+fn verify_snp(hcl: &HclReport<'_>, report: &[u8], files: CaseFiles<'_>, now: UnixMillis) -> Result<Vouched, CaseError> {
     let Some(vek) = files.read("vek")? else {
         return Ok(Err(BundleReason::Missing.because(SNP_VEK, "the paravisor's report alone")));
     };
@@ -93,17 +103,39 @@ fn verify_snp(hcl: &HclReport<'_>, files: CaseFiles<'_>, now: UnixMillis) -> Res
     let crl = files.read("crl")?;
     let crls: Vec<_> = crl.iter().map(Vec::as_slice).collect();
     let endorsed = amd::endorse(&vek, &anchors, &crls, now);
-    Ok(endorsed.and_then(|vek| azure::verify(hcl, Hardware::Snp(&vek), now)))
+    Ok(endorsed.and_then(|vek| {
+        let paravisor = azure::verify(hcl, Hardware::Snp(&vek), now)?;
+        let details = match paravisor.snp() {
+            Presented::Verified(claims) => snp::details(report, claims, &vek),
+            Presented::NotPresented => Value::Null,
+        };
+        Ok((paravisor, ("snp", details)))
+    }))
 }
 
 /// A TDREPORT counts as far as a quote says the same.
-fn verify_tdx(hcl: &HclReport<'_>, files: CaseFiles<'_>, now: UnixMillis) -> Result<Vouched, CaseError> {
+fn verify_tdx(
+    hcl: &HclReport<'_>,
+    report: &TdReportStruct<'_>,
+    files: CaseFiles<'_>,
+    now: UnixMillis,
+) -> Result<Vouched, CaseError> {
     let Some(quote) = CaseQuote::read("td_quote", files)? else {
-        return Ok(Err(ParavisorReason::TdReportUnsigned.because("a TD quote", "the TDREPORT alone")));
+        return Ok(Err(unsigned()));
     };
-    Ok(quote.verify(now).and_then(|evidence| match &evidence {
-        TdEvidence::Endorsed(claims) => azure::verify(hcl, Hardware::Tdx(claims), now),
-        TdEvidence::Recorded(quote) => azure::verify(hcl, Hardware::RecordedTdx(quote), now),
+    Ok(quote.verify(now).and_then(|evidence| {
+        let paravisor = match &evidence {
+            TdEvidence::Endorsed(claims) => azure::verify(hcl, Hardware::Tdx(claims), now),
+            TdEvidence::Recorded(quote) => azure::verify(hcl, Hardware::RecordedTdx(quote), now),
+        }?;
+        // As quoted: all of it was compared.
+        let details = json!({
+            "td_attributes": hex::encode(report.attributes),
+            "mr_td": hex::encode(report.mr_td),
+            "rtmrs": report.rtmrs.map(hex::encode),
+            "report_data": hex::encode(report.report_data),
+        });
+        Ok((paravisor, ("tdreport", details)))
     }))
 }
 
@@ -223,16 +255,6 @@ fn details(hcl: &HclReport<'_>, quote: &VerifiedQuote<'_>) -> Result<Map<String,
     details.insert("hcl_report_type".to_owned(), hcl.hardware().name().into());
     // The only one there is a verifier for.
     details.insert("hash_type".to_owned(), 1.into());
-    if let HardwareReport::Tdx(report) = hcl.hardware() {
-        // As quoted: all of it was compared.
-        let tdreport = json!({
-            "td_attributes": hex::encode(report.attributes),
-            "mr_td": hex::encode(report.mr_td),
-            "rtmrs": report.rtmrs.map(hex::encode),
-            "report_data": hex::encode(report.report_data),
-        });
-        details.insert("tdreport".to_owned(), tdreport);
-    }
     details.insert("var_data_len".to_owned(), hcl.runtime_bytes().len().into());
     details.insert("runtime_data_keys".to_owned(), runtime.kids().into());
     details.insert("vm_configuration".to_owned(), json!(runtime.vm_configuration()));

@@ -25,6 +25,7 @@ pub fn judge_log(files: CaseFiles<'_>, now: UnixMillis) -> Result<Judgement, Cas
 fn judge(log: &[u8], quote: Option<&CaseQuote>, now: UnixMillis) -> Result<Value, Rejection> {
     let Some(quote) = quote else {
         let log = RegisterLog::read(log)?;
+        log.check_extends()?;
         log.check_data()?;
         return Ok(json!({ "attested": false, "details": details(&log, None) }));
     };

@@ -1,128 +1,89 @@
-//! Documents of Intel's signer of TCBs by themselves: TCB info (`collateral-tcbinfo`), identities of quoting enclaves
-//! (`collateral-qeidentity`), and the form of either alone (`collateral-parse`).
+//! Intel's collateral by itself: TCB info (`collateral-tcbinfo`) and enclave identities (`collateral-qeidentity`) as
+//! Intel's provisioning service answered, with the chain of their signer; and either, read alone (`collateral-parse`).
 
-use countersign_attestation::endorsement::intel::{IntelReason, QeIdentity, TcbInfo, TcbKind, Validity, read_recorded};
+use countersign_attestation::endorsement::intel::{
+    Answer, IntelReason, QeIdentity, TcbInfo, TcbKind, check_qe_identity_alone, check_tcb_info_alone,
+};
 use countersign_attestation::{Rejection, UnixMillis};
-use serde::Deserialize;
-use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::tdx::case_anchors;
-use super::{CaseError, CaseFiles, Judgement};
+use super::{CaseError, CaseFiles, Judgement, tdx};
 
-/// A document as Intel serves it: the signature is over exactly the octets of the member.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Served<'a> {
-    #[serde(borrow, default, rename = "tcbInfo")]
-    tcb_info: Option<&'a RawValue>,
-    #[serde(borrow, default, rename = "enclaveIdentity")]
-    enclave_identity: Option<&'a RawValue>,
-    signature: String,
-}
-
-/// What the document says of its platforms, spelt as it spells it.
-#[derive(Debug, Default, Deserialize)]
-struct Spelt {
-    #[serde(default)]
-    fmspc: Option<String>,
-}
-
-impl<'a> Served<'a> {
-    fn read(body: &'a [u8]) -> Result<(Document<'a>, Vec<u8>), Rejection> {
-        let schema = |found: String| IntelReason::Schema.because("tcbInfo or enclaveIdentity, and signature", found);
-        let served: Self = serde_json::from_slice(body).map_err(|error| schema(error.to_string()))?;
-        let signature = hex::decode(&served.signature).map_err(|error| schema(error.to_string()))?;
-        match (served.tcb_info, served.enclave_identity) {
-            (Some(text), None) => Ok((Document::TcbInfo(text.get()), signature)),
-            (None, Some(text)) => Ok((Document::EnclaveIdentity(text.get()), signature)),
-            (Some(_), Some(_)) => Err(schema("both documents".to_owned())),
-            (None, None) => Err(schema("neither document".to_owned())),
-        }
-    }
-}
-
-/// The signed text.
-#[derive(Clone, Copy, Debug)]
-enum Document<'a> {
-    TcbInfo(&'a str),
-    EnclaveIdentity(&'a str),
-}
-
-impl<'a> Document<'a> {
-    const fn text(self) -> &'a str {
-        match self {
-            Self::TcbInfo(text) | Self::EnclaveIdentity(text) => text,
-        }
-    }
-
-    /// What it says, and when.
-    fn details(self, text: &str) -> Result<(Value, Validity), Rejection> {
-        let second = |time: UnixMillis| time.to_string().replace(".000Z", "Z");
-        Ok(match self {
-            Self::TcbInfo(_) => {
-                let info = TcbInfo::read(text)?;
-                let spelt: Spelt = serde_json::from_str(text).unwrap_or_default();
-                // Version 2 has no id.
-                let id = match (info.version, info.kind) {
-                    (2, _) => None,
-                    (_, TcbKind::Sgx) => Some("SGX"),
-                    (_, TcbKind::Tdx) => Some("TDX"),
-                };
-                let details = json!({
-                    "id": id,
-                    "fmspc": spelt.fmspc,
-                    "issue_date": second(info.issue_date),
-                    "next_update": second(info.next_update),
-                    "tcb_evaluation_data_number": info.evaluation_data_number,
-                    "levels": info.levels(),
-                });
-                (details, Validity { from: info.issue_date, until: info.next_update })
-            }
-            Self::EnclaveIdentity(_) => {
-                let identity = QeIdentity::read(text)?;
-                let details = json!({
-                    "id": identity.id.name(),
-                    "fmspc": Value::Null,
-                    "issue_date": second(identity.issue_date),
-                    "next_update": second(identity.next_update),
-                    "tcb_evaluation_data_number": identity.evaluation_data_number,
-                    "levels": identity.levels(),
-                });
-                (details, Validity { from: identity.issue_date, until: identity.next_update })
-            }
-        })
-    }
-}
-
-/// Judges the form of a document: nothing of it is believed.
+/// Judges TCB info with the chain of its signer.
 ///
 /// # Errors
 /// [`CaseError`] when a file of the case cannot be read.
-pub fn judge_form(files: CaseFiles<'_>) -> Result<Judgement, CaseError> {
+pub fn judge_tcb_info(files: CaseFiles<'_>, now: UnixMillis) -> Result<Judgement, CaseError> {
+    let (body, chain) = (files.read("body")?.unwrap_or_default(), files.read("issuer_chain")?.unwrap_or_default());
+    let anchors = tdx::case_anchors(files)?;
+    Ok(judgement(|| {
+        let answer = Answer::tcb_info(&body)?;
+        let info = check_tcb_info_alone(answer.body, &answer.signature, text(&chain)?, &anchors, now)?;
+        Ok(tcb_info_claims(&info))
+    }))
+}
+
+/// Judges an enclave identity with the chain of its signer.
+///
+/// # Errors
+/// [`CaseError`] when a file of the case cannot be read.
+pub fn judge_qe_identity(files: CaseFiles<'_>, now: UnixMillis) -> Result<Judgement, CaseError> {
+    let (body, chain) = (files.read("body")?.unwrap_or_default(), files.read("issuer_chain")?.unwrap_or_default());
+    let anchors = tdx::case_anchors(files)?;
+    Ok(judgement(|| {
+        let answer = Answer::enclave_identity(&body)?;
+        let identity = check_qe_identity_alone(answer.body, &answer.signature, text(&chain)?, &anchors, now)?;
+        Ok(identity_claims(&identity))
+    }))
+}
+
+/// Judges whether TCB info or an enclave identity can be read; nothing is said of its signature or time.
+///
+/// # Errors
+/// [`CaseError`] when a file of the case cannot be read.
+pub fn judge_parse(files: CaseFiles<'_>) -> Result<Judgement, CaseError> {
     let body = files.read("body")?.unwrap_or_default();
-    let read = Served::read(&body).and_then(|(document, _)| document.details(document.text()));
-    Ok(match read {
-        Ok((details, _)) => Judgement::Accepted(json!({ "details": details })),
+    Ok(judgement(|| match Answer::tcb_info(&body) {
+        Ok(answer) => TcbInfo::read(answer.body).map(|info| tcb_info_claims(&info)),
+        Err(_) => QeIdentity::read(Answer::enclave_identity(&body)?.body).map(|identity| identity_claims(&identity)),
+    }))
+}
+
+fn judgement(judge: impl FnOnce() -> Result<Value, Rejection>) -> Judgement {
+    match judge() {
+        Ok(claims) => Judgement::Accepted(claims),
         Err(rejection) => Judgement::Rejected(rejection),
-    })
+    }
 }
 
-/// Judges a document with the certificates of its signer: signature, chain, form and time.
-///
-/// # Errors
-/// [`CaseError`] when a file of the case cannot be read.
-pub fn judge_signed(files: CaseFiles<'_>, now: UnixMillis) -> Result<Judgement, CaseError> {
-    let body = files.read("body")?.unwrap_or_default();
-    let chain = files.read("issuer_chain")?.unwrap_or_default();
-    let anchors = case_anchors(files)?;
-    let judged = || -> Result<Value, Rejection> {
-        let chain = str::from_utf8(&chain).map_err(|error| IntelReason::Schema.because("PEM", error))?;
-        let (document, signature) = Served::read(&body)?;
-        read_recorded(document.text(), &signature, chain, &anchors, now, |text| document.details(text))
+fn text(chain: &[u8]) -> Result<&str, Rejection> {
+    core::str::from_utf8(chain).map_err(|error| IntelReason::Chain.because("certificates in PEM", error))
+}
+
+fn tcb_info_claims(info: &TcbInfo) -> Value {
+    // Version 2 of the structure names no technology: it is of SGX.
+    let id = match (info.kind, info.version) {
+        (TcbKind::Sgx, 2) => Value::Null,
+        (TcbKind::Sgx, _) => json!("SGX"),
+        (TcbKind::Tdx, _) => json!("TDX"),
     };
-    Ok(match judged() {
-        Ok(details) => Judgement::Accepted(json!({ "details": details })),
-        Err(rejection) => Judgement::Rejected(rejection),
-    })
+    json!({ "details": {
+        "id": id,
+        "fmspc": info.fmspc_text,
+        "issue_date": tdx::seconds(info.issue_date),
+        "next_update": tdx::seconds(info.next_update),
+        "tcb_evaluation_data_number": info.evaluation_data_number,
+        "levels": info.levels(),
+    }})
+}
+
+fn identity_claims(identity: &QeIdentity) -> Value {
+    json!({ "details": {
+        "id": identity.id.name(),
+        "fmspc": Value::Null,
+        "issue_date": tdx::seconds(identity.issue_date),
+        "next_update": tdx::seconds(identity.next_update),
+        "tcb_evaluation_data_number": identity.evaluation_data_number,
+        "levels": identity.levels(),
+    }})
 }

@@ -3,9 +3,11 @@
 
 use countersign_attestation::UnixMillis;
 use countersign_attestation::anchor::{AmdAnchor, AmdProduct, Assurance};
-use countersign_attestation::endorsement::amd;
-use countersign_attestation::evidence::bundle::{BundleReason, SNP_REPORT, SNP_VEK, SnpEvidence};
+use countersign_attestation::claims::{HexBytes, Presented, SnpClaims, SnpCpuid, SnpSigningKey, SnpTcb};
+use countersign_attestation::endorsement::amd::{self, VerifiedVek};
+use countersign_attestation::evidence::bundle::{BundleReason, SNP_REPORT, SNP_VEK};
 use countersign_attestation::evidence::snp::{self, ReportDataExpectation};
+use serde_json::{Value, json};
 
 use super::{CaseError, CaseFiles, Judgement};
 
@@ -51,11 +53,117 @@ pub fn judge_report(files: CaseFiles<'_>, now: UnixMillis) -> Result<Judgement, 
     let anchors = case_anchors(files)?;
     let crl = files.read("crl")?;
     let crls: Vec<_> = crl.iter().map(Vec::as_slice).collect();
-    let evidence = SnpEvidence { report, vek };
-    Ok(match snp::verify(&evidence, &anchors, &crls, ReportDataExpectation::Recorded, now) {
-        Ok(claims) => Judgement::Accepted(serde_json::to_value(&claims)?),
-        Err(rejection) => Judgement::Rejected(rejection),
+    let judged = amd::endorse(&vek, &anchors, &crls, now).and_then(|vek| {
+        let claims = snp::verify_report(&report, &vek, ReportDataExpectation::Recorded, now)?;
+        Ok((vek, claims))
+    });
+    match judged {
+        Ok((vek, claims)) => {
+            let mut said = serde_json::to_value(&claims)?;
+            said["details"] = details(&report, &claims, &vek);
+            Ok(Judgement::Accepted(said))
+        }
+        Err(rejection) => Ok(Judgement::Rejected(rejection)),
+    }
+}
+
+/// What manifests call the fields of an accepted report and of the certificate of its key.
+pub(super) fn details(report: &[u8], claims: &SnpClaims, vek: &VerifiedVek) -> Value {
+    let issuer = match claims.signing_key {
+        SnpSigningKey::Vcek => format!("SEV-{}", claims.product),
+        SnpSigningKey::Vlek => format!("SEV-VLEK-{}", claims.product),
+    };
+    let (signing_key, key_number) = match claims.signing_key {
+        SnpSigningKey::Vcek => ("VCEK", 0),
+        SnpSigningKey::Vlek => ("VLEK", 1 << 2),
+    };
+    let csp_id = match vek.csp_id() {
+        Presented::Verified(csp_id) => Some(csp_id.as_str()),
+        Presented::NotPresented => None,
+    };
+    let hwid_len = match vek.hwid() {
+        Presented::Verified(hwid) => hwid.0.len(),
+        Presented::NotPresented => 0,
+    };
+    // CHIP_ID, under a VLEK too, where it is no claim. Every byte of the report was verified.
+    let chip_id = report.get(0x1a0..0x1e0).unwrap_or_default();
+    let mut details = json!({
+        "report_version": claims.version,
+        "policy": word(&claims.policy),
+        "policy_bits": policy_bits(claims),
+        "vmpl": claims.vmpl,
+        "guest_svn": claims.guest_svn,
+        "platform_info": word(&claims.platform_info_raw),
+        "key_info": format!("{:#x}", key_number | u8::from(claims.author_key_en)),
+        "signing_key": signing_key,
+        // Set, it would have been rejected.
+        "mask_chip_key": false,
+        "author_key_en": claims.author_key_en,
+        "measurement": claims.measurement,
+        "report_data": claims.report_data,
+        "host_data": claims.host_data,
+        "id_key_digest": claims.id_key_digest,
+        "author_key_digest": claims.author_key_digest,
+        "report_id": claims.report_id,
+        "family_id": claims.family_id,
+        "image_id": claims.image_id,
+        "chip_id_prefix": hex::encode(chip_id.get(..8).unwrap_or_default()),
+        "chip_id_masked": chip_id.iter().all(|byte| *byte == 0),
+        "reported_tcb": tcb(claims.reported_tcb),
+        "current_tcb": tcb(claims.current_tcb),
+        "committed_tcb": tcb(claims.committed_tcb),
+        "launch_tcb": tcb(claims.launch_tcb),
+        "current_version": claims.current_version.to_string(),
+        "committed_version": claims.committed_version.to_string(),
+        "vek": {
+            "subject": format!("SEV-{signing_key}"),
+            "issuer": issuer,
+            "product_name": vek.product_name(),
+            "csp_id": csp_id,
+            "hwid_len": hwid_len,
+            "tcb": tcb(vek.tcb()),
+        },
+    });
+    if let Presented::Verified(cpuid) = claims.cpuid {
+        let SnpCpuid { family, model, stepping } = cpuid;
+        let hex = |number: u8| format!("{number:#x}");
+        details["cpuid"] = json!({ "family": hex(family), "model": hex(model), "stepping": hex(stepping) });
+    }
+    for (name, vector) in &claims.mitigation_vectors {
+        details[format!("{name}_mit_vector")] = json!(hex::encode(vector.to_le_bytes()));
+    }
+    details
+}
+
+/// A big-endian word, as the specification writes it.
+fn word(bytes: &HexBytes) -> String {
+    format!("{:#x}", bytes.0.iter().fold(0_u64, |word, byte| word << 8 | u64::from(*byte)))
+}
+
+fn policy_bits(claims: &SnpClaims) -> Value {
+    let bit = |name| claims.policy_bits.get(name);
+    json!({
+        "abi": claims.policy_abi,
+        "smt": bit("smt"),
+        // Set, each of these would have been rejected.
+        "migrate_ma": false,
+        "debug": false,
+        "single_socket": bit("single_socket"),
+        "cxl": bit("cxl_allow"),
+        "mem_aes_256_xts": bit("mem_aes_256_xts"),
+        "rapl_dis": bit("rapl_dis"),
+        "ciphertext_hiding": bit("ciphertext_hiding"),
+        "page_swap_disable": bit("page_swap_disable"),
     })
+}
+
+fn tcb(tcb: SnpTcb) -> Value {
+    let SnpTcb { fmc, bootloader, tee, snp, microcode } = tcb;
+    let mut components = json!({ "bl": bootloader, "tee": tee, "snp": snp, "ucode": microcode });
+    if let Some(fmc) = fmc {
+        components["fmc"] = json!(fmc);
+    }
+    components
 }
 
 /// Judges an ASK or ASVK, or both, under the root of its case.
@@ -67,6 +175,7 @@ pub fn judge_chain(files: CaseFiles<'_>, now: UnixMillis) -> Result<Judgement, C
     let crl = files.read("crl")?;
     let crls: Vec<_> = crl.iter().map(Vec::as_slice).collect();
     let mut claims = serde_json::Map::new();
+    let mut details = serde_json::Map::new();
     for role in ["ask", "asvk"] {
         let Some(intermediate) = files.read(role)? else { continue };
         match amd::endorse_intermediate(&intermediate, &anchors, &crls, now) {
@@ -79,6 +188,8 @@ pub fn judge_chain(files: CaseFiles<'_>, now: UnixMillis) -> Result<Judgement, C
                     "valid_until": verified.valid_until(),
                 });
                 claims.insert(role.to_owned(), claim);
+                let serial = verified.serial().trim_start_matches('0');
+                details.insert(format!("{role}_serial"), json!(format!("0x{serial}")));
             }
             Err(rejection) => return Ok(Judgement::Rejected(rejection)),
         }
@@ -86,7 +197,8 @@ pub fn judge_chain(files: CaseFiles<'_>, now: UnixMillis) -> Result<Judgement, C
     if claims.is_empty() {
         return Ok(Judgement::Rejected(BundleReason::Missing.because("ask or asvk", "neither")));
     }
-    Ok(Judgement::Accepted(serde_json::Value::Object(claims)))
+    claims.insert("details".to_owned(), Value::Object(details));
+    Ok(Judgement::Accepted(Value::Object(claims)))
 }
 
 /// The roots a case is judged under, with the case's own ASK and ASVK below them.

@@ -2,13 +2,14 @@
 
 use countersign_attestation::anchor::{Assurance, IntelAnchor};
 use countersign_attestation::claims::{SgxClaims, TdxClaims};
-use countersign_attestation::endorsement::intel::{IntelCollateral, IntelReason, VerifiedCollateral};
+use countersign_attestation::endorsement::intel::{IntelReason, VerifiedCollateral};
 use countersign_attestation::evidence::snp::ReportDataExpectation;
 use countersign_attestation::evidence::tdx::recorded::RecordedTdQuote;
 use countersign_attestation::evidence::tdx::{self, Quote, TdxReason, sgx};
 use countersign_attestation::{Rejection, UnixMillis};
-use serde::Deserialize;
 use serde_json::{Value, json};
+
+use crate::collateral::intel::IntelDocuments;
 
 use super::{CaseError, CaseFiles, Judgement};
 
@@ -20,53 +21,12 @@ pub fn pinned_anchor() -> IntelAnchor {
     IntelAnchor { name: "intel/root.der".to_owned(), assurance: Assurance::Hardware, root: ROOT.to_vec() }
 }
 
-/// Collateral as the cases keep it: the parts of DCAP's, version 3, those that are bytes in hex.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct CollateralFile {
-    pck_crl_issuer_chain: String,
-    root_ca_crl: String,
-    pck_crl: String,
-    tcb_info_issuer_chain: String,
-    tcb_info: String,
-    tcb_info_signature: String,
-    qe_identity_issuer_chain: String,
-    qe_identity: String,
-    qe_identity_signature: String,
-}
-
-impl CollateralFile {
-    /// Reads the collateral file of a case.
-    ///
-    /// # Errors
-    /// [`IntelReason::Schema`] when it is none.
-    pub fn read(text: &[u8]) -> Result<Self, Rejection> {
-        serde_json::from_slice(text)
-            .map_err(|error| IntelReason::Schema.because("the parts of DCAP's collateral", error))
-    }
-
-    /// Checks it under `anchors`.
-    ///
-    /// # Errors
-    /// Why a part of it is not believed.
-    pub fn endorse(&self, anchors: &[IntelAnchor], now: UnixMillis) -> Result<VerifiedCollateral, Rejection> {
-        let collateral = IntelCollateral {
-            pck_crl_issuer_chain: &self.pck_crl_issuer_chain,
-            root_ca_crl: &bytes(&self.root_ca_crl)?,
-            pck_crl: &bytes(&self.pck_crl)?,
-            tcb_info_issuer_chain: &self.tcb_info_issuer_chain,
-            tcb_info: &self.tcb_info,
-            tcb_info_signature: &bytes(&self.tcb_info_signature)?,
-            qe_identity_issuer_chain: &self.qe_identity_issuer_chain,
-            qe_identity: &self.qe_identity,
-            qe_identity_signature: &bytes(&self.qe_identity_signature)?,
-        };
-        VerifiedCollateral::endorse(&collateral, anchors, now)
-    }
-}
-
-fn bytes(text: &str) -> Result<Vec<u8>, Rejection> {
-    hex::decode(text).map_err(|error| IntelReason::Schema.because("bytes in hex", error))
+/// Reads the collateral file of a case: the parts of DCAP's, version 3.
+///
+/// # Errors
+/// [`IntelReason::Schema`] when it is none.
+pub fn read_collateral(text: &[u8]) -> Result<IntelDocuments, Rejection> {
+    serde_json::from_slice(text).map_err(|error| IntelReason::Schema.because("the parts of DCAP's collateral", error))
 }
 
 /// Judges a TDX quote with the collateral of its case, as strictly as a policy does that says nothing else.
@@ -94,6 +54,20 @@ pub fn judge_sgx(files: CaseFiles<'_>, now: UnixMillis) -> Result<Judgement, Cas
     })
 }
 
+/// The roots a case is judged under: the pinned one; or, where the case says which root to trust, that one alone, as
+/// simulated hardware.
+pub(super) fn case_anchors(files: CaseFiles<'_>) -> Result<Vec<IntelAnchor>, CaseError> {
+    Ok(match files.read("trust_root")? {
+        Some(root) => vec![IntelAnchor { name: "trust_root".to_owned(), assurance: Assurance::Simulated, root }],
+        None => vec![pinned_anchor()],
+    })
+}
+
+/// A time as Intel and the manifest write it.
+pub(super) fn seconds(time: UnixMillis) -> String {
+    time.to_string().replace(".000Z", "Z")
+}
+
 type Claimed = (serde_json::Result<Value>, Value);
 
 fn judge(
@@ -107,12 +81,12 @@ fn judge(
     let judged = || -> Result<(Claimed, Value), Rejection> {
         let parsed = Quote::parse(&quote)?;
         let missing = || TdxReason::CollateralMissing.because("collateral", "a quote alone");
-        let collateral = CollateralFile::read(&collateral.ok_or_else(missing)?)?.endorse(&anchors, now)?;
+        let collateral = read_collateral(&collateral.ok_or_else(missing)?)?.endorse(&anchors, now)?;
         let pck = collateral.endorse_pck(parsed.pck_chain()?, now)?;
         let certified = json!({
             "cert_data_type": parsed.certification_types(),
             "pck_issuer": pck.issuer(),
-            "pck_not_before": pck.not_before().to_string().replace(".000Z", "Z"),
+            "pck_not_before": seconds(pck.not_before()),
         });
         Ok((verify(&quote, &collateral)?, certified))
     };
@@ -186,14 +160,6 @@ fn sgx_details(claims: &SgxClaims) -> Value {
     })
 }
 
-/// The roots a case is judged under: the one it says to trust, as simulated hardware, or the pinned one.
-pub(super) fn case_anchors(files: CaseFiles<'_>) -> Result<Vec<IntelAnchor>, CaseError> {
-    Ok(match files.read("trust_root")? {
-        Some(root) => vec![IntelAnchor { name: "trust_root".to_owned(), assurance: Assurance::Simulated, root }],
-        None => vec![pinned_anchor()],
-    })
-}
-
 /// The TD quote that another kind of case is judged with.
 #[derive(Debug)]
 pub(super) struct CaseQuote {
@@ -223,7 +189,7 @@ impl CaseQuote {
         let Some(collateral) = &self.collateral else {
             return RecordedTdQuote::verify(&self.quote, &self.anchors, now).map(Box::new).map(TdEvidence::Recorded);
         };
-        let collateral = CollateralFile::read(collateral)?.endorse(&self.anchors, now)?;
+        let collateral = read_collateral(collateral)?.endorse(&self.anchors, now)?;
         let claims = tdx::verify(&self.quote, &collateral, ReportDataExpectation::Recorded, now)?;
         claims.check_strict()?;
         Ok(TdEvidence::Endorsed(Box::new(claims)))

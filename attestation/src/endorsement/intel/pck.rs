@@ -4,7 +4,7 @@
 use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
 
-use super::{IntelReason, Validity};
+use super::{IntelReason, Validity, pem};
 use crate::anchor::Assurance;
 use crate::digest::Sha256Digest;
 use crate::rejection::Rejection;
@@ -104,6 +104,31 @@ impl VerifiedPck {
     /// [`IntelReason::NotYetValid`] or [`IntelReason::Expired`].
     pub fn check_current(&self, now: UnixMillis) -> Result<(), Rejection> {
         self.validity.check(now)
+    }
+}
+
+/// Which platform a PCK chain says it is of, and who issued it: where to look for collateral. Nothing is checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnverifiedPlatform {
+    /// FMSPC.
+    pub fmspc: [u8; 6],
+    /// Name of the CA that issued the PCK, DER.
+    pub issuer: Vec<u8>,
+}
+
+impl UnverifiedPlatform {
+    /// What the PCK certificate in `chain` says, PEM in any order.
+    ///
+    /// # Errors
+    /// [`IntelReason::Chain`] when there is not one PCK certificate in it, and as for its extensions.
+    pub fn of(chain: &[u8]) -> Result<Self, Rejection> {
+        let chain = pem::certificates(chain)?;
+        let certificates = chain.iter().map(|der| Certificate::parse(der)).collect::<Result<Vec<_>, _>>()?;
+        let mut pcks = certificates.iter().filter(|pck| pck.subject_common_name() == Some(PCK_NAME));
+        let (Some(pck), None) = (pcks.next(), pcks.next()) else {
+            return Err(IntelReason::Chain.because("one PCK certificate", "none, or more"));
+        };
+        Ok(Self { fmspc: PckExtensions::read(pck)?.fmspc, issuer: pck.issuer().to_vec() })
     }
 }
 

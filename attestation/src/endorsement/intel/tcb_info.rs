@@ -60,7 +60,7 @@ impl VerifiedTcbInfo {
 /// TCB info, read strictly.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TcbInfo {
-    /// Version of the structure: 2 or 3.
+    /// Version of the structure: 2, which is of SGX alone, or 3.
     pub version: u32,
     /// SGX or TDX.
     pub kind: TcbKind,
@@ -70,7 +70,9 @@ pub struct TcbInfo {
     pub next_update: UnixMillis,
     /// FMSPC of the platforms.
     pub fmspc: [u8; 6],
-    /// PCEID of the platforms. The first documents of version 2 have none, and fit no platform.
+    /// FMSPC as it is written there: in upper or lower case.
+    pub fmspc_text: String,
+    /// PCEID of the platforms. The first TCB infos of version 2 had none, and are of no platform here.
     pub pce_id: Option<[u8; 2]>,
     /// tcbEvaluationDataNumber: grows with each recovery of a TCB.
     pub evaluation_data_number: u32,
@@ -129,12 +131,11 @@ impl TcbInfo {
                 return Err(IntelReason::Schema.because("version 2, or 3 with id SGX or TDX", found));
             }
         };
+        if raw.version != 2 && raw.pce_id.is_none() {
+            return Err(IntelReason::Schema.because("pceId", "none"));
+        }
         if raw.tcb_type != 0 {
             return Err(IntelReason::Schema.because("tcbType 0", raw.tcb_type));
-        }
-        let pce_id = raw.pce_id.map(|id| fixed_hex("pceId", &id)).transpose()?;
-        if pce_id.is_none() && raw.version != 2 {
-            return Err(IntelReason::Schema.because("pceId", "none"));
         }
         let module = raw.tdx_module.map(|module| module.read()).transpose()?;
         let identities = raw.tdx_module_identities.unwrap_or_default();
@@ -159,7 +160,8 @@ impl TcbInfo {
             issue_date: time(&raw.issue_date)?,
             next_update: time(&raw.next_update)?,
             fmspc: fixed_hex("fmspc", &raw.fmspc)?,
-            pce_id,
+            fmspc_text: raw.fmspc,
+            pce_id: raw.pce_id.map(|pce_id| fixed_hex("pceId", &pce_id)).transpose()?,
             evaluation_data_number: raw.tcb_evaluation_data_number,
             module,
             modules,

@@ -93,16 +93,22 @@ pub fn verify(hcl: &HclReport<'_>, hardware: Hardware<'_>, now: UnixMillis) -> R
         (HardwareReport::Snp(report), Hardware::Snp(vek)) => {
             // The report was made when the VM started: only the virtual TPM's quote is fresh.
             let claims = snp::verify_report(report, vek, ReportDataExpectation::Recorded, now)?;
+            // The guest above the paravisor may have reports made too, with whatever REPORT_DATA it likes.
+            if claims.vmpl != 0 {
+                return Err(ParavisorReason::Layer.because("VMPL 0", claims.vmpl));
+            }
             hcl.check_binding(&claims.report_data.0)?;
             (claims.assurance, HardwareKind::Snp, Presented::Verified(claims))
         }
         (HardwareReport::Tdx(report), Hardware::RecordedTdx(quote)) => {
             check_quoted(&report, &Quoted::of_report(quote.report()))?;
+            check_first_vm(quote.report().td15_ex.map_or(0, |extended| extended.vm_id))?;
             hcl.check_binding(&quote.report().report_data)?;
             (quote.assurance(), HardwareKind::Tdx, Presented::NotPresented)
         }
         (HardwareReport::Tdx(report), Hardware::Tdx(claims)) => {
             check_quoted(&report, &Quoted::of_claims(claims))?;
+            check_first_vm(claims.extended.as_ref().map_or(0, |extended| extended.vm_id))?;
             hcl.check_binding(&claims.report_data.0)?;
             (claims.assurance, HardwareKind::Tdx, Presented::NotPresented)
         }
@@ -130,6 +136,12 @@ pub fn verify(hcl: &HclReport<'_>, hardware: Hardware<'_>, now: UnixMillis) -> R
         user_data: runtime.user_data().clone(),
     };
     Ok(VerifiedParavisor { ak_spki, claims, snp })
+}
+
+/// The paravisor is the first VM of a partitioned TD; quotes that name no VM are of a TD that is not partitioned, or of
+/// its first VM.
+fn check_first_vm(vm_id: u8) -> Result<(), Rejection> {
+    if vm_id == 0 { Ok(()) } else { Err(ParavisorReason::Layer.because("VM 0 of the TD", vm_id)) }
 }
 
 /// What a verified quote says of a TD, field by field.

@@ -83,6 +83,10 @@ reasons! {
         Hardware = "hcl.hardware",
             "the paravisor's report is of other hardware than what was verified",
             "send the VCEK for a report of SEV-SNP, a TD quote for one of TDX";
+        /// SNP: VMPL 0. TDX: the first VM of a partitioned TD.
+        Layer = "hcl.hardware.layer",
+            "another layer of the virtual machine than the paravisor's had the hardware report made",
+            "send what NV index 0x01400001 holds: the paravisor's own report, of VMPL 0";
         /// Google Compute Engine's extension.
         GceInstance = "gce.instance",
             "the certificate does not say which instance its virtual TPM is of",

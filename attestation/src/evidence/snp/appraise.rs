@@ -1,14 +1,13 @@
 //! What must hold between the fields of a signed report and the certificate of its key, before they become claims.
 
 use alloc::collections::BTreeMap;
-use alloc::format;
-use alloc::string::ToString as _;
-use core::fmt;
+use alloc::string::{String, ToString as _};
+use core::fmt::{self, Write as _};
 
 use super::SnpReason;
-use super::report::{Cpuid, RawTcb, Report};
+use super::report::{MitigationVectors, RawTcb, Report};
 use crate::anchor::AmdProduct;
-use crate::claims::{HexBytes, Presented, SnpClaims, SnpSigningKey, SnpTcb};
+use crate::claims::{HexBytes, Presented, SnpClaims, SnpCpuid, SnpSigningKey, SnpTcb};
 use crate::endorsement::amd::VerifiedVek;
 use crate::rejection::Rejection;
 use crate::verified::Verified;
@@ -81,24 +80,26 @@ pub(super) fn claims(report: Verified<Report>, vek: &VerifiedVek) -> Result<SnpC
     let tcb = check_tcb(&report, vek)?;
     check_firmware(&report)?;
     let chip_id = check_chip_id(&report, vek)?;
-    let [policy_minor, policy_major, ..] = report.policy.to_le_bytes();
-    let vectors = report.mitigation_vectors.into_iter();
     Ok(SnpClaims {
         assurance: vek.assurance(),
         product,
         version: report.version.number(),
+        cpuid: report.cpuid.map_or(Presented::NotPresented, Presented::Verified),
         signing_key: vek.kind(),
+        csp_id: vek.csp_id().clone(),
         guest_svn: report.guest_svn,
         policy: HexBytes(report.policy.to_be_bytes().to_vec()),
         policy_bits: named(report.policy, &POLICY_BITS),
-        policy_abi: format!("{policy_major}.{policy_minor}"),
+        policy_abi: abi(report.policy),
         family_id: HexBytes(report.family_id.to_vec()),
         image_id: HexBytes(report.image_id.to_vec()),
         vmpl: report.vmpl,
         platform_info: named(report.platform_info, &PLATFORM_BITS),
+        platform_info_raw: HexBytes(report.platform_info.to_be_bytes().to_vec()),
         measurement: HexBytes(report.measurement.to_vec()),
         host_data: HexBytes(report.host_data.to_vec()),
         id_key_digest: HexBytes(report.id_key_digest.to_vec()),
+        author_key_en: report.key_info & KEY_INFO_AUTHOR_KEY_EN != 0,
         author_key_digest: HexBytes(report.author_key_digest.to_vec()),
         report_data: HexBytes(report.report_data.to_vec()),
         report_id: HexBytes(report.report_id.to_vec()),
@@ -107,16 +108,40 @@ pub(super) fn claims(report: Verified<Report>, vek: &VerifiedVek) -> Result<SnpC
         reported_tcb: tcb.reported,
         committed_tcb: tcb.committed,
         launch_tcb: tcb.launch,
-        mitigation_vectors: vectors
-            .flat_map(|vectors| [("launch", vectors.launch), ("current", vectors.current)])
-            .collect(),
+        current_version: report.current_firmware,
+        committed_version: report.committed_firmware,
+        mitigation_vectors: mitigations(report.mitigation_vectors),
         revocation: vek.revocation(),
         valid_until: vek.valid_until(),
     })
 }
 
+// These maps are filled one by one: collecting makes a sorted list first, and nothing but the claims is allocated here.
+
 fn named(bits: u64, names: &[(u64, &'static str)]) -> BTreeMap<&'static str, bool> {
-    names.iter().map(|(bit, name)| (*name, bits & bit != 0)).collect()
+    let mut named = BTreeMap::new();
+    for (bit, name) in names {
+        named.insert(*name, bits & bit != 0);
+    }
+    named
+}
+
+fn mitigations(vectors: Option<MitigationVectors>) -> BTreeMap<&'static str, u64> {
+    let mut named = BTreeMap::new();
+    if let Some(MitigationVectors { launch, current }) = vectors {
+        named.insert("launch", launch);
+        named.insert("current", current);
+    }
+    named
+}
+
+/// ABI_MAJOR and ABI_MINOR.
+fn abi(policy: u64) -> String {
+    let [minor, major, ..] = policy.to_le_bytes();
+    let mut abi = String::with_capacity("255.255".len());
+    // Writing to a string does not fail.
+    let _written = write!(abi, "{major}.{minor}");
+    abi
 }
 
 fn known(names: &[(u64, &str)]) -> u64 {
@@ -153,7 +178,7 @@ fn check_key_info(report: &Report, kind: SnpSigningKey) -> Result<(), Rejection>
 
 /// Table "Guest Policy Structure".
 fn check_policy(policy: u64) -> Result<(), Rejection> {
-    let found = format_args!("{policy:#x}").to_string();
+    let found = Hex(policy);
     if policy & POLICY_DEBUG != 0 {
         return Err(SnpReason::Debug.because("DEBUG clear", found));
     }
@@ -171,6 +196,15 @@ fn check_policy(policy: u64) -> Result<(), Rejection> {
     Ok(())
 }
 
+/// A word as the specification writes it.
+struct Hex(u64);
+
+impl fmt::Display for Hex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}", self.0)
+    }
+}
+
 fn check_vmpl(vmpl: u32) -> Result<(), Rejection> {
     match vmpl {
         0..=VMPL_MAX => Ok(()),
@@ -180,7 +214,7 @@ fn check_vmpl(vmpl: u32) -> Result<(), Rejection> {
 }
 
 /// The product line of a CPUID family and model (AMD 57230, 3.1).
-const fn product_of(cpuid: Cpuid) -> Option<AmdProduct> {
+const fn product_of(cpuid: SnpCpuid) -> Option<AmdProduct> {
     match (cpuid.family, cpuid.model) {
         (0x19, 0x00..=0x0f) => Some(AmdProduct::Milan),
         // A0h to AFh is Bergamo and Siena, under Genoa's root.
@@ -191,12 +225,12 @@ const fn product_of(cpuid: Cpuid) -> Option<AmdProduct> {
 }
 
 /// A report of version 2 does not say what it comes from; there the chain alone does.
-fn check_product(cpuid: Option<Cpuid>, product: AmdProduct) -> Result<(), Rejection> {
+fn check_product(cpuid: Option<SnpCpuid>, product: AmdProduct) -> Result<(), Rejection> {
     let Some(cpuid) = cpuid else { return Ok(()) };
     if product_of(cpuid) == Some(product) {
         return Ok(());
     }
-    let Cpuid { family, model, stepping } = cpuid;
+    let SnpCpuid { family, model, stepping } = cpuid;
     let found = format_args!("family {family:#x}, model {model:#x}, stepping {stepping:#x}");
     Err(SnpReason::Product.because(product, found))
 }

@@ -13,6 +13,7 @@ use crate::verified::Verified;
 use self::report::{REPORT_BYTES, Report, SIGNED_BYTES};
 
 mod appraise;
+pub mod id_block;
 mod report;
 
 reasons! {
@@ -130,6 +131,18 @@ reasons! {
         ChipIdMasked = "snp.chip_id.masked",
             "the platform masks its chip id, so the report names no chip",
             "clear MASK_CHIP_ID in the platform's SNP_CONFIG and ask for a new report";
+        /// Structures of SNP_LAUNCH_FINISH.
+        IdBlock = "snp.id_block.form",
+            "the ID block or its authentication information has a form that is not defined",
+            "give the ID block of 96 bytes and the ID authentication information of 4096 that the guest is launched with";
+        /// ID_BLOCK_SIG and ID_KEY_SIG.
+        IdBlockSignature = "snp.id_block.signature",
+            "a signature of the ID block does not verify",
+            "sign the ID block with the ID key, and the ID key with the author key";
+        /// What an ID block puts into a report.
+        IdBlockOther = "snp.id_block.mismatch",
+            "the guest was launched with another ID block",
+            "give the ID block that this guest was launched with";
         /// Subject.
         VekKind = "snp.vek.kind",
             "the certificate is neither a VCEK nor a VLEK",
@@ -226,4 +239,54 @@ pub fn verify_report(
         return Err(BindingReason::ReportData.because(hex::encode(binder), hex::encode(report.report_data)));
     }
     appraise::claims(report, vek)
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec::Vec;
+
+    use super::{ReportDataExpectation, verify, verify_report};
+    use crate::anchor::{AmdAnchor, AmdProduct, Assurance};
+    use crate::endorsement::amd;
+    use crate::evidence::bundle::SnpEvidence;
+    use crate::signature::{Scheme, count};
+    use crate::time::UnixMillis;
+
+    macro_rules! shipped {
+        ($path:literal) => {
+            include_bytes!(concat!("../../../../firmware-refs/", $path))
+        };
+    }
+
+    const ARK: &[u8] = shipped!("anchors/amd/milan/ark.der");
+    const ASK: &[u8] = shipped!("anchors/amd/milan/ask.der");
+    const REPORT: &[u8] = shipped!("evidence/amd/milan/report.bin");
+    const VCEK: &[u8] = shipped!("evidence/amd/milan/vcek.der");
+
+    /// 2026-06-01T00:00:00Z.
+    const NOW: UnixMillis = UnixMillis(1_780_272_000_000);
+
+    #[test]
+    fn a_report_costs_one_signature_and_a_new_vcek_one_more() {
+        let anchors = [AmdAnchor {
+            product: AmdProduct::Milan,
+            assurance: Assurance::Hardware,
+            ark: ARK.to_vec(),
+            intermediates: Vec::from([ASK.to_vec()]),
+        }];
+        let data = ReportDataExpectation::Recorded;
+        let (ask, checked) = count::during(|| amd::endorse_intermediate(ASK, &anchors, &[], NOW).unwrap());
+        assert_eq!(checked, [Scheme::RsaPssSha384], "the ARK signed the ASK");
+        // With a new VCEK: the ASK's signature, once.
+        let (vek, checked) = count::during(|| amd::endorse_issued(VCEK, &ask, NOW).unwrap());
+        assert_eq!(checked, [Scheme::RsaPssSha384], "the ASK signed the VCEK");
+        // Warm: the report's.
+        let (warm, checked) = count::during(|| verify_report(REPORT, &vek, data, NOW).unwrap());
+        assert_eq!(checked, [Scheme::EcdsaP384Sha384], "the VCEK signed the report");
+        // Cold: all three, and nothing differs.
+        let evidence = SnpEvidence { report: REPORT.to_vec(), vek: VCEK.to_vec() };
+        let (cold, checked) = count::during(|| verify(&evidence, &anchors, &[], data, NOW).unwrap());
+        assert_eq!(checked, [Scheme::RsaPssSha384, Scheme::RsaPssSha384, Scheme::EcdsaP384Sha384]);
+        assert_eq!((warm, &vek), (cold, &amd::endorse(VCEK, &anchors, &[], NOW).unwrap()));
+    }
 }

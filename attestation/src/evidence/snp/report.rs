@@ -2,7 +2,7 @@
 
 use super::SnpReason;
 use crate::anchor::AmdProduct;
-use crate::claims::SnpTcb;
+use crate::claims::{SnpCpuid, SnpFirmware, SnpTcb};
 use crate::reader::{ReadError, Reader};
 use crate::rejection::Rejection;
 
@@ -13,10 +13,10 @@ pub(super) const REPORT_BYTES: usize = 0x4a0;
 pub(super) const SIGNED_BYTES: usize = 0x2a0;
 
 /// r and s each have a field of this size, little-endian (ABI, table "Signature Format for ECDSA P-384").
-const SCALAR_FIELD_BYTES: usize = 72;
+pub(super) const SCALAR_FIELD_BYTES: usize = 72;
 
 /// A number modulo the order of P-384.
-const SCALAR_BYTES: usize = 48;
+pub(super) const SCALAR_BYTES: usize = 48;
 
 /// Versions whose layout is known. What a later one means is not known, so it is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -49,28 +49,6 @@ impl Version {
             Self::V4 => 4,
             Self::V5 => 5,
         }
-    }
-}
-
-/// CPUID Fn0000_0001 of the chip, family and model combined with their extended parts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Cpuid {
-    pub(super) family: u8,
-    pub(super) model: u8,
-    pub(super) stepping: u8,
-}
-
-/// Version of the SNP firmware. Ordered as the firmware orders it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Firmware {
-    pub(super) major: u8,
-    pub(super) minor: u8,
-    pub(super) build: u8,
-}
-
-impl core::fmt::Display for Firmware {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "{}.{}.{}", self.major, self.minor, self.build)
     }
 }
 
@@ -124,11 +102,11 @@ pub(super) struct Report {
     pub(super) author_key_digest: [u8; 48],
     pub(super) report_id: [u8; 32],
     pub(super) reported_tcb: RawTcb,
-    pub(super) cpuid: Option<Cpuid>,
+    pub(super) cpuid: Option<SnpCpuid>,
     pub(super) chip_id: [u8; 64],
     pub(super) committed_tcb: RawTcb,
-    pub(super) current_firmware: Firmware,
-    pub(super) committed_firmware: Firmware,
+    pub(super) current_firmware: SnpFirmware,
+    pub(super) committed_firmware: SnpFirmware,
     pub(super) launch_tcb: RawTcb,
     pub(super) mitigation_vectors: Option<MitigationVectors>,
 }
@@ -201,22 +179,22 @@ impl Report {
 }
 
 /// CPUID_FAM_ID, CPUID_MOD_ID, CPUID_STEP at 188h since version 3; reserved before.
-fn read_cpuid(version: Version, reader: &mut Reader<'_>) -> Result<Option<Cpuid>, Rejection> {
+fn read_cpuid(version: Version, reader: &mut Reader<'_>) -> Result<Option<SnpCpuid>, Rejection> {
     match version {
         Version::V2 => zero(reader, 24).map(|()| None),
         Version::V3 | Version::V4 | Version::V5 => {
             let [family, model, stepping] = reader.array().map_err(short)?;
             zero(reader, 21)?;
-            Ok(Some(Cpuid { family, model, stepping }))
+            Ok(Some(SnpCpuid { family, model, stepping }))
         }
     }
 }
 
 /// BUILD, MINOR, MAJOR and a reserved byte.
-fn read_firmware(reader: &mut Reader<'_>) -> Result<Firmware, Rejection> {
+fn read_firmware(reader: &mut Reader<'_>) -> Result<SnpFirmware, Rejection> {
     let [build, minor, major] = reader.array().map_err(short)?;
     zero(reader, 1)?;
-    Ok(Firmware { major, minor, build })
+    Ok(SnpFirmware { major, minor, build })
 }
 
 /// LAUNCH_MIT_VECTOR at 1F8h and CURRENT_MIT_VECTOR at 200h since version 5; reserved before.
@@ -252,25 +230,35 @@ fn short(error: ReadError) -> Rejection {
 /// Everything in the field that a P-384 signature does not need is zero, up to the report's end: it is not under the
 /// signature, so anybody could have put it there.
 pub(super) fn read_signature(field: &[u8]) -> Result<[u8; 2 * SCALAR_BYTES], Rejection> {
+    let form =
+        || SnpReason::SignatureForm.because("zero above the 384 bits of r and of s, and after them", "other bytes");
     let mut reader = Reader::new(field);
-    let r: [u8; SCALAR_FIELD_BYTES] = reader.array().map_err(short)?;
-    let s: [u8; SCALAR_FIELD_BYTES] = reader.array().map_err(short)?;
+    let scalars = reader.bytes(2 * SCALAR_FIELD_BYTES).map_err(short)?;
     let rest = reader.bytes(REPORT_BYTES - SIGNED_BYTES - 2 * SCALAR_FIELD_BYTES).map_err(short)?;
     reader.finish().map_err(short)?;
-    let (r, r_above) = r.split_at(SCALAR_BYTES);
-    let (s, s_above) = s.split_at(SCALAR_BYTES);
-    if r_above.iter().chain(s_above).chain(rest).any(|byte| *byte != 0) {
-        return Err(
-            SnpReason::SignatureForm.because("zero above the 384 bits of r and of s, and after them", "other bytes")
-        );
+    if rest.iter().any(|byte| *byte != 0) {
+        return Err(form());
     }
-    let mut signature = [0; 2 * SCALAR_BYTES];
-    let ordered = r.iter().rev().chain(s.iter().rev());
-    for (place, byte) in signature.iter_mut().zip(ordered) {
-        *place = *byte;
-    }
+    let signature = read_scalars(scalars).ok_or_else(form)?;
     if signature == [0; 2 * SCALAR_BYTES] {
         return Err(SnpReason::SignatureAbsent.because("a signature", "r = s = 0"));
     }
     Ok(signature)
+}
+
+/// Two numbers of 384 bits in little-endian fields of 72 bytes each, big-endian and one after the other. None when
+/// a field holds anything above.
+pub(super) fn read_scalars(fields: &[u8]) -> Option<[u8; 2 * SCALAR_BYTES]> {
+    let (first, second) = fields.split_at_checked(SCALAR_FIELD_BYTES)?;
+    let (first, first_above) = first.split_at_checked(SCALAR_BYTES)?;
+    let (second, second_above) = second.split_at_checked(SCALAR_BYTES)?;
+    if first_above.iter().chain(second_above).any(|byte| *byte != 0) {
+        return None;
+    }
+    let mut scalars = [0; 2 * SCALAR_BYTES];
+    let ordered = first.iter().rev().chain(second.iter().rev());
+    for (place, byte) in scalars.iter_mut().zip(ordered) {
+        *place = *byte;
+    }
+    Some(scalars)
 }

@@ -142,8 +142,8 @@ fn platform(extensions: &PckExtensions) -> IntelPlatform {
 }
 
 impl TdxClaims {
-    /// What a policy that says nothing else demands: nobody watches the TD run or moves it, no service TD looks into it,
-    /// the host cannot raise #VE on its pages, and no attribute is set whose meaning is not known.
+    /// What a policy that says nothing else demands: nobody watches the TD run or moves it, no service TD looks into
+    /// it, the host cannot raise #VE on its pages, and no attribute is set whose meaning is not known.
     ///
     /// # Errors
     /// A [`TdxReason`] for the first of these that does not hold.

@@ -64,9 +64,9 @@ pub struct TdxClaims {
     pub seam_attributes: HexBytes,
     /// TDATTRIBUTES, raw, in the report's byte order.
     pub td_attributes: HexBytes,
-    /// TDATTRIBUTES by name: `debug` (false, or there were no claims), `hgs_plus_prof`, `perf_prof`, `pmt_prof`, `icssd`,
-    /// `servtd_ext`, `lass`, `sept_ve_disable`, `migratable`, `pks`, `kl`, `tpa`, `perfmon`; and `reserved`, whether any
-    /// other bit is set.
+    /// TDATTRIBUTES by name: `debug` (false, or there were no claims), `hgs_plus_prof`, `perf_prof`, `pmt_prof`,
+    /// `icssd`, `servtd_ext`, `lass`, `sept_ve_disable`, `migratable`, `pks`, `kl`, `tpa`, `perfmon`; and `reserved`,
+    /// whether any other bit is set.
     pub attributes: BTreeMap<&'static str, bool>,
     /// XFAM, in the report's byte order.
     pub xfam: HexBytes,

@@ -1,9 +1,9 @@
 //! Intel TDX quotes, and the SGX quotes that the same machinery verifies (Intel TDX DCAP Quoting Library API,
 //! appendix A; the checks are those of clause 4.1.2.5 of Intel's quote verification library, and a few more).
 //!
-//! A quote is signed by an attestation key; the report of the quoting enclave (QE) says whose key that is; the platform's
-//! PCK signed that report; Intel certified the PCK. What Intel says about the platform's, the QE's and the TDX module's
-//! TCB comes as collateral: [`crate::endorsement::intel`].
+//! A quote is signed by an attestation key; the report of the quoting enclave (QE) says whose key that is; the
+//! platform's PCK signed that report; Intel certified the PCK. What Intel says about the platform's, the QE's and the
+//! TDX module's TCB comes as collateral: [`crate::endorsement::intel`].
 
 mod appraise;
 pub mod body;
@@ -189,8 +189,8 @@ fn warm(
     judge(&signed, grounds, report_data)
 }
 
-/// [`verify`] with the quoting enclave of the very bytes in the quote, endorsed before by the same collateral: one P-256
-/// signature.
+/// [`verify`] with the quoting enclave of the very bytes in the quote, endorsed before by the same collateral: one
+/// P-256 signature.
 ///
 /// # Errors
 /// The first reason why the quote is not believed, [`TdxReason::QeOther`] among them.

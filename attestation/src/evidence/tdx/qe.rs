@@ -138,6 +138,14 @@ impl VerifiedQe {
         if (digest, quote.unverified().tee) != (self.digest, self.tee) {
             return Err(TdxReason::QeOther.because(self.digest, digest));
         }
+        self.check_current(collateral, now)
+    }
+
+    /// Checks that this was endorsed by `collateral`, and that both hold.
+    ///
+    /// # Errors
+    /// [`TdxReason::QeOther`], or what is out of date.
+    pub fn check_current(&self, collateral: &VerifiedCollateral, now: UnixMillis) -> Result<(), Rejection> {
         if collateral.digest() != self.pck.collateral() {
             return Err(TdxReason::QeOther.because(
                 format_args!("collateral {}", self.pck.collateral()),

@@ -1,5 +1,5 @@
-//! Quotes of Intel's DCAP: version 3 (SGX), 4 and 5 (SGX and TDX). Appendix A of the Intel TDX DCAP Quoting Library API,
-//! and of the Intel SGX ECDSA QuoteLib Reference for version 3.
+//! Quotes of Intel's DCAP: version 3 (SGX), 4 and 5 (SGX and TDX). Appendix A of the Intel TDX DCAP Quoting Library
+//! API, and of the Intel SGX ECDSA QuoteLib Reference for version 3.
 
 use super::TdxReason;
 use super::body::{Body, BodyKind, ENCLAVE_REPORT_BYTES};

@@ -137,6 +137,17 @@ impl<'a> RegisterLog<'a> {
         self.bytes.len().saturating_sub(self.padding)
     }
 
+    /// Refuses a log that extends none of RTMR0 to RTMR3.
+    ///
+    /// # Errors
+    /// [`RtmrReason::Empty`].
+    pub fn check_extends(&self) -> Result<(), Rejection> {
+        if self.extended >> 1 == 0 {
+            return Err(RtmrReason::Empty.because("events of at least one register", "none"));
+        }
+        Ok(())
+    }
+
     /// Refuses data that its digest says was edited.
     ///
     /// # Errors
@@ -289,6 +300,7 @@ pub fn verify_recorded(log: &[u8], quote: &RecordedTdQuote) -> Result<RtmrClaims
 /// As there.
 pub fn verify_registers(log: &[u8], quoted: &[Measurement; RTMRS]) -> Result<RtmrClaims, Rejection> {
     let log = RegisterLog::read(log)?;
+    log.check_extends()?;
     let (mut replayed, mut unexplained) = (BTreeSet::new(), BTreeSet::new());
     for (register, (value, signed)) in (0_u8..).zip(log.values.iter().zip(quoted)) {
         let is_extended = log.extended >> register.saturating_add(1) & 1 == 1;
@@ -303,14 +315,12 @@ pub fn verify_registers(log: &[u8], quoted: &[Measurement; RTMRS]) -> Result<Rtm
             }
         }
     }
-    if replayed.is_empty() {
-        return Err(RtmrReason::Empty.because("events of at least one register", "none"));
-    }
     log.check_data()?;
     let parsed = EventLog::parse(&log.bytes)?;
     let mask = replayed.iter().filter_map(|register| 1_u32.checked_shl(u32::from(*register))).sum();
     let (boot, command_lines) = registers::tell(parsed, mask);
-    let runtime = if replayed.contains(&3) { runtime_events(&parsed) } else { Vec::new() };
+    // A register with events was replayed, or there are no claims.
+    let runtime = runtime_events(&parsed);
     Ok(RtmrClaims { form: log.form, replayed, unexplained, boot, command_lines, runtime })
 }
 
