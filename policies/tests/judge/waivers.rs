@@ -533,6 +533,30 @@ fn b7_policy_refuses_a_generation_and_a_waiver_accepts_it() {
 }
 
 #[test]
+fn b12_a_policy_demands_mitigations_bit_by_bit() {
+    let demands = r#"@id("mitigated") forbid (principal, action, resource) when { context has snp }
+        unless {
+            context.snp has launch_mitigations && context.snp.launch_mitigations.containsAll([0, 2]) &&
+            context.snp has current_mitigations && context.snp.current_mitigations.contains(2)
+        };"#;
+    let policy = policies(&["baseline"], &[("own", demands)]);
+    let decide = |vectors: &[(&'static str, u64)]| {
+        let claims = with_snp(|snp| snp.mitigation_vectors = vectors.iter().copied().collect());
+        codes(&judge(&claims, &golden_both(), &policy))
+    };
+    assert_eq!(decide(&[("launch", 0b101), ("current", 0b100)]), [] as [&str; 0]);
+    for lacking in [
+        &[("launch", 0b100), ("current", 0b100)][..],
+        &[("launch", 0b1000), ("current", u64::MAX)],
+        &[("launch", u64::MAX), ("current", 0b1011)],
+        &[("current", u64::MAX)],
+        &[],
+    ] {
+        assert_eq!(decide(lacking), ["policy.forbidden"], "{lacking:?}");
+    }
+}
+
+#[test]
 fn b7_b11_a_chip_allow_list_admits_no_masked_chip() {
     let allow = format!(
         r#"@id("chips") forbid (principal, action, resource)
