@@ -615,3 +615,21 @@ fn denied_hardware_is_denied_whatever_a_policy_or_waiver_says() {
     let id = denials.denials().next().unwrap().id();
     assert!(denials.get(id).is_some());
 }
+
+proptest::proptest! {
+    /// Hostile text of an operator who can sign, and of one who cannot.
+    #[test]
+    fn hostile_waivers_never_panic(text in "\\PC{0,200}", member in 0usize..6, value in "[\\[\\]{}\":,a-z0-9*]{0,40}") {
+        let members = ["id", "trust_domain", "scope", "accepts", "until", "reason"];
+        let whole = lower_snp().to_string();
+        let changed = with(|waiver| waiver[members[member]] = value.as_str().into()).to_string();
+        let spliced = whole.replacen('"', &value, member + 1);
+        for text in [text, changed, spliced] {
+            let note = sign(&text);
+            let _ = Waiver::open(&note, &key_of("alice", 1)).is_ok();
+            proptest::prop_assert!(Waiver::open(&text, &key_of("alice", 1)).is_err(), "unsigned");
+            let _ = Waiver::from_json(text.as_bytes()).is_ok();
+            let _ = Denial::parse(text.as_bytes()).is_ok();
+        }
+    }
+}
