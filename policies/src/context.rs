@@ -4,6 +4,7 @@ mod confidential;
 
 use alloc::borrow::ToOwned;
 use alloc::collections::BTreeMap;
+use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
@@ -11,7 +12,7 @@ use cedar_policy::{Context, Entities, Entity, EntityId, EntityTypeName, EntityUi
 use countersign_attestation::UnixMillis;
 use countersign_attestation::anchor::{AmdProduct, Assurance};
 use countersign_attestation::claims::{
-    BootClaims, Claims, HexBytes, ImaClaims, KeyAuthorization, PcrHash, Presented, Revocation, SnpClaims,
+    BootClaims, Claims, HexBytes, ImaClaims, KeyAuthorization, PcrHash, Presented, Revocation, SnpClaims, SnpFirmware,
     SnpSigningKey, SnpTcb, TpmKeyClaims, TpmKind,
 };
 use countersign_attestation::evidence::eventlog::claims::{Authority, Labelled, Measured, SecureBoot, Separator};
@@ -299,18 +300,23 @@ impl Vocabulary {
     /// kind shares anything.
     fn independent_of(&self, claims: &Claims) -> Vec<RestrictedExpression> {
         let identity = &claims.tpm.identity;
-        let (amd, intel) = match identity.kind {
-            TpmKind::Discrete | TpmKind::Virtual => (true, true),
-            TpmKind::Firmware => (identity.manufacturer == "INTC", identity.manufacturer == "AMD"),
-            TpmKind::Simulated | TpmKind::Unknown => (false, false),
-        };
-        // The paravisor's vTPM is as good as the report that names its key, whatever its own certificate says.
-        let (amd, intel) = match &claims.paravisor {
-            Presented::NotPresented => (amd, intel),
-            Presented::Verified(paravisor) => match paravisor.hardware {
-                HardwareKind::Snp => (false, intel),
-                HardwareKind::Tdx => (amd, false),
+        let (amd, intel) = match (&claims.paravisor, identity.kind) {
+            // The paravisor's vTPM is as good as the report that names its key, whatever its own certificate says.
+            (Presented::Verified(paravisor), _) => match paravisor.hardware {
+                HardwareKind::Snp => (false, true),
+                HardwareKind::Tdx => (true, false),
             },
+            (Presented::NotPresented, TpmKind::Discrete) => (true, true),
+            (Presented::NotPresented, TpmKind::Firmware) => {
+                (identity.manufacturer == "INTC", identity.manufacturer == "AMD")
+            }
+            // Outside of the guest, with keys that their cloud certifies. Of Azure's it is not said here whether a
+            // paravisor carries them out, inside of the guest.
+            (Presented::NotPresented, TpmKind::Virtual) => {
+                let own = ["GOOG", "AMZN"].contains(&identity.manufacturer.as_str());
+                (own, own)
+            }
+            (Presented::NotPresented, TpmKind::Simulated | TpmKind::Unknown) => (false, false),
         };
         let vendors = [(&self.vendor_amd, amd), (&self.vendor_intel, intel)];
         vendors.into_iter().filter(|(_, independent)| *independent).map(|(uid, _)| entity(uid)).collect()
@@ -448,18 +454,29 @@ impl Vocabulary {
             ("measurement", hexadecimal(&snp.measurement)),
             ("host_data", hexadecimal(&snp.host_data)),
             ("id_key_digest", hexadecimal(&snp.id_key_digest)),
+            ("author_key_en", RestrictedExpression::new_bool(snp.author_key_en)),
             ("author_key_digest", hexadecimal(&snp.author_key_digest)),
             ("family_id", hexadecimal(&snp.family_id)),
             ("image_id", hexadecimal(&snp.image_id)),
             ("reported_tcb", tcb(snp.reported_tcb)?),
             ("committed_tcb", tcb(snp.committed_tcb)?),
             ("launch_tcb", tcb(snp.launch_tcb)?),
+            ("committed_version", firmware(snp.committed_version)?),
             ("policy", bits(&snp.policy_bits)?),
             ("platform_info", bits(&snp.platform_info)?),
         ]);
         match &snp.chip_id {
             Presented::NotPresented => {}
             Presented::Verified(chip_id) => record.push(("chip_id".to_owned(), hexadecimal(chip_id))),
+        }
+        match &snp.csp_id {
+            Presented::NotPresented => {}
+            Presented::Verified(csp_id) => record.push(("csp_id".to_owned(), text(csp_id))),
+        }
+        for (name, vector) in &snp.mitigation_vectors {
+            // One by one: a vector compared as a number would let a high bit stand for a low one.
+            let set: Vec<u8> = (0..64_u8).filter(|bit| vector >> bit & 1 == 1).collect();
+            record.push((format!("{name}_mitigations"), indexes(&set)));
         }
         RestrictedExpression::new_record(record)
     }
@@ -538,6 +555,14 @@ fn judged_record(tally: &ImaTally) -> Built {
     ]))
 }
 
+fn firmware(version: SnpFirmware) -> Built {
+    RestrictedExpression::new_record(pairs([
+        ("major", number(u64::from(version.major))),
+        ("minor", number(u64::from(version.minor))),
+        ("build", number(u64::from(version.build))),
+    ]))
+}
+
 fn bits(bits: &BTreeMap<&'static str, bool>) -> Built {
     RestrictedExpression::new_record(
         bits.iter().map(|(name, set)| ((*name).to_owned(), RestrictedExpression::new_bool(*set))),
@@ -570,6 +595,8 @@ mod tests {
     fn hosts() -> [Claims; 8] {
         let sparse = claims::with_snp(|snp| {
             snp.chip_id = Presented::NotPresented;
+            snp.csp_id = Presented::Verified("CN=cc-us-east-2.amazonaws.com".into());
+            snp.mitigation_vectors = BTreeMap::from([("launch", u64::MAX), ("current", 0)]);
             snp.signing_key = SnpSigningKey::Vlek;
             snp.revocation = Revocation::NotPresented;
             snp.policy_bits.clear();

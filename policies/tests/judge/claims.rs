@@ -8,8 +8,8 @@ use countersign_attestation::UnixMillis;
 use countersign_attestation::anchor::{AmdProduct, Assurance};
 use countersign_attestation::claims::{
     BootClaims, Claims, ClockInfo, CreationClaims, HexBytes, ImaClaims, IntelPlatform, KeyAuthorization,
-    ParavisorClaims, PcrHash, Presented, QeClaims, Revocation, RtmrClaims, SnpClaims, SnpSigningKey, SnpTcb, TdxClaims,
-    TdxModuleClaims, TpmClaims, TpmIdentity, TpmKeyClaims,
+    ParavisorClaims, PcrHash, Presented, QeClaims, Revocation, RtmrClaims, SnpClaims, SnpCpuid, SnpFirmware,
+    SnpSigningKey, SnpTcb, TdxClaims, TdxModuleClaims, TpmClaims, TpmIdentity, TpmKeyClaims,
 };
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::endorsement::intel::{TcbEvaluation, TcbStatus};

@@ -3,7 +3,6 @@
 use countersign_attestation::claims::{
     Claims, HexBytes, KeyAuthorization, Presented, RtmrClaims, TdxClaims, TpmIdentity, TpmKind,
 };
-use countersign_attestation::endorsement::intel::TcbStatus;
 use countersign_attestation::evidence::paravisor::{HardwareKind, Setting};
 use countersign_policies::policy::PolicySet;
 use countersign_policies::reference::{ReferenceManifest, ReferenceSet};
@@ -247,9 +246,9 @@ fn b7_a_vtpm_that_hangs_on_the_same_report_is_no_second_root() {
         "measurement": ["4d".repeat(48)],
     }}))]);
     let policy = policies(&["baseline", "milan-co-root"], &[]);
-    let milan = |kind: TpmKind, hardware: Option<HardwareKind>| {
+    let milan = |identity: TpmIdentity, hardware: Option<HardwareKind>| {
         let mut claims = with_snp(|snp| snp.product = countersign_attestation::anchor::AmdProduct::Milan);
-        claims.tpm.identity = TpmIdentity::unnamed(kind);
+        claims.tpm.identity = identity;
         if let Some(hardware) = hardware {
             let mut paravisor = paravisor_claims();
             paravisor.hardware = hardware;
@@ -257,10 +256,13 @@ fn b7_a_vtpm_that_hangs_on_the_same_report_is_no_second_root() {
         }
         codes(&judge(&claims, &references, &policy))
     };
-    assert_eq!(milan(TpmKind::Virtual, None), [] as [&str; 0], "a cloud's own root");
+    let named = |vendor: &str, model: &str| TpmIdentity::from_attributes(vendor, model, "id:1");
+    assert_eq!(milan(named("GOOG", "vTPM"), None), [] as [&str; 0], "a cloud's own root");
+    assert_eq!(milan(named("MSFT", "vTPM"), None), ["policy.forbidden"], "it may be a paravisor's: not said is not no");
+    assert_eq!(milan(named("VMW", "VMware TPM2"), None), ["policy.forbidden"]);
     for kind in TpmKind::ALL {
         assert_eq!(
-            milan(kind, Some(HardwareKind::Snp)),
+            milan(TpmIdentity::unnamed(kind), Some(HardwareKind::Snp)),
             ["policy.forbidden"],
             "{kind}: the report vouches for its key"
         );
@@ -366,5 +368,11 @@ fn neither_credential_nor_lease_outlives_intels_collateral() {
     assert_eq!(decision.outcome(), granted);
     let ended = with_tdx(|tdx| tdx.valid_until = NOW);
     assert_eq!(codes(&judge(&ended, &golden_domain(), &policies(&STRICT, &[]))), ["policy.claims_expired"]);
-    assert_eq!(tdx_claims().tcb.status, TcbStatus::UpToDate);
+    // Of several collaterals the one that ends first counts.
+    let both = |snp: u64, tdx: u64| {
+        let mut claims = with_tdx(|claims| claims.valid_until = NOW.plus(tdx));
+        claims.snp = with_snp(|claims| claims.valid_until = NOW.plus(snp)).snp;
+        judge(&claims, &golden_domain(), &policies(&STRICT, &[])).outcome()
+    };
+    assert_eq!((both(1000, 2000), both(2000, 1000)), (granted, granted));
 }

@@ -533,6 +533,30 @@ fn b7_policy_refuses_a_generation_and_a_waiver_accepts_it() {
 }
 
 #[test]
+fn b12_a_policy_demands_mitigations_bit_by_bit() {
+    let demands = r#"@id("mitigated") forbid (principal, action, resource) when { context has snp }
+        unless {
+            context.snp has launch_mitigations && context.snp.launch_mitigations.containsAll([0, 2]) &&
+            context.snp has current_mitigations && context.snp.current_mitigations.contains(2)
+        };"#;
+    let policy = policies(&["baseline"], &[("own", demands)]);
+    let decide = |vectors: &[(&'static str, u64)]| {
+        let claims = with_snp(|snp| snp.mitigation_vectors = vectors.iter().copied().collect());
+        codes(&judge(&claims, &golden_both(), &policy))
+    };
+    assert_eq!(decide(&[("launch", 0b101), ("current", 0b100)]), [] as [&str; 0]);
+    for lacking in [
+        &[("launch", 0b100), ("current", 0b100)][..],
+        &[("launch", 0b1000), ("current", u64::MAX)],
+        &[("launch", u64::MAX), ("current", 0b1011)],
+        &[("current", u64::MAX)],
+        &[],
+    ] {
+        assert_eq!(decide(lacking), ["policy.forbidden"], "{lacking:?}");
+    }
+}
+
+#[test]
 fn b7_b11_a_chip_allow_list_admits_no_masked_chip() {
     let allow = format!(
         r#"@id("chips") forbid (principal, action, resource)
@@ -590,4 +614,22 @@ fn denied_hardware_is_denied_whatever_a_policy_or_waiver_says() {
     assert_eq!(codes(&judge_under(&turin, &policy, &WaiverSet::new([]), &denials)), ["instance.denied"]);
     let id = denials.denials().next().unwrap().id();
     assert!(denials.get(id).is_some());
+}
+
+proptest::proptest! {
+    /// Hostile text of an operator who can sign, and of one who cannot.
+    #[test]
+    fn hostile_waivers_never_panic(text in "\\PC{0,200}", member in 0usize..6, value in "[\\[\\]{}\":,a-z0-9*]{0,40}") {
+        let members = ["id", "trust_domain", "scope", "accepts", "until", "reason"];
+        let whole = lower_snp().to_string();
+        let changed = with(|waiver| waiver[members[member]] = value.as_str().into()).to_string();
+        let spliced = whole.replacen('"', &value, member + 1);
+        for text in [text, changed, spliced] {
+            let note = sign(&text);
+            let _ = Waiver::open(&note, &key_of("alice", 1)).is_ok();
+            proptest::prop_assert!(Waiver::open(&text, &key_of("alice", 1)).is_err(), "unsigned");
+            let _ = Waiver::from_json(text.as_bytes()).is_ok();
+            let _ = Denial::parse(text.as_bytes()).is_ok();
+        }
+    }
 }
