@@ -188,8 +188,8 @@ pub struct RunArgs {
     /// Log of the trust domain's firmware (CCEL), on TDX.
     #[arg(long, env = "COUNTERSIGN_CCEL", value_name = "FILE", default_value = tdx::CCEL)]
     pub ccel: PathBuf,
-    /// The TPM is a paravisor's, which vouches for it with a report of the hardware: --snp-vek on SEV-SNP, --td-quote on
-    /// TDX.
+    /// The TPM is a paravisor's, which vouches for it with a report of the hardware: --snp-vek on SEV-SNP, --td-quote
+    /// on TDX.
     #[arg(long, value_enum, value_name = "KIND")]
     pub paravisor: Option<ParavisorKind>,
     /// Quote of the TDREPORT in the paravisor's report; it does not change while the VM runs.

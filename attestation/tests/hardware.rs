@@ -1,5 +1,7 @@
 //! Bundles of trust domains, and of hosts whose TPM is a paravisor's: what binds the parts to each other.
 
+#![expect(clippy::expect_used, reason = "helpers of tests")]
+
 use countersign_attestation::anchor::{AmdProduct, Assurance, TrustAnchors};
 use countersign_attestation::binder::{Binder, Role};
 use countersign_attestation::claims::{Claims, PcrHash, TpmIdentity};

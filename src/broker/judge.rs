@@ -276,7 +276,7 @@ impl Case<'_> {
         Ok(claims)
     }
 
-    /// Intel's newest collateral of the platform that `quote` says it is of, and its quoting enclave where that is kept.
+    /// Intel's newest collateral of the platform that `quote` says it is of, and its quoting enclave where it is kept.
     fn intel(&self, quote: &[u8]) -> Result<Intel, Rejection> {
         let (governance, now) = (self.governance, self.inputs.at);
         let parsed = Quote::parse(quote)?;

@@ -1,5 +1,5 @@
-//! Intel's collateral as it lies on disk: for each family of platforms and CA of PCKs, the documents and lists that DCAP
-//! hands to a verifier, exactly as they were fetched.
+//! Intel's collateral as it lies on disk: for each family of platforms and CA of PCKs, the documents and lists that
+//! DCAP hands to a verifier, exactly as they were fetched.
 
 use countersign_attestation::anchor::IntelAnchor;
 use countersign_attestation::claims::HexBytes;

@@ -67,7 +67,8 @@ pub fn install_shipped_anchors(data: &DataDir) -> Result<(), ConfigError> {
 /// `anchors/amd-simulated/<product>/…` with class simulated; `anchors/tpm/<class>/<vendor>/root*.{pem,der}`, with the
 /// intermediates that may lead to these beside them; `anchors/ak/<class>/<vendor>/` likewise for AK certificates;
 /// `anchors/intel/root*.der` with class hardware and `anchors/intel-simulated/root*.der` with class simulated;
-/// `collateral/amd/*.crl`; `collateral/intel/*.json`, [`IntelDocuments`]; `collateral/tpm/denied.json`, a [`TpmDenials`].
+/// `collateral/amd/*.crl`; `collateral/intel/*.json`, [`IntelDocuments`]; `collateral/tpm/denied.json`, a
+/// [`TpmDenials`].
 ///
 /// # Errors
 /// [`ConfigError`] when a file is unreadable or no anchor at all is pinned: an empty set would only ever deny.

@@ -1,5 +1,5 @@
-//! An operator's exceptions by the command line: a waiver that is signed on the operator's machine, and hardware that is
-//! no longer believed.
+//! An operator's exceptions by the command line: a waiver that is signed on the operator's machine, and hardware that
+//! is no longer believed.
 
 use std::fs;
 

@@ -414,6 +414,12 @@ impl IntelSimulator {
         Profile::new(0, "Intel SGX Root CA", self.root.point(), authority_extensions(1))
     }
 
+    /// What the root says of the platform CA.
+    #[must_use]
+    pub fn platform_ca_profile(&self) -> Profile {
+        Profile::new(1, "Intel SGX PCK Platform CA", self.platform_ca.point(), authority_extensions(0))
+    }
+
     /// The PCK's chain, leaf first.
     #[must_use]
     pub fn pck_chain(&self) -> String {

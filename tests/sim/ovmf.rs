@@ -7,7 +7,13 @@
     unreachable_pub,
     reason = "files that include it differ in what they use"
 )]
-#![allow(clippy::as_conversions, clippy::indexing_slicing, clippy::arithmetic_side_effects, reason = "test code")]
+#![allow(
+    clippy::as_conversions,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::arithmetic_side_effects,
+    reason = "test code"
+)]
 #![allow(missing_docs, missing_debug_implementations, reason = "likewise")]
 
 pub const FOOTER: &str = "de82b596b21ff745baeaa366c55a082d";

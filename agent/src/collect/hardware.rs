@@ -1,4 +1,4 @@
-//! What the confidential VM below this agent proves, where it is one: by itself, or by the paravisor that its TPM is of.
+//! What the confidential VM below this agent proves, where it is one: by itself, or by the paravisor whose TPM it has.
 
 use std::path::{Path, PathBuf};
 
@@ -82,8 +82,8 @@ impl HardwareSource {
         }
     }
 
-    /// The proofs over `report_data`; none when this machine is no confidential VM. Whether a host may attest without is
-    /// for the broker's policy to say.
+    /// The proofs over `report_data`; none when this machine is no confidential VM. Whether a host may attest without
+    /// is for the broker's policy to say.
     ///
     /// # Errors
     /// [`HardwareError`]: a confidential VM whose report cannot be had does not attest as if it were none.
@@ -101,12 +101,12 @@ impl HardwareSource {
 
 fn from_guest(configfs: &Path, snp: &SnpSource, report_data: &[u8; 64]) -> Result<Hardware, HardwareError> {
     if !configfs.is_dir() {
-        return Ok(Hardware { snp: snp.from_device(report_data)?, ..Hardware::default() });
+        return Ok(Hardware { snp: snp.ask_device(report_data)?, ..Hardware::default() });
     }
     let entry = ConfigfsEntry::create(configfs)?;
     let provider = entry.text("provider")?;
     match provider.as_str() {
-        "sev_guest" => Ok(Hardware { snp: Some(snp.from_configfs(&entry, report_data)?), ..Hardware::default() }),
+        "sev_guest" => Ok(Hardware { snp: Some(snp.ask_configfs(&entry, report_data)?), ..Hardware::default() }),
         "tdx_guest" => {
             let tdx = TdxEvidence { quote: TdxSource::quote(&entry, report_data)?, ccel: None };
             Ok(Hardware { tdx: Some(tdx), ..Hardware::default() })

@@ -62,7 +62,7 @@ impl SnpSource {
     }
 
     /// The report over `report_data` that a configfs-tsm entry gives.
-    pub(super) fn from_configfs(
+    pub(super) fn ask_configfs(
         &self,
         entry: &dyn ReportEntry,
         report_data: &[u8; 64],
@@ -72,7 +72,7 @@ impl SnpSource {
     }
 
     /// The report over `report_data` by the device of older kernels; `None` when this machine is not an SNP guest.
-    pub(super) fn from_device(&self, report_data: &[u8; 64]) -> Result<Option<SnpEvidence>, SnpError> {
+    pub(super) fn ask_device(&self, report_data: &[u8; 64]) -> Result<Option<SnpEvidence>, SnpError> {
         if !self.device.exists() {
             return Ok(None);
         }

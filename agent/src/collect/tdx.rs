@@ -9,8 +9,8 @@ use crate::collect::tsm::{Auxblob, ReportEntry, TsmError};
 /// Where Linux exports the CC event log of the firmware (UEFI 2.10, 38.4.1).
 pub const CCEL: &str = "/sys/firmware/acpi/tables/data/CCEL";
 
-/// Where REPORTDATA is in a quote of version 4: behind header and the fields of TDREPORT before it; in version 5, behind
-/// body type and size too.
+/// Where REPORTDATA is in a quote of version 4: behind header and the fields of TDREPORT before it; in version 5,
+/// behind body type and size too.
 const REPORT_DATA: [(u16, usize); 2] = [(4, 48 + 520), (5, 48 + 6 + 520)];
 
 /// Why there is no quote although this is a trust domain.

@@ -1,6 +1,6 @@
 //! What the demo's machine measures when it boots, into the TPM and into the event log beside it, as firmware, boot
-//! loader and stub of a unified kernel image do (TCG PC Client Platform Firmware Profile 1.06, 10; UAPI Group, Linux TPM
-//! PCR Registry). The images behind the digests are names only: nothing here boots.
+//! loader and stub of a unified kernel image do (TCG PC Client Platform Firmware Profile 1.06, 10; UAPI Group, Linux
+//! TPM PCR Registry). The images behind the digests are names only: nothing here boots.
 
 use countersign_attestation::digest::Sha256Digest;
 

@@ -59,9 +59,8 @@ pub fn judge_report(files: CaseFiles<'_>, now: UnixMillis) -> Result<Judgement, 
     });
     match judged {
         Ok((vek, claims)) => {
-            let mut said = serde_json::to_value(&claims)?;
-            said["details"] = details(&report, &claims, &vek);
-            Ok(Judgement::Accepted(said))
+            let details = details(&report, &claims, &vek);
+            Ok(Judgement::Accepted(with(serde_json::to_value(&claims)?, "details", details)))
         }
         Err(rejection) => Ok(Judgement::Rejected(rejection)),
     }
@@ -127,12 +126,21 @@ pub(super) fn details(report: &[u8], claims: &SnpClaims, vek: &VerifiedVek) -> V
     if let Presented::Verified(cpuid) = claims.cpuid {
         let SnpCpuid { family, model, stepping } = cpuid;
         let hex = |number: u8| format!("{number:#x}");
-        details["cpuid"] = json!({ "family": hex(family), "model": hex(model), "stepping": hex(stepping) });
+        let cpuid = json!({ "family": hex(family), "model": hex(model), "stepping": hex(stepping) });
+        details = with(details, "cpuid", cpuid);
     }
     for (name, vector) in &claims.mitigation_vectors {
-        details[format!("{name}_mit_vector")] = json!(hex::encode(vector.to_le_bytes()));
+        details = with(details, &format!("{name}_mit_vector"), json!(hex::encode(vector.to_le_bytes())));
     }
     details
+}
+
+/// The object with one member more.
+fn with(mut object: Value, name: &str, member: Value) -> Value {
+    if let Some(members) = object.as_object_mut() {
+        members.insert(name.to_owned(), member);
+    }
+    object
 }
 
 /// A big-endian word, as the specification writes it.
@@ -159,11 +167,8 @@ fn policy_bits(claims: &SnpClaims) -> Value {
 
 fn tcb(tcb: SnpTcb) -> Value {
     let SnpTcb { fmc, bootloader, tee, snp, microcode } = tcb;
-    let mut components = json!({ "bl": bootloader, "tee": tee, "snp": snp, "ucode": microcode });
-    if let Some(fmc) = fmc {
-        components["fmc"] = json!(fmc);
-    }
-    components
+    let components = json!({ "bl": bootloader, "tee": tee, "snp": snp, "ucode": microcode });
+    fmc.map_or(components.clone(), |fmc| with(components, "fmc", json!(fmc)))
 }
 
 /// Judges an ASK or ASVK, or both, under the root of its case.

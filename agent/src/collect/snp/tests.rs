@@ -64,7 +64,7 @@ fn source(vek: Option<PathBuf>) -> SnpSource {
 fn a_report_comes_with_the_certificate_of_its_signing_key() {
     let vcek = *b"\x63\xda\x75\x8d\xe6\x64\x45\x64\xad\xc5\xf4\xb9\x3b\xe8\xac\xcd";
     let kernel = Kernel::new(0, table(&[(vcek, b"certificate")]));
-    let evidence = source(None).from_configfs(&kernel, &[7; 64]).unwrap();
+    let evidence = source(None).ask_configfs(&kernel, &[7; 64]).unwrap();
     assert_eq!((evidence.report.len(), &*evidence.vek), (1184, &b"certificate"[..]));
 }
 

@@ -155,7 +155,7 @@ pub fn verify(
 ) -> Result<TdxClaims, Rejection> {
     let quote = Quote::parse(quote)?;
     let pck = collateral.endorse_pck(quote.pck_chain()?, now)?;
-    warm(&quote, &pck, collateral, report_data, now)
+    warm(&quote, &pck, collateral, report_data)
 }
 
 /// [`verify`] with the PCK of the very chain in the quote, endorsed before by the same collateral: two P-256
@@ -172,17 +172,16 @@ pub fn verify_warm(
 ) -> Result<TdxClaims, Rejection> {
     let quote = Quote::parse(quote)?;
     check_pck(&quote, pck, collateral, now)?;
-    warm(&quote, pck, collateral, report_data, now)
+    warm(&quote, pck, collateral, report_data)
 }
 
+/// What is left when PCK and collateral were found to hold now.
 fn warm(
     quote: &Quote<'_>,
     pck: &VerifiedPck,
     collateral: &VerifiedCollateral,
     report_data: ReportDataExpectation<'_>,
-    now: UnixMillis,
 ) -> Result<TdxClaims, Rejection> {
-    collateral.check_current(now)?;
     let qe = Qe::check(quote, pck)?;
     let signed = Verified::read(qe.verify(quote)?, Signed::read)?;
     let grounds = Grounds { pck, collateral, qe: &qe.report, auth_data_bytes: qe.auth_data_bytes };

@@ -118,6 +118,10 @@ fn sgx_quotes_become_claims_by_the_same_machinery() {
     let td = intel.quote(QuoteKind::Td4, &[7; 64]);
     assert_eq!(code(sgx::verify(&td, &current(&intel), Recorded, NOW)), Err("tdx.tee"));
     assert_eq!(code(judge(&collateral, &td)), Err("intel.kind"), "collateral of SGX for a trust domain");
+    let info_of_sgx = |profile: &mut CollateralProfile| profile.tcb_info = crate::sim_intel::tcb_info(false);
+    let identity_of_sgx = |profile: &mut CollateralProfile| profile.qe_identity = crate::sim_intel::qe_identity(false);
+    assert_eq!(code(under(&intel, info_of_sgx)), Err("intel.kind"));
+    assert_eq!(code(under(&intel, identity_of_sgx)), Err("intel.kind"));
     let enclave = intel.quote(QuoteKind::Sgx4, &[7; 64]);
     assert_eq!(code(sgx::verify(&enclave, &current(&intel), Recorded, NOW)), Err("intel.kind"));
 }
@@ -196,6 +200,9 @@ fn a_pck_kept_of_a_shorter_life_ends_the_hot_path_too() {
     assert_eq!(qe.valid_until(), end);
     let at = |now| code(tdx::verify_hot(&quote, &qe, &collateral, Recorded, now));
     assert_eq!((at(end), at(UnixMillis(end.0 + 1))), (Ok(()), Err("intel.expired")));
+    let pck = pck_of(&collateral, &quote);
+    let warm = |now| code(tdx::verify_warm(&quote, &pck, &collateral, Recorded, now));
+    assert_eq!((warm(end), warm(UnixMillis(end.0 + 1))), (Ok(()), Err("intel.expired")));
 }
 
 #[test]
@@ -331,6 +338,14 @@ fn c2_a_tcb_has_sixteen_components() {
             _ if COMPONENTS[at] == 0 => assert_eq!(verdict, Ok(TcbStatus::UpToDate), "255 is more than enough"),
             _ => assert_eq!(code(verdict), Err("intel.tcb.none"), "component {at}"),
         }
+    }
+    for (pce_svn, expected) in [(11, Ok(())), (10, Err("intel.tcb.revoked")), (4, Err("intel.tcb.none"))] {
+        let pck = intel.pck_with(&intel.platform_ca, |profile| {
+            let last = profile.extensions.len() - 1;
+            profile.extensions[last] = sgx_extension(COMPONENTS, pce_svn);
+        });
+        let chain = pem(&[&pck, &intel.platform_ca_der, &intel.root_der]).into_bytes();
+        assert_eq!(code(quoted(&intel, QuoteKind::Td4, |profile| profile.chain = chain)), expected, "PCESVN {pce_svn}");
     }
 }
 
@@ -503,6 +518,8 @@ fn d2_laxities_of_others_are_none_of_ours() {
     let pce =
         |profile: &mut CollateralProfile| replace(&mut profile.tcb_info, r#""pceId":"0000""#, r#""pceId":"0001""#);
     assert_eq!(code(under(&intel, pce)), Err("intel.platform"));
+    let family = |profile: &mut CollateralProfile| replace(&mut profile.tcb_info, "50806F00AA00", "50806F00AB00");
+    assert_eq!(code(under(&intel, family)), Err("intel.platform"));
     let version = |profile: &mut CollateralProfile| replace(&mut profile.tcb_info, r#""version":3"#, r#""version":4"#);
     assert_eq!(code(under(&intel, version)), Err("intel.schema"));
     let future = |profile: &mut CollateralProfile| profile.this_update = "270101000000Z".into();
@@ -555,6 +572,18 @@ fn revoked_expired_and_foreign_certificates_are_refused() {
         let authority = |profile: &mut CollateralProfile| profile.revoked_authorities.push(vec![1, 0, serial]);
         assert_eq!(code(under(&intel, authority)), Err("intel.ca.revoked"), "root, platform CA, signer");
     }
+    // Another certificate of the CA's key, which a quote still carries.
+    let earlier = {
+        let mut profile = intel.platform_ca_profile();
+        profile.serial = vec![1, 0, 7];
+        intel.root.issue(&profile)
+    };
+    let chain = pem(&[&intel.pck.der, &earlier, &intel.root_der]).into_bytes();
+    let quote = intel.quote_with(QuoteKind::Td4, |profile| profile.chain = chain);
+    let on_list = |profile: &mut CollateralProfile| profile.revoked_authorities.push(vec![1, 0, 7]);
+    let on_list = endorse(&intel, &intel.collateral_with(on_list)).expect("collateral");
+    assert_eq!(code(judge(&current(&intel), &quote)), Ok(()));
+    assert_eq!(code(judge(&on_list, &quote)), Err("intel.ca.revoked"));
     let expired = |profile: &mut CollateralProfile| profile.next_update = "260101000000Z".into();
     assert_eq!(code(under(&intel, expired)), Err("x509.crl.expired"));
     type Change = &'static dyn Fn(&mut crate::sim_intel::Profile);
@@ -629,6 +658,10 @@ fn collateral_holds_from_its_issue_to_its_update() {
         let of_info = under(&intel, |profile| replace(&mut profile.tcb_info, from, to));
         let of_identity = under(&intel, |profile| replace(&mut profile.qe_identity, from, to));
         assert_eq!((code(of_info), code(of_identity)), (expected, expected), "{to}");
+        let info = intel.collateral_with(|profile| replace(&mut profile.tcb_info, from, to));
+        let identity = intel.collateral_with(|profile| replace(&mut profile.qe_identity, from, to));
+        let endorsed = (code(endorse(&intel, &info)), code(endorse(&intel, &identity)));
+        assert_eq!(endorsed, (expected, expected), "{to}: before there is a quote");
     }
     let collateral = current(&intel);
     assert_eq!(collateral.valid_until(), END);
