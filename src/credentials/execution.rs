@@ -118,41 +118,62 @@ impl Issuer {
 
 fn submodules(proven: Proven<'_>) -> BTreeMap<String, Submodule> {
     let Proven { claims, waivers } = proven;
+    let tpm = match claims.tpm.assurance {
+        Assurance::Hardware => AFFIRMING,
+        Assurance::Simulated => WARNING,
+    };
+    let mut submodules = BTreeMap::from([("tpm", tpm)]);
+    match &claims.snp {
+        Presented::NotPresented => {}
+        Presented::Verified(snp) => drop(submodules.insert("snp", processor(snp.assurance, waivers))),
+    }
+    match &claims.tdx {
+        Presented::NotPresented => {}
+        Presented::Verified(tdx) => drop(submodules.insert("tdx", platform(tdx.assurance, tdx.tcb.status, waivers))),
+    }
+    match &claims.paravisor {
+        Presented::NotPresented => {}
+        Presented::Verified(paravisor) => {
+            submodules.insert("paravisor", processor(paravisor.assurance, waivers));
+        }
+    }
     let vector = |hardware| TrustVector {
         instance_identity: Some(AFFIRMING),
         executables: Some(AFFIRMING),
         hardware: Some(hardware),
         ..TrustVector::default()
     };
-    let tpm = match claims.tpm.assurance {
-        Assurance::Hardware => AFFIRMING,
-        Assurance::Simulated => WARNING,
-    };
-    // What is waived is the processor's: its TCB, its generation.
-    let processor = |assurance| match assurance {
+    submodules.into_iter().map(|(name, hardware)| (name.to_owned(), Submodule::new(vector(hardware)))).collect()
+}
+
+/// What is waived is the processor's: its TCB, its generation.
+fn processor(assurance: Assurance, waivers: &[WaiverUse]) -> i8 {
+    match assurance {
         Assurance::Hardware if waivers.is_empty() => AFFIRMING,
         Assurance::Hardware | Assurance::Simulated => WARNING,
-    };
-    let mut submodules = BTreeMap::from([("tpm".to_owned(), Submodule::new(vector(tpm)))]);
-    match &claims.snp {
-        Presented::NotPresented => {}
-        Presented::Verified(snp) => {
-            submodules.insert("snp".to_owned(), Submodule::new(vector(processor(snp.assurance))));
+    }
+}
+
+/// A processor of which Intel says this.
+fn platform(assurance: Assurance, status: TcbStatus, waivers: &[WaiverUse]) -> i8 {
+    if status == TcbStatus::UpToDate { processor(assurance, waivers) } else { WARNING }
+}
+
+#[cfg(test)]
+mod tests {
+    use countersign_attestation::anchor::Assurance;
+    use countersign_attestation::endorsement::intel::TcbStatus;
+
+    use super::{AFFIRMING, WARNING, platform, processor};
+
+    #[test]
+    fn only_hardware_that_is_up_to_date_is_affirmed() {
+        assert_eq!(processor(Assurance::Hardware, &[]), AFFIRMING);
+        assert_eq!(processor(Assurance::Simulated, &[]), WARNING);
+        for status in TcbStatus::ALL {
+            let expected = if status == TcbStatus::UpToDate { AFFIRMING } else { WARNING };
+            assert_eq!(platform(Assurance::Hardware, status, &[]), expected, "{status:?}");
+            assert_eq!(platform(Assurance::Simulated, status, &[]), WARNING, "{status:?}");
         }
     }
-    match &claims.tdx {
-        Presented::NotPresented => {}
-        Presented::Verified(tdx) => {
-            let current = tdx.tcb.status == TcbStatus::UpToDate;
-            let hardware = if current { processor(tdx.assurance) } else { WARNING };
-            submodules.insert("tdx".to_owned(), Submodule::new(vector(hardware)));
-        }
-    }
-    match &claims.paravisor {
-        Presented::NotPresented => {}
-        Presented::Verified(paravisor) => {
-            submodules.insert("paravisor".to_owned(), Submodule::new(vector(processor(paravisor.assurance))));
-        }
-    }
-    submodules
 }

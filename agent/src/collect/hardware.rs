@@ -103,7 +103,7 @@ fn from_guest(configfs: &Path, snp: &SnpSource, report_data: &[u8; 64]) -> Resul
     if !configfs.is_dir() {
         return Ok(Hardware { snp: snp.ask_device(report_data)?, ..Hardware::default() });
     }
-    let entry = ConfigfsEntry::create(configfs)?;
+    let Some(entry) = ConfigfsEntry::create(configfs)? else { return Ok(Hardware::default()) };
     let provider = entry.text("provider")?;
     match provider.as_str() {
         "sev_guest" => Ok(Hardware { snp: Some(snp.ask_configfs(&entry, report_data)?), ..Hardware::default() }),

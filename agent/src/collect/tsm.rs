@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 /// Attempts while another process uses the same report entry.
 const GENERATION_ATTEMPTS: usize = 3;
+/// ENXIO.
+const NO_PROVIDER: i32 = 6;
 
 /// Why there is no report.
 #[derive(Debug, thiserror::Error)]
@@ -91,13 +93,20 @@ pub(super) struct ConfigfsEntry {
 }
 
 impl ConfigfsEntry {
-    pub(super) fn create(root: &Path) -> Result<Self, TsmError> {
+    /// A new entry; `None` where the kernel could hand out reports and no confidential VM is around it.
+    pub(super) fn create(root: &Path) -> Result<Option<Self>, TsmError> {
         let path = root.join(format!("countersign-{}", std::process::id()));
-        match fs::create_dir(&path) {
+        let made = fs::create_dir(&path);
+        Self::made(path, made)
+    }
+
+    fn made(path: PathBuf, made: io::Result<()>) -> Result<Option<Self>, TsmError> {
+        match made {
+            Err(error) if error.raw_os_error() == Some(NO_PROVIDER) => Ok(None),
             // Left behind by an agent that was killed and had our process id.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(Self { path }),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(Some(Self { path })),
             Err(error) => Err(TsmError::Io { action: "create", path, error }),
-            Ok(()) => Ok(Self { path }),
+            Ok(()) => Ok(Some(Self { path })),
         }
     }
 }
@@ -127,5 +136,25 @@ impl ReportEntry for ConfigfsEntry {
         // One write(2): configfs takes a binary attribute whole.
         let written = file.and_then(|mut file| io::Write::write_all(&mut file, value));
         written.map_err(|error| TsmError::Io { action: "write", path, error })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::{ConfigfsEntry, TsmError};
+
+    #[test]
+    fn only_a_kernel_without_a_confidential_vm_has_no_entries() {
+        let folder = tempfile::tempdir().unwrap();
+        let made = |result| ConfigfsEntry::made(folder.path().join("entry"), result);
+        let failed = |number| made(Err(io::Error::from_raw_os_error(number)));
+        assert!(failed(6).unwrap().is_none(), "ENXIO");
+        for number in [1, 2, 12, 13, 19, 30] {
+            assert!(matches!(failed(number), Err(TsmError::Io { action: "create", .. })), "{number}");
+        }
+        assert!(failed(17).unwrap().is_some(), "EEXIST");
+        assert!(made(Ok(())).unwrap().is_some());
     }
 }
