@@ -7,6 +7,7 @@ use std::sync::Arc;
 use countersign_attestation::UnixMillis;
 use countersign_attestation::anchor::Assurance;
 use countersign_attestation::claims::{Claims, Presented};
+use countersign_attestation::endorsement::intel::TcbStatus;
 use countersign_attestation::protocol::IssuedCredential;
 use countersign_attestation::result::ear::{
     self, Confirmation, Ear, StatusClaim, StatusReference, Submodule, TrustVector, VerifierId,
@@ -23,7 +24,7 @@ use crate::trust::state::split_index;
 
 /// AR4SI, 2.3.3: recognized and affirmed.
 const AFFIRMING: i8 = 2;
-/// AR4SI, 2.3.3: a warning; here, hardware that is a stand-in or stands on a waiver.
+/// AR4SI, 2.3.3: a warning; here, hardware that is a stand-in, stands on a waiver, or is not up to date.
 const WARNING: i8 = 32;
 
 /// What a grant was made on.
@@ -137,6 +138,20 @@ fn submodules(proven: Proven<'_>) -> BTreeMap<String, Submodule> {
         Presented::NotPresented => {}
         Presented::Verified(snp) => {
             submodules.insert("snp".to_owned(), Submodule::new(vector(processor(snp.assurance))));
+        }
+    }
+    match &claims.tdx {
+        Presented::NotPresented => {}
+        Presented::Verified(tdx) => {
+            let current = tdx.tcb.status == TcbStatus::UpToDate;
+            let hardware = if current { processor(tdx.assurance) } else { WARNING };
+            submodules.insert("tdx".to_owned(), Submodule::new(vector(hardware)));
+        }
+    }
+    match &claims.paravisor {
+        Presented::NotPresented => {}
+        Presented::Verified(paravisor) => {
+            submodules.insert("paravisor".to_owned(), Submodule::new(vector(processor(paravisor.assurance))));
         }
     }
     submodules

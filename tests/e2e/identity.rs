@@ -15,7 +15,7 @@ use crate::sim_host::{SimHost, anchor, register_golden};
 use crate::tpm::{AkKind, SimManufacturer, SimTpm};
 
 /// A fleet that pins one maker for EKs and another for AKs.
-fn fleet(folder: &tempfile::TempDir, eks: &SimManufacturer, aks: &SimManufacturer) -> Fleet {
+pub(crate) fn fleet(folder: &tempfile::TempDir, eks: &SimManufacturer, aks: &SimManufacturer) -> Fleet {
     let mut fleet = Fleet::start(&[anchor(eks, folder.path())]);
     let pinned = fleet.data().join("anchors/ak/simulated/cloud");
     fs::create_dir_all(&pinned).unwrap();
@@ -192,7 +192,12 @@ fn a17_a_denied_ek_neither_enrols_nor_attests_and_firmware_has_a_floor() {
 const ATTESTING: &str = "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|noda|restricted|sign";
 
 /// A primary key of this algorithm kept at `handle`; its `SubjectPublicKeyInfo`, and the template it was made of.
-fn persist(machine: &Machine, folder: &std::path::Path, algorithm: &str, handle: &str) -> (Vec<u8>, Vec<u8>) {
+pub(crate) fn persist(
+    machine: &Machine,
+    folder: &std::path::Path,
+    algorithm: &str,
+    handle: &str,
+) -> (Vec<u8>, Vec<u8>) {
     let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
     let tool = |name: &str, args: &[&str]| {
         let output = machine.tpm.tool(name, args);
@@ -208,7 +213,7 @@ fn persist(machine: &Machine, folder: &std::path::Path, algorithm: &str, handle:
     (fs::read(public).unwrap(), fs::read(template).unwrap())
 }
 
-fn ak_certificate_of(maker: &SimManufacturer, spki: &[u8]) -> Vec<u8> {
+pub(crate) fn ak_certificate_of(maker: &SimManufacturer, spki: &[u8]) -> Vec<u8> {
     maker.certificate(spki, |params| {
         params.key_usages = vec![rcgen::KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::Other(vec![2, 23, 133, 8, 3])];
@@ -216,13 +221,13 @@ fn ak_certificate_of(maker: &SimManufacturer, spki: &[u8]) -> Vec<u8> {
 }
 
 /// Registers what the agent says of its certified key, and enrols; exit code and what was said.
-fn enroll_with(machine: &Machine, fleet: &Fleet, key: &[&str]) -> (Option<i32>, String) {
+pub(crate) fn enroll_with(machine: &Machine, fleet: &Fleet, id: &str, key: &[&str]) -> (Option<i32>, String) {
     let identity = machine.agent(&["identity", "--output", "json"]).args(key).output().unwrap();
     let said = String::from_utf8_lossy(&identity.stderr).into_owned();
     let Ok(identity) = serde_json::from_slice::<Value>(&identity.stdout) else { return (identity.status.code(), said) };
     let fingerprint = identity["fingerprint"].as_str().unwrap();
-    fleet.operator_ok(&["hosts", "add", "host-a", "--ek-sha256", fingerprint]);
-    let mut agent = machine.agent(&["enroll", "--host", "host-a", "--broker", &fleet.url(), "--broker-ca"]);
+    fleet.operator_ok(&["hosts", "add", id, "--ek-sha256", fingerprint]);
+    let mut agent = machine.agent(&["enroll", "--host", id, "--broker", &fleet.url(), "--broker-ca"]);
     let output = agent.arg(fleet.broker_ca()).args(key).output().unwrap();
     (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
 }
@@ -240,7 +245,7 @@ fn a7_an_agent_enrols_by_the_ak_that_its_cloud_certified() {
     machine.tpm.store(0x01c1_0000, &[certificate.as_slice(), &[0; 200]].concat());
     machine.tpm.store(0x01c1_0001, &template);
     let made = ["--ak-handle", "0x8101000a", "--ak-certificate-nv", "0x01c10000", "--ak-template-nv", "0x01c10001"];
-    let (code, said) = enroll_with(&machine, &fleet, &made);
+    let (code, said) = enroll_with(&machine, &fleet, "host-a", &made);
     assert_eq!(code, Some(0), "{said}");
     let enrolled = &shown(&fleet, "host-a")["enrolled"];
     assert_eq!(enrolled["endorsed_by"], "ak_certificate");
@@ -268,10 +273,10 @@ fn a7_a_certificate_of_another_key_is_not_offered() {
     let other = folder.path().join("other.der");
     fs::write(&other, ak_certificate_of(&clouds, &spki(SimTpm::new(AkKind::P256).ak_public()))).unwrap();
     let key = ["--ak-handle", "0x81000003", "--ak-certificate", other.to_str().unwrap()];
-    let (code, said) = enroll_with(&machine, &fleet, &key);
+    let (code, said) = enroll_with(&machine, &fleet, "host-a", &key);
     assert!(code == Some(1) && said.contains("a certificate of another key"), "{code:?} {said}");
     let nowhere = ["--ak-handle", "0x81000004", "--ak-certificate", other.to_str().unwrap()];
-    let (code, said) = enroll_with(&machine, &fleet, &nowhere);
+    let (code, said) = enroll_with(&machine, &fleet, "host-a", &nowhere);
     assert!(code == Some(1) && said.contains("find the key at a persistent handle"), "{code:?} {said}");
     let alone = machine.agent(&["identity", "--ak-handle", "0x81000003"]).output().unwrap();
     assert!(String::from_utf8_lossy(&alone.stderr).contains("--ak-certificate"), "{alone:?}");
@@ -287,7 +292,7 @@ fn a7_an_agent_enrols_by_the_initial_attestation_key_of_its_maker() {
     let certificate = folder.path().join("iak.der");
     fs::write(&certificate, ak_certificate_of(&makers, &spki)).unwrap();
     let key = ["--iak-handle", "0x81090000", "--iak-certificate", certificate.to_str().unwrap()];
-    let (code, said) = enroll_with(&machine, &fleet, &key);
+    let (code, said) = enroll_with(&machine, &fleet, "host-a", &key);
     assert_eq!(code, Some(0), "{said}");
     assert_eq!(shown(&fleet, "host-a")["enrolled"]["endorsed_by"], "initial_attestation_key");
     assert_eq!(machine.attest_once().0, Some(3));

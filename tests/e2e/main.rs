@@ -2,6 +2,8 @@
 //! Every server has a free loopback port and ends with its test.
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test that cannot go on fails")]
 
+#[path = "../sim/amd.rs"]
+mod amd;
 mod bad_input;
 mod client;
 mod crash;
@@ -10,9 +12,13 @@ mod exceptions;
 #[path = "../sim/firmware.rs"]
 mod firmware;
 mod fleet;
+#[path = "../sim/hcl.rs"]
+mod hcl;
 mod identity;
 #[path = "../sim/ima.rs"]
 mod ima;
+#[path = "../sim/intel.rs"]
+mod intel;
 #[path = "../sim/kernel.rs"]
 mod kernel;
 mod lapse;
@@ -26,5 +32,6 @@ mod story;
 #[expect(dead_code, reason = "shared with other tests, each uses a part")]
 #[path = "../sim/swtpm.rs"]
 mod swtpm;
+mod tdx;
 #[path = "../sim/tpm.rs"]
 mod tpm;

@@ -25,6 +25,9 @@ pub(crate) fn anchor(maker: &SimManufacturer, folder: &Path) -> PathBuf {
     path
 }
 
+/// Adds to a bundle what the hardware reports over a binder.
+pub(crate) type Reports = Box<dyn Fn(&[u8; 64], &mut Bundle) + Send + Sync>;
+
 pub(crate) struct SimHost {
     pub(crate) id: String,
     pub(crate) tpm: SimTpm,
@@ -33,6 +36,8 @@ pub(crate) struct SimHost {
     /// certificate.pem and key.pem of the channel.
     pub(crate) folder: PathBuf,
     key: CredentialKey,
+    /// The confidential VM that the host is, if it is one.
+    pub(crate) hardware: Option<Reports>,
     /// The secrets that were activated, for those who look for them where they must not be.
     pub(crate) secrets: Vec<Vec<u8>>,
 }
@@ -46,7 +51,8 @@ impl SimHost {
         fs::create_dir_all(&folder).unwrap();
         let (channel, key) = (CredentialKey::new(), CredentialKey::new());
         fs::write(folder.join("key.pem"), pem("PRIVATE KEY", &channel.pkcs8())).unwrap();
-        Self { id: id.to_owned(), tpm, ek_certificate, channel, folder, key, secrets: Vec::new() }
+        let (id, secrets) = (id.to_owned(), Vec::new());
+        Self { id, tpm, ek_certificate, channel, folder, key, hardware: None, secrets }
     }
 
     /// A machine that is registered and enrolled.
@@ -168,23 +174,27 @@ impl SimHost {
     pub(crate) fn evidence(&mut self, challenge: &Challenge) -> AttestationRequest {
         self.tpm.clock.clock += 1000;
         let nonce = challenge.nonce.0.clone().try_into().unwrap();
-        let qualifying = Binder::new(Role::Host, &nonce, &self.key.spki()).qualifying_data();
+        let binder = Binder::new(Role::Host, &nonce, &self.key.spki());
+        let qualifying = binder.qualifying_data();
         let (tpm_quote, tpm_pcrs) = self.tpm.quote(&challenge.pcr_selection, &qualifying);
         let tpm_certify = self.tpm.certify(&self.key, &qualifying);
+        let mut bundle = Bundle {
+            tpm_quote,
+            tpm_pcrs,
+            tpm_certify,
+            event_log: None,
+            ima: None,
+            snp: None,
+            tdx: None,
+            paravisor: None,
+        };
+        if let Some(hardware) = &self.hardware {
+            hardware(binder.report_data(), &mut bundle);
+        }
         AttestationRequest {
             challenge: challenge.challenge.clone(),
             credential_key: Base64Bytes(self.key.spki()),
-            evidence: Bundle {
-                tpm_quote,
-                tpm_pcrs,
-                tpm_certify,
-                event_log: None,
-                ima: None,
-                snp: None,
-                tdx: None,
-                paravisor: None,
-            }
-            .encode(),
+            evidence: bundle.encode(),
         }
     }
 

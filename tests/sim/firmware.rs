@@ -4,6 +4,7 @@
     dead_code,
     clippy::allow_attributes,
     clippy::unwrap_used,
+    clippy::indexing_slicing,
     reason = "a test aid: each test that includes it uses its own part, and one that cannot go on fails"
 )]
 
@@ -114,6 +115,40 @@ impl Boot {
             format!("{}:{}", event.pcr, digests.join(","))
         };
         self.events.iter().map(one).collect()
+    }
+
+    /// The same boot in a trust domain: the log behind its registers (UEFI 2.10, 38.4.1), SHA-384 alone.
+    pub(crate) fn ccel(&self) -> Vec<u8> {
+        let mut spec_id = b"Spec ID Event03\0".to_vec();
+        spec_id.extend_from_slice(&[0, 0, 0, 0, 0, 2, 0, 2, 1, 0, 0, 0, 0x0c, 0, 48, 0, 0]);
+        let mut log = [&1_u32.to_le_bytes()[..], &EV_NO_ACTION.to_le_bytes(), &[0; 20], &length(&spec_id)].concat();
+        log.extend_from_slice(&spec_id);
+        for (register, event) in self.registers() {
+            let head = [register, event.kind, 1].map(u32::to_le_bytes).concat();
+            let digest = digest::digest(&SHA384, &event.measured);
+            log.extend([&head, &[0x0c, 0][..], digest.as_ref(), &length(&event.data), &event.data].concat());
+        }
+        log
+    }
+
+    /// RTMR0 to RTMR3 after this boot.
+    pub(crate) fn rtmrs(&self) -> [[u8; 48]; 4] {
+        let mut rtmrs = [[0; 48]; 4];
+        for (register, event) in self.registers() {
+            let rtmr = &mut rtmrs[register as usize - 1];
+            let extended = [rtmr.as_slice(), digest::digest(&SHA384, &event.measured).as_ref()].concat();
+            rtmr.copy_from_slice(digest::digest(&SHA384, &extended).as_ref());
+        }
+        rtmrs
+    }
+
+    /// Events with the index of their register, 1 for RTMR0 (UEFI 2.10, table 38.4). What a TPM has in PCR 0 is in MRTD.
+    fn registers(&self) -> impl Iterator<Item = (u32, &Event)> {
+        self.events.iter().filter(|event| event.pcr != 0).map(|event| match event.pcr {
+            1 | 7 => (1, event),
+            2..=6 => (2, event),
+            _ => (3, event),
+        })
     }
 
     /// The SHA-256 bank after this boot, PCR 0 to 9.

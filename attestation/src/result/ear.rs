@@ -47,7 +47,7 @@ pub struct Ear {
     pub cnf: Confirmation,
     /// Which verifier appraised.
     pub ear_verifier_id: VerifierId,
-    /// One appraisal for each technology: `tpm`, `snp`.
+    /// One appraisal for each technology: `tpm`, `snp`, `tdx`, `paravisor`.
     pub submods: BTreeMap<String, Submodule>,
     /// Reference into a status list (draft-ietf-oauth-status-list-21, 6.2).
     pub status: StatusClaim,
