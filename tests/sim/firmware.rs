@@ -142,8 +142,7 @@ impl Boot {
         rtmrs
     }
 
-    /// Events with the index of their register, 1 for RTMR0 (UEFI 2.10, table 38.4). What a TPM has in PCR 0 is in
-    /// MRTD.
+    /// Events with the index of their register, 1 for RTMR0 (UEFI 2.10, 38.4.1). A TPM's PCR 0 is MRTD here.
     fn registers(&self) -> impl Iterator<Item = (u32, &Event)> {
         self.events.iter().filter(|event| event.pcr != 0).map(|event| match event.pcr {
             1 | 7 => (1, event),
