@@ -31,6 +31,7 @@ use crate::lineage::{Lineage, Recorded};
 use crate::metrics::Metrics;
 use crate::problem::{Problem, Refusal};
 use crate::references::References;
+use crate::store::Store;
 use crate::trust::Trust;
 use crate::trust::hosts::Hosts;
 use crate::trust::pulse::{PulseHandle, unrecorded};
@@ -52,6 +53,8 @@ pub struct Broker {
     pub trust: Trust,
     /// The log.
     pub lineage: Lineage,
+    /// What is kept of one run for the next.
+    pub store: Store,
     /// References, policy, collateral.
     pub references: References,
     /// The pulse.

@@ -7,12 +7,35 @@ use countersign_policies::decision::Outcome;
 
 use crate::broker::Broker;
 use crate::broker::judge::{Inputs, judge};
-use crate::problem::Problem;
+use crate::problem::{Problem, Refusal};
 use crate::references::Governance;
+use crate::store::{Table, Write};
 use crate::trust::pulse::unrecorded;
 use crate::trust::state::{HostTrust, Standing};
 
+/// What hosts were last judged by as a whole, in [`Table::Meta`].
+const JUDGED_BY: &str = "reappraise/judged-by";
+
 impl Broker {
+    /// Judges every trusted host again where policies, collateral or anything else that was read at start-up is not what
+    /// hosts were judged by before: a list or a TCB info that came while the broker was down takes trust without the
+    /// host's help. Until it is done, and after a failure, hosts keep their leases and the next start tries again.
+    pub(super) async fn reappraise_where_changed(&self) -> Result<(), Problem> {
+        let failed = |error: &dyn std::fmt::Display| {
+            tracing::error!(%error, "what hosts were judged by cannot be compared");
+            Refusal::Internal.plain()
+        };
+        let digests = serde_json::to_vec(&self.references.current().digests).map_err(|error| failed(&error))?;
+        let before = self.store.get(Table::Meta, JUDGED_BY).map_err(|error| failed(&error))?;
+        if before.as_deref() == Some(digests.as_slice()) {
+            return Ok(());
+        }
+        let revoked = self.reappraise().await?;
+        tracing::info!(revoked, "hosts were judged again by what has changed");
+        let written = self.store.commit(&[Write::put(Table::Meta, JUDGED_BY, digests)]);
+        written.map(drop).map_err(|error| failed(&error))
+    }
+
     /// Registers a reference manifest. Hosts that pass now may be granted from their next attestation on.
     ///
     /// # Errors

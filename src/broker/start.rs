@@ -65,7 +65,7 @@ impl Broker {
         let pulse = Pulser {
             trust: trust.clone(),
             lineage: lineage.clone(),
-            store,
+            store: store.clone(),
             keys: Arc::clone(&keys),
             clock: clock.clone(),
             trust_domain: trust_domain.clone(),
@@ -92,12 +92,19 @@ impl Broker {
             hosts,
             trust,
             lineage,
+            store,
             references,
             pulse,
             archive,
             issuer,
         });
         tokio::spawn(exceptions::watch(Arc::downgrade(&broker)));
+        let judging = Arc::clone(&broker);
+        tokio::spawn(async move {
+            if let Err(problem) = judging.reappraise_where_changed().await {
+                tracing::error!(?problem, "hosts were not judged again");
+            }
+        });
         Ok(broker)
     }
 }

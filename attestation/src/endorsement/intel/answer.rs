@@ -10,7 +10,7 @@ use super::tcb_info::schema;
 use crate::rejection::Rejection;
 
 /// Longest answer that is read. TCB info has some ten kilobytes.
-const ANSWER_BYTES_MAX: usize = 256 * 1024;
+pub(super) const ANSWER_BYTES_MAX: usize = 256 * 1024;
 
 /// A signed object, as it was sent: not yet verified.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -53,7 +53,8 @@ impl VerifiedList {
     fn check(der: &[u8], issuer: &Certificate<'_>, now: UnixMillis) -> Result<Self, Rejection> {
         let crl = Crl::parse(der)?;
         crl.check_signed_by(issuer)?;
-        let until = crl.check_current(now)?;
+        // A list holds until just before its nextUpdate, a certificate through its notAfter.
+        let until = UnixMillis(crl.check_current(now)?.0.saturating_sub(1));
         Ok(Self { der: der.to_vec(), validity: Validity { from: crl.this_update(), until } })
     }
 

@@ -17,8 +17,8 @@ use crate::time::UnixMillis;
 
 /// 2026-11-23.
 const NOW: UnixMillis = UnixMillis(1_795_392_000_000);
-/// 2045-01-01, when everything simulated ends.
-const END: UnixMillis = UnixMillis(2_366_841_600_000);
+/// The last millisecond before 2045-01-01, when everything simulated ends: a list holds until before its nextUpdate.
+const END: UnixMillis = UnixMillis(2_366_841_599_999);
 
 /// Offsets in a TD report.
 const SEAM_SIGNER: usize = 64;
@@ -685,4 +685,57 @@ fn collateral_digests_tell_parts_apart() {
     digests.sort();
     digests.dedup();
     assert_eq!(digests.len(), 3);
+}
+
+/// Genuine answers of one day differ in it.
+#[test]
+fn evaluation_data_numbers_of_tcb_info_and_identity_may_differ() {
+    let intel = IntelSimulator::new();
+    let number = r#""tcbEvaluationDataNumber":17"#;
+    let claims = under(&intel, |profile| {
+        replace(&mut profile.qe_identity, number, r#""tcbEvaluationDataNumber":16"#);
+    });
+    assert_eq!(claims.expect("claims").tcb.status, TcbStatus::UpToDate);
+}
+
+#[test]
+fn c10_a_document_is_measured_before_it_is_read() {
+    let intel = IntelSimulator::new();
+    let long = |text: &mut String| text.extend(core::iter::repeat_n(' ', 256 * 1024));
+    assert_eq!(code(under(&intel, |profile| long(&mut profile.tcb_info))), Err("intel.schema"));
+    assert_eq!(code(under(&intel, |profile| long(&mut profile.qe_identity))), Err("intel.schema"));
+    // White space alone is no fault.
+    assert_eq!(code(under(&intel, |profile| profile.tcb_info.push(' '))), Ok(()));
+}
+
+/// Version 2 names the components one by one, and its first documents no PCEID: those fit no platform.
+#[test]
+fn tcb_info_of_version_2_is_for_sgx_and_of_its_own_form() {
+    let intel = IntelSimulator::new();
+    let sgx =
+        |change: &dyn Fn(&mut String)| -> Code {
+            let mut text = sgx_tcb_info_v2();
+            change(&mut text);
+            let collateral = endorse(&intel, &intel.sgx_collateral_with(|profile| profile.tcb_info = text));
+            code(collateral.and_then(|collateral| {
+                sgx::verify(&intel.quote(QuoteKind::Sgx3, &[7; 64]), &collateral, Recorded, NOW)
+            }))
+        };
+    assert_eq!(sgx(&|_| {}), Ok(()));
+    assert_eq!(sgx(&|text| replace(text, r#""pceId":"0000","#, "")), Err("intel.platform"));
+    assert_eq!(sgx(&|text| replace(text, r#""version":2"#, r#""version":3"#)), Err("intel.schema"));
+    assert_eq!(sgx(&|text| replace(text, r#""version":2"#, r#""id":"SGX","version":2"#)), Err("intel.schema"));
+    assert_eq!(sgx(&|text| replace(text, r#""sgxtcbcomp16svn":0,"#, "")), Err("intel.schema"));
+    assert_eq!(sgx(&|text| replace(text, r#""pcesvn":11"#, r#""pcesvn":255"#)), Err("intel.tcb.none"));
+}
+
+fn sgx_tcb_info_v2() -> String {
+    let named = |(at, svn): (usize, &u8)| format!(r#""sgxtcbcomp{:02}svn":{svn},"#, at + 1);
+    let components: String = COMPONENTS.iter().enumerate().map(named).collect();
+    let dates = r#""issueDate":"2026-11-01T00:00:00Z","nextUpdate":"2026-12-01T00:00:00Z""#;
+    let level =
+        format!(r#"{{"tcb":{{{components}"pcesvn":11}},"tcbDate":"2024-03-13T00:00:00Z","tcbStatus":"UpToDate"}}"#);
+    format!(
+        r#"{{"version":2,{dates},"fmspc":"50806F00AA00","pceId":"0000","tcbType":0,"tcbEvaluationDataNumber":17,"tcbLevels":[{level}]}}"#
+    )
 }
