@@ -17,9 +17,9 @@ use crate::trust::state::{HostTrust, Standing};
 const JUDGED_BY: &str = "reappraise/judged-by";
 
 impl Broker {
-    /// Judges every trusted host again where policies, collateral or anything else that was read at start-up is not what
-    /// hosts were judged by before: a list or a TCB info that came while the broker was down takes trust without the
-    /// host's help. Until it is done, and after a failure, hosts keep their leases and the next start tries again.
+    /// Judges every trusted host again where policies, collateral or anything else that was read at start-up is not
+    /// what hosts were judged by before: a list or a TCB info that came while the broker was down takes trust without
+    /// the host's help. Until it is done, and after a failure, hosts keep their leases and the next start tries again.
     pub(super) async fn reappraise_where_changed(&self) -> Result<(), Problem> {
         let failed = |error: &dyn std::fmt::Display| {
             tracing::error!(%error, "what hosts were judged by cannot be compared");

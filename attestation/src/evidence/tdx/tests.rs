@@ -730,8 +730,8 @@ fn tcb_info_of_version_2_is_for_sgx_and_of_its_own_form() {
 }
 
 fn sgx_tcb_info_v2() -> String {
-    let named = |(at, svn): (usize, &u8)| format!(r#""sgxtcbcomp{:02}svn":{svn},"#, at + 1);
-    let components: String = COMPONENTS.iter().enumerate().map(named).collect();
+    let named = |(number, svn): (u8, &u8)| format!(r#""sgxtcbcomp{number:02}svn":{svn},"#);
+    let components: String = (1..).zip(&COMPONENTS).map(named).collect();
     let dates = r#""issueDate":"2026-11-01T00:00:00Z","nextUpdate":"2026-12-01T00:00:00Z""#;
     let level =
         format!(r#"{{"tcb":{{{components}"pcesvn":11}},"tcbDate":"2024-03-13T00:00:00Z","tcbStatus":"UpToDate"}}"#);
