@@ -52,7 +52,7 @@ impl Broker {
     /// Withdraws a reference manifest and revokes every host that does not pass without it; tells how many.
     ///
     /// # Errors
-    /// [`Refusal::ReferenceUnknown`](crate::problem::Refusal::ReferenceUnknown), or a failure to record or store.
+    /// [`Refusal::ReferenceUnknown`], or a failure to record or store.
     pub async fn withdraw_reference(&self, operator: &HostId, id: &str) -> Result<u64, Problem> {
         let now = self.clock.now();
         let actor = operator.as_str();
