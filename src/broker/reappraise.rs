@@ -97,8 +97,8 @@ impl Broker {
         let inputs: Option<Inputs> =
             self.archive.get(archived).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
         let Some(inputs) = inputs else { return Some(unjudged("reappraisal.inputs_missing")) };
-        // The evidence as it was, at the moment it was given, under what is in force now.
-        let inputs = Inputs { governance: governance.digests, ..inputs };
+        // The evidence as it was, under what is in force now and holds now: lists and TCB info are issued after it.
+        let inputs = Inputs { at: self.clock.now(), governance: governance.digests, ..inputs };
         let judged = judge(&inputs, governance, &self.archive);
         match judged.decision.outcome() {
             Outcome::Granted { .. } => return None,

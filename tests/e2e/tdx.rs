@@ -14,10 +14,10 @@ use tempfile::TempDir;
 
 use crate::amd::AmdSimulator;
 use crate::firmware::Boot;
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, wait_until};
 use crate::hcl;
 use crate::identity::{ak_certificate_of, enroll_with, persist};
-use crate::intel::{Collateral, IntelSimulator, QuoteKind};
+use crate::intel::{Collateral, ISSUE_DATE, IntelSimulator, QuoteKind};
 use crate::machine::{KERNEL, Machine, PCRS};
 use crate::sim_host::{Reports, SimHost, anchor};
 use crate::tpm::SimManufacturer;
@@ -153,7 +153,13 @@ fn a_newer_tcb_info_revokes_a_platform_that_is_out_of_date_by_it_without_the_hos
     let (maker, intel) = (SimManufacturer::new(), Arc::new(IntelSimulator::new()));
     let mut fleet = fleet(&folder, &maker, &intel);
     let (mut host, certificate) = trusted(&fleet, &maker, &intel);
+    // Issued after the evidence was given, as every update is: that alone takes no trust.
+    let issued = jiff::Timestamp::now().checked_add(jiff::SignedDuration::from_secs(1)).unwrap();
+    let issued = issued.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let moment: jiff::Timestamp = issued.parse().unwrap();
+    wait_until("the TCB info is issued", || moment <= jiff::Timestamp::now());
     let newer = intel.collateral_with(|profile| {
+        profile.tcb_info = profile.tcb_info.replacen(ISSUE_DATE, &issued, 1);
         let newer = profile.tcb_info.replace(r#""tcbEvaluationDataNumber":17"#, r#""tcbEvaluationDataNumber":18"#);
         let (before, levels) = newer.split_once(r#""sgxtcbcomponents""#).unwrap();
         let levels = levels.replacen(r#""tcbStatus":"UpToDate""#, r#""tcbStatus":"OutOfDate""#, 1);
