@@ -10,7 +10,7 @@ use super::tcb_info::schema;
 use crate::rejection::Rejection;
 
 /// Longest answer that is read. TCB info has some ten kilobytes.
-pub(super) const ANSWER_BYTES_MAX: usize = 256 * 1024;
+const ANSWER_BYTES_MAX: usize = 256 * 1024;
 
 /// A signed object, as it was sent: not yet verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,10 +46,16 @@ impl<'a> Answer<'a> {
     }
 }
 
-fn read<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, Rejection> {
+/// Checks that an answer, or a document of one, is no longer than any is, before anything of it is read.
+pub(super) fn check_length(text: &[u8]) -> Result<(), Rejection> {
     if ANSWER_BYTES_MAX < text.len() {
         return Err(IntelReason::Schema.because(format_args!("at most {ANSWER_BYTES_MAX} bytes"), text.len()));
     }
+    Ok(())
+}
+
+fn read<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, Rejection> {
+    check_length(text)?;
     serde_json::from_slice(text).map_err(|error| schema("an object and its signature", error))
 }
 

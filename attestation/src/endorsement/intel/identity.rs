@@ -6,8 +6,9 @@ use alloc::vec::Vec;
 
 use serde::Deserialize;
 
+use super::answer::check_length;
 use super::status::TcbStatus;
-use super::tcb_info::{Verdict, advisories, check_length, schema, time};
+use super::tcb_info::{Verdict, advisories, schema, time};
 use super::{IntelReason, Validity, fixed_hex};
 use crate::evidence::tdx::EnclaveReport;
 use crate::rejection::Rejection;
@@ -93,7 +94,7 @@ impl QeIdentity {
     /// # Errors
     /// [`IntelReason::Schema`] or [`IntelReason::Status`].
     pub fn read(text: &str) -> Result<Self, Rejection> {
-        check_length(text)?;
+        check_length(text.as_bytes())?;
         let raw: RawIdentity = serde_json::from_str(text).map_err(|error| schema("an enclave identity", error))?;
         let ids = [EnclaveId::Qe, EnclaveId::TdQe, EnclaveId::Qve, EnclaveId::Qae];
         let id = ids.into_iter().find(|id| id.name() == raw.id);

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 
 use serde::Deserialize;
 
-use super::answer::ANSWER_BYTES_MAX;
+use super::answer::check_length;
 use super::status::TcbStatus;
 use super::{IntelReason, Validity, date, fixed_hex};
 use crate::rejection::Rejection;
@@ -123,7 +123,7 @@ impl TcbInfo {
     /// # Errors
     /// [`IntelReason::Schema`] or [`IntelReason::Status`].
     pub fn read(text: &str) -> Result<Self, Rejection> {
-        check_length(text)?;
+        check_length(text.as_bytes())?;
         let raw: RawTcbInfo = serde_json::from_str(text).map_err(|error| schema("TCB info", error))?;
         let kind = match (raw.version, raw.id.as_deref()) {
             (2, None) | (3, Some("SGX")) => TcbKind::Sgx,
@@ -245,14 +245,6 @@ pub(crate) fn module_name(major: u8) -> String {
 
 fn at_least(have: &[u8; COMPONENTS], need: &[u8; COMPONENTS], from: usize) -> bool {
     have.iter().zip(need).skip(from).all(|(have, need)| need <= have)
-}
-
-/// Checks that a document is no longer than Intel's answers are, before anything of it is read.
-pub(super) fn check_length(text: &str) -> Result<(), Rejection> {
-    if ANSWER_BYTES_MAX < text.len() {
-        return Err(IntelReason::Schema.because(format_args!("at most {ANSWER_BYTES_MAX} bytes"), text.len()));
-    }
-    Ok(())
 }
 
 pub(super) fn time(text: &str) -> Result<UnixMillis, Rejection> {
