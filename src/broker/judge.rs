@@ -288,7 +288,7 @@ impl Case<'_> {
         })?;
         let anchors = &governance.collateral.anchors.intel;
         let collateral = match self.warm {
-            Some(warm) => warm.intel(&found.documents, anchors, now)?,
+            Some(warm) => warm.intel(found, anchors, now)?,
             None => Arc::new(found.documents.endorse(anchors, now)?),
         };
         let quoting_enclave = self.warm.and_then(|warm| warm.quoting_enclave(parsed.qe_digest(), &collateral, now));

@@ -18,7 +18,7 @@ use countersign_attestation::protocol::HostId;
 use countersign_attestation::{Rejection, UnixMillis};
 
 use crate::broker::judge::Inputs;
-use crate::collateral::intel::IntelDocuments;
+use crate::collateral::intel::PlatformCollateral;
 use crate::references::Governance;
 
 /// A VEK takes about a kilobyte; a fleet larger than this endorses some of its chips more often.
@@ -105,11 +105,11 @@ impl Warm {
     /// Intel's documents as they were verified before, if they were and still hold, else verified now.
     pub(super) fn intel(
         &self,
-        documents: &IntelDocuments,
+        platform: &PlatformCollateral,
         anchors: &[IntelAnchor],
         now: UnixMillis,
     ) -> Result<Arc<VerifiedCollateral>, Rejection> {
-        let digest = documents.parts().digest();
+        let digest = platform.digest();
         let mut kept = self.intel.lock().unwrap_or_else(PoisonError::into_inner);
         let holds = |collateral: &&Arc<VerifiedCollateral>| {
             collateral.check_current(now).is_ok() && anchors.contains(collateral.anchor())
@@ -117,7 +117,7 @@ impl Warm {
         if let Some(collateral) = kept.get(&digest).filter(holds) {
             return Ok(Arc::clone(collateral));
         }
-        let collateral = Arc::new(documents.endorse(anchors, now)?);
+        let collateral = Arc::new(platform.documents.endorse(anchors, now)?);
         // One for each family of platforms in force; what was before is of no use.
         kept.retain(|_, collateral| collateral.check_current(now).is_ok());
         if INTEL_MAX <= kept.len() {

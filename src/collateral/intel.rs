@@ -3,6 +3,7 @@
 
 use countersign_attestation::anchor::IntelAnchor;
 use countersign_attestation::claims::HexBytes;
+use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::endorsement::intel::{IntelCollateral, TcbInfo, UnverifiedPlatform, VerifiedCollateral};
 use countersign_attestation::x509::Crl;
 use countersign_attestation::{Rejection, UnixMillis};
@@ -63,6 +64,7 @@ impl IntelDocuments {
 pub struct PlatformCollateral {
     /// The documents.
     pub documents: IntelDocuments,
+    digest: Sha256Digest,
     platform: UnverifiedPlatform,
     /// Later documents come first.
     age: (u32, UnixMillis),
@@ -77,7 +79,14 @@ impl PlatformCollateral {
         let info = TcbInfo::read(&documents.tcb_info)?;
         let issuer = Crl::parse(&documents.pck_crl.0)?.issuer().to_vec();
         let platform = UnverifiedPlatform { fmspc: info.fmspc, issuer };
-        Ok(Self { documents, platform, age: (info.evaluation_data_number, info.issue_date) })
+        let (digest, age) = (documents.parts().digest(), (info.evaluation_data_number, info.issue_date));
+        Ok(Self { documents, digest, platform, age })
+    }
+
+    /// SHA-256 of the documents: see [`IntelCollateral::digest`].
+    #[must_use]
+    pub const fn digest(&self) -> Sha256Digest {
+        self.digest
     }
 
     /// Of `all`, what is about `platform` with the newest TCB info.
