@@ -310,6 +310,13 @@ pub enum Revocation {
         /// `nextUpdate` of the list.
         next_update: UnixMillis,
     },
+    /// A list signed by the root names none of them, and a newer one should be there: its grace lasts.
+    Overdue {
+        /// `nextUpdate` of the list: past.
+        next_update: UnixMillis,
+        /// When the grace ends that an operator states for such a time.
+        until: UnixMillis,
+    },
 }
 
 /// What an SEV-SNP attestation report says (SNP ABI, table ATTESTATION_REPORT). Field names are the specification's.

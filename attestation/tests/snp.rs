@@ -4,7 +4,7 @@
 use core::slice::from_ref;
 use std::sync::LazyLock;
 
-use countersign_attestation::UnixMillis;
+use countersign_attestation::{JudgedAt, UnixMillis};
 use countersign_attestation::anchor::{AmdProduct, Assurance};
 use countersign_attestation::claims::{Presented, Revocation, SnpClaims, SnpSigningKey};
 use countersign_attestation::endorsement::amd;
@@ -26,7 +26,7 @@ const NOW: UnixMillis = UnixMillis(1_780_272_000_000);
 type Signed = [u8; SIGNED_BYTES];
 
 /// The code, or "accepted".
-fn code(verdict: Result<SnpClaims, countersign_attestation::Rejection>) -> &'static str {
+fn code<T>(verdict: Result<T, countersign_attestation::Rejection>) -> &'static str {
     verdict.map_or_else(|rejection| rejection.code(), |_| "accepted")
 }
 
@@ -568,12 +568,38 @@ fn a_kept_vek_is_judged_again_at_every_use() {
     assert_eq!(at(&unlisted, UnixMillis(august + 1)), "x509.expired");
     assert_eq!(at(&unlisted, UnixMillis(1_748_736_000_000 - 1)), "x509.not_yet_valid");
     assert_eq!((listed.valid_until(), unlisted.valid_until()), (july, UnixMillis(august)));
-    assert_eq!(listed.revocation(), Revocation::NotRevoked { next_update: july });
+    assert_eq!(listed.revocation(NOW), Revocation::NotRevoked { next_update: july });
     // Another chip's report under the kept key.
     assert_eq!(
         code(verify_report(&evidence.report, &listed, ReportDataExpectation::Recorded, NOW)),
         "snp.signature.invalid"
     );
+}
+
+/// Until its grace ends a list that nobody renewed counts, and says so; after it nothing under it is believed.
+#[test]
+fn b4_a_list_past_its_grace_denies_and_one_within_it_says_so() {
+    let july = UnixMillis(1_782_864_000_000);
+    let (grace_ms, list) = (3_600_000, MILAN.ark.revoke(&[], "260101000000Z", "260701000000Z"));
+    let judged = |now: UnixMillis, grace_ms| amd::endorse(&MILAN.vcek.der, &[MILAN.anchor()], &[&list], JudgedAt { now, grace_ms });
+    let (last, end) = (UnixMillis(july.plus(grace_ms).0 - 1), july.plus(grace_ms));
+    let current = judged(NOW, grace_ms).expect("a current list");
+    assert_eq!(current.revocation(NOW), Revocation::NotRevoked { next_update: july });
+    assert_eq!(current.valid_until(), end, "what is issued before nextUpdate need not end with it");
+    let overdue = Revocation::Overdue { next_update: july, until: end };
+    for vek in [&current, &judged(july, grace_ms).expect("grace"), &judged(last, grace_ms).expect("grace")] {
+        assert_eq!((vek.revocation(july), vek.revocation(last)), (overdue, overdue));
+        assert!(vek.check_current(last).is_ok());
+        assert_eq!(vek.check_current(end).map_err(|rejection| rejection.code()), Err("x509.crl.expired"));
+    }
+    assert_eq!(code(judged(july, 0)), "x509.crl.expired");
+    assert_eq!(code(judged(end, grace_ms)), "x509.crl.expired");
+    // A list that names the ASK gets no grace out of being late, and certificates get none at all.
+    let revoked = MILAN.ark.revoke(&[&[1, 0, 1]], "260101000000Z", "260701000000Z");
+    let at = JudgedAt { now: last, grace_ms };
+    assert_eq!(code(amd::endorse(&MILAN.vcek.der, &[MILAN.anchor()], &[&revoked], at)), "snp.vek.intermediate_revoked");
+    let short = MILAN.vcek_with(|profile| profile.not_after = "260601000000Z".to_owned());
+    assert_eq!(code(amd::endorse(&short.der, &[MILAN.anchor()], &[&list], at)), "x509.expired");
 }
 
 #[test]
@@ -645,7 +671,7 @@ fn a_kept_intermediate_endorses_what_a_whole_chain_does() {
     assert_eq!(issued(&MILAN.vcek.der, &listed, july), "x509.crl.expired");
     let vek = amd::endorse_issued(&MILAN.vcek.der, &listed, NOW).expect("a VCEK");
     assert_eq!((vek.valid_until(), listed.valid_until()), (july, july));
-    assert_eq!(vek.revocation(), Revocation::NotRevoked { next_update: july });
+    assert_eq!(vek.revocation(NOW), Revocation::NotRevoked { next_update: july });
 }
 
 #[test]

@@ -43,6 +43,7 @@ pub(crate) struct Vocabulary {
     vlek: EntityUid,
     not_presented: EntityUid,
     not_revoked: EntityUid,
+    overdue: EntityUid,
     discrete: EntityUid,
     firmware: EntityUid,
     virtual_: EntityUid,
@@ -102,6 +103,7 @@ impl Vocabulary {
             vlek: member("SigningKey", "vlek")?,
             not_presented: member("Revocation", "not_presented")?,
             not_revoked: member("Revocation", "not_revoked")?,
+            overdue: member("Revocation", "overdue")?,
             discrete: member("TpmKind", "discrete")?,
             firmware: member("TpmKind", "firmware")?,
             virtual_: member("TpmKind", "virtual")?,
@@ -442,6 +444,7 @@ impl Vocabulary {
         let revocation = match snp.revocation {
             Revocation::NotPresented => &self.not_presented,
             Revocation::NotRevoked { .. } => &self.not_revoked,
+            Revocation::Overdue { .. } => &self.overdue,
         };
         let mut record = pairs([
             ("assurance", self.assurance(snp.assurance)),

@@ -229,6 +229,7 @@ pub(crate) fn tdx_claims() -> TdxClaims {
         },
         module: TdxModuleClaims { id: "TDX_01".into(), isv_svn: 5 },
         collateral: Sha256Digest([0xcc; 32]),
+        collateral_overdue: None,
         valid_until: NOW.plus(86_400_000),
     }
 }

@@ -15,7 +15,7 @@ pub use self::tcb_info::{ModuleIdentity, TcbInfo, TcbKind, VerifiedTcbInfo};
 pub(crate) use self::tcb_info::{module_major, module_name};
 use crate::anchor::IntelAnchor;
 use crate::rejection::{Rejection, reasons};
-use crate::time::UnixMillis;
+use crate::time::{JudgedAt, UnixMillis};
 
 mod answer;
 mod chain;
@@ -126,12 +126,13 @@ pub fn endorse_tcb_info(
     signature: &[u8],
     chain: &str,
     root_crl: &VerifiedRootCrl,
-    now: UnixMillis,
+    at: impl Into<JudgedAt>,
 ) -> Result<VerifiedTcbInfo, Rejection> {
-    let validity = check_signed(tcb_info, signature, chain, root_crl, now)?;
+    let at = at.into();
+    let validity = check_signed(tcb_info, signature, chain, root_crl, at.now)?;
     let info = TcbInfo::read(tcb_info)?;
-    let validity = validity.and(Validity { from: info.issue_date, until: info.next_update });
-    validity.check(now)?;
+    let validity = validity.and(Validity::of_issue(info.issue_date, info.next_update, at.grace_ms));
+    validity.check(at.now)?;
     Ok(VerifiedTcbInfo::new(info, validity))
 }
 
@@ -144,12 +145,13 @@ pub fn endorse_qe_identity(
     signature: &[u8],
     chain: &str,
     root_crl: &VerifiedRootCrl,
-    now: UnixMillis,
+    at: impl Into<JudgedAt>,
 ) -> Result<VerifiedQeIdentity, Rejection> {
-    let validity = check_signed(qe_identity, signature, chain, root_crl, now)?;
+    let at = at.into();
+    let validity = check_signed(qe_identity, signature, chain, root_crl, at.now)?;
     let identity = QeIdentity::read(qe_identity)?;
-    let validity = validity.and(Validity { from: identity.issue_date, until: identity.next_update });
-    validity.check(now)?;
+    let validity = validity.and(Validity::of_issue(identity.issue_date, identity.next_update, at.grace_ms));
+    validity.check(at.now)?;
     Ok(VerifiedQeIdentity::new(identity, validity))
 }
 
@@ -167,7 +169,7 @@ pub fn check_tcb_info_alone(
 ) -> Result<TcbInfo, Rejection> {
     check_signed_without_list(tcb_info, signature, chain, anchors, now)?;
     let info = TcbInfo::read(tcb_info)?;
-    Validity { from: info.issue_date, until: info.next_update }.check(now)?;
+    Validity::of_issue(info.issue_date, info.next_update, 0).check(now)?;
     Ok(info)
 }
 
@@ -184,7 +186,7 @@ pub fn check_qe_identity_alone(
 ) -> Result<QeIdentity, Rejection> {
     check_signed_without_list(qe_identity, signature, chain, anchors, now)?;
     let identity = QeIdentity::read(qe_identity)?;
-    Validity { from: identity.issue_date, until: identity.next_update }.check(now)?;
+    Validity::of_issue(identity.issue_date, identity.next_update, 0).check(now)?;
     Ok(identity)
 }
 

@@ -10,6 +10,7 @@ use crate::anchor::AmdProduct;
 use crate::claims::{HexBytes, Presented, SnpClaims, SnpCpuid, SnpSigningKey, SnpTcb};
 use crate::endorsement::amd::VerifiedVek;
 use crate::rejection::Rejection;
+use crate::time::UnixMillis;
 use crate::verified::Verified;
 
 // POLICY (ABI, table "Guest Policy Structure").
@@ -66,7 +67,7 @@ const VMPL_HOST: u32 = u32::MAX;
 const VMPL_MAX: u32 = 1;
 
 /// Checks a report under the VEK that signed it.
-pub(super) fn claims(report: Verified<Report>, vek: &VerifiedVek) -> Result<SnpClaims, Rejection> {
+pub(super) fn claims(report: Verified<Report>, vek: &VerifiedVek, now: UnixMillis) -> Result<SnpClaims, Rejection> {
     // Table "ATTESTATION_REPORT Structure": 1 is ECDSA P-384 with SHA-384.
     if report.signature_algo != 1 {
         return Err(SnpReason::SignatureAlgorithm.because(1, report.signature_algo));
@@ -111,7 +112,7 @@ pub(super) fn claims(report: Verified<Report>, vek: &VerifiedVek) -> Result<SnpC
         current_version: report.current_firmware,
         committed_version: report.committed_firmware,
         mitigation_vectors: mitigations(report.mitigation_vectors),
-        revocation: vek.revocation(),
+        revocation: vek.revocation(now),
         valid_until: vek.valid_until(),
     })
 }
