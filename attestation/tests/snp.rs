@@ -4,13 +4,13 @@
 use core::slice::from_ref;
 use std::sync::LazyLock;
 
-use countersign_attestation::{JudgedAt, UnixMillis};
 use countersign_attestation::anchor::{AmdProduct, Assurance};
 use countersign_attestation::claims::{Presented, Revocation, SnpClaims, SnpSigningKey};
 use countersign_attestation::endorsement::amd;
 use countersign_attestation::evidence::bundle::SnpEvidence;
 use countersign_attestation::evidence::snp::{ReportDataExpectation, SnpReason, verify, verify_report};
 use countersign_attestation::x509::{Certificate, verify_path};
+use countersign_attestation::{JudgedAt, UnixMillis};
 
 #[path = "../../tests/sim/amd.rs"]
 mod sim;
@@ -581,7 +581,9 @@ fn a_kept_vek_is_judged_again_at_every_use() {
 fn b4_a_list_past_its_grace_denies_and_one_within_it_says_so() {
     let july = UnixMillis(1_782_864_000_000);
     let (grace_ms, list) = (3_600_000, MILAN.ark.revoke(&[], "260101000000Z", "260701000000Z"));
-    let judged = |now: UnixMillis, grace_ms| amd::endorse(&MILAN.vcek.der, &[MILAN.anchor()], &[&list], JudgedAt { now, grace_ms });
+    let judged = |now: UnixMillis, grace_ms| {
+        amd::endorse(&MILAN.vcek.der, &[MILAN.anchor()], &[&list], JudgedAt { now, grace_ms })
+    };
     let (last, end) = (UnixMillis(july.plus(grace_ms).0 - 1), july.plus(grace_ms));
     let current = judged(NOW, grace_ms).expect("a current list");
     assert_eq!(current.revocation(NOW), Revocation::NotRevoked { next_update: july });

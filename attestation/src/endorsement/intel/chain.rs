@@ -11,7 +11,8 @@ use crate::time::{JudgedAt, UnixMillis};
 use crate::x509::{Certificate, Crl, verify_path};
 
 const TCB_SIGNING_NAME: &str = "Intel SGX TCB Signing";
-const CA_NAMES: [&str; 2] = ["Intel SGX PCK Platform CA", "Intel SGX PCK Processor CA"];
+const PLATFORM_CA_NAME: &str = "Intel SGX PCK Platform CA";
+const CA_NAMES: [&str; 2] = [PLATFORM_CA_NAME, "Intel SGX PCK Processor CA"];
 
 /// When something and all that it rests on holds: from the latest beginning through the earliest end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -210,16 +211,36 @@ pub(super) fn check_signed(
 }
 
 /// The same without the root's list: nothing is known of the signer's revocation.
-pub(super) fn check_signed_without_list(
+pub(super) fn check_signed_without_list<'a>(
     text: &str,
     signature: &[u8],
     chain: &str,
-    anchors: &[IntelAnchor],
+    anchors: &'a [IntelAnchor],
     now: UnixMillis,
-) -> Result<Validity, Rejection> {
+) -> Result<&'a IntelAnchor, Rejection> {
     let chain = pem::certificates(chain.as_bytes())?;
-    let root = Certificate::parse(&anchor_of(&chain, anchors)?.root)?;
-    check_signature(text, signature, &chain, &root, now, |_| Ok(()))
+    let anchor = anchor_of(&chain, anchors)?;
+    check_signature(text, signature, &chain, &Certificate::parse(&anchor.root)?, now, |_| Ok(()))?;
+    Ok(anchor)
+}
+
+/// Checks who signed the list of a CA of PCKs, without the root's list: tells the anchor, and which CA it is.
+pub(crate) fn check_pck_crl_alone<'a>(
+    list: &Crl<'_>,
+    chain: &str,
+    anchors: &'a [IntelAnchor],
+    now: UnixMillis,
+) -> Result<(&'a IntelAnchor, &'static str), Rejection> {
+    let chain = pem::certificates(chain.as_bytes())?;
+    let anchor = anchor_of(&chain, anchors)?;
+    let path = path(&chain, &Certificate::parse(&anchor.root)?, now)?;
+    let [authority, _root] = path.as_slice() else {
+        return Err(IntelReason::Chain.because("a CA and the root", path.len()));
+    };
+    check_authority(authority)?;
+    list.check_signed_by(authority)?;
+    let is_platform = authority.subject_common_name() == Some(PLATFORM_CA_NAME);
+    Ok((anchor, if is_platform { "platform" } else { "processor" }))
 }
 
 fn check_signature(

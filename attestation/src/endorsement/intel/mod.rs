@@ -5,6 +5,7 @@
 //! so that a quote is judged without JSON and without a certificate chain.
 
 pub use self::answer::Answer;
+pub(crate) use self::chain::check_pck_crl_alone;
 pub use self::chain::{Validity, VerifiedPckCrl, VerifiedRootCrl, endorse_pck_crl};
 use self::chain::{check_signed, check_signed_without_list};
 pub use self::collateral::{IntelCollateral, VerifiedCollateral};
@@ -156,38 +157,38 @@ pub fn endorse_qe_identity(
 }
 
 /// Checks TCB info alone, without the root's list: nothing is known of its signer's revocation, so what it says is no
-/// [`VerifiedTcbInfo`].
+/// [`VerifiedTcbInfo`]. Tells the anchor it leads to.
 ///
 /// # Errors
 /// An [`IntelReason`] or [`crate::x509::X509Reason`] for what does not hold.
-pub fn check_tcb_info_alone(
+pub fn check_tcb_info_alone<'a>(
     tcb_info: &str,
     signature: &[u8],
     chain: &str,
-    anchors: &[IntelAnchor],
+    anchors: &'a [IntelAnchor],
     now: UnixMillis,
-) -> Result<TcbInfo, Rejection> {
-    check_signed_without_list(tcb_info, signature, chain, anchors, now)?;
+) -> Result<(TcbInfo, &'a IntelAnchor), Rejection> {
+    let anchor = check_signed_without_list(tcb_info, signature, chain, anchors, now)?;
     let info = TcbInfo::read(tcb_info)?;
     Validity::of_issue(info.issue_date, info.next_update, 0).check(now)?;
-    Ok(info)
+    Ok((info, anchor))
 }
 
 /// Checks an enclave identity alone, likewise.
 ///
 /// # Errors
 /// An [`IntelReason`] or [`crate::x509::X509Reason`] for what does not hold.
-pub fn check_qe_identity_alone(
+pub fn check_qe_identity_alone<'a>(
     qe_identity: &str,
     signature: &[u8],
     chain: &str,
-    anchors: &[IntelAnchor],
+    anchors: &'a [IntelAnchor],
     now: UnixMillis,
-) -> Result<QeIdentity, Rejection> {
-    check_signed_without_list(qe_identity, signature, chain, anchors, now)?;
+) -> Result<(QeIdentity, &'a IntelAnchor), Rejection> {
+    let anchor = check_signed_without_list(qe_identity, signature, chain, anchors, now)?;
     let identity = QeIdentity::read(qe_identity)?;
     Validity::of_issue(identity.issue_date, identity.next_update, 0).check(now)?;
-    Ok(identity)
+    Ok((identity, anchor))
 }
 
 /// A field of fixed size, written in hex of either case.
