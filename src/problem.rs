@@ -111,6 +111,11 @@ reasons! {
     /// No such denial.
     DenialUnknown = 404, "instance.denial.unknown", "no such piece of hardware is denied",
         "see `countersign deny list`";
+    /// An operator's files are read again on request.
+    CollateralUnreadable = 409, "collateral.unreadable", "anchors or collateral on the broker's disk cannot be used",
+        "mend the file that `found` names; until then nothing changes";
+    /// An export carries one line for each of its documents.
+    CollateralCount = 400, "collateral.count", "too many documents at once", "send them in several requests";
     /// No such status list.
     StatusListUnknown = 404, "status_list.unknown", "there is no such status list", "take the numbers in the pulse";
     /// No such log entry.

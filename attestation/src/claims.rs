@@ -94,6 +94,14 @@ pub struct Claims {
 }
 
 impl Claims {
+    /// The earliest end of the collateral under the claims; none where they rest on nothing that ends.
+    #[must_use]
+    pub fn valid_until(&self) -> Option<UnixMillis> {
+        let snp = self.snp.verified().map(|snp| snp.valid_until);
+        let tdx = self.tdx.verified().map(|tdx| tdx.valid_until);
+        snp.into_iter().chain(tdx).min()
+    }
+
     /// The claims without what is new in every attestation: nonces, the key, and time that just passes. Two appraisals
     /// of an unchanged host are equal in this form.
     #[must_use]

@@ -104,6 +104,12 @@ struct Health {
     status: &'static str,
 }
 
+#[derive(Serialize)]
+struct Readiness {
+    status: &'static str,
+    warnings: Vec<String>,
+}
+
 pub(super) async fn healthz() -> axum::Json<impl Serialize> {
     axum::Json(Health { status: "alive" })
 }
@@ -115,5 +121,6 @@ pub(super) async fn readyz(State(broker): App) -> Result<(StatusCode, axum::Json
     if newest.exp <= now {
         return Err(Refusal::NotReady.because(format!("a pulse valid after {now}"), newest.exp));
     }
-    Ok((StatusCode::OK, axum::Json(Health { status: "ready" })))
+    // What will deny hosts if nobody looks at it; the broker itself is sound.
+    Ok((StatusCode::OK, axum::Json(Readiness { status: "ready", warnings: broker.collateral().warnings })))
 }

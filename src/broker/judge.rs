@@ -265,7 +265,7 @@ impl Case<'_> {
             tpm: &tpm,
             pcr_selection: &inputs.pcr_selection,
         };
-        let claims = evidence::verify(&bundle, &expected, &endorsements, inputs.at)?;
+        let claims = evidence::verify(&bundle, &expected, &endorsements, collateral.at(inputs.at))?;
         if let (Some((warm, certificate)), None) = (keeps, &vek) {
             warm.keep(certificate, governance, inputs.at);
         }
@@ -286,10 +286,10 @@ impl Case<'_> {
             let expected = format!("collateral of FMSPC {} and its PCK CA", hex::encode(platform.fmspc));
             TdxReason::CollateralMissing.because(expected, "none")
         })?;
-        let anchors = &governance.collateral.anchors.intel;
+        let (anchors, at) = (&governance.collateral.anchors.intel, governance.collateral.at(now));
         let collateral = match self.warm {
-            Some(warm) => warm.intel(found, anchors, now)?,
-            None => Arc::new(found.documents.endorse(anchors, now)?),
+            Some(warm) => warm.intel(found, anchors, at)?,
+            None => Arc::new(found.documents.endorse(anchors, at)?),
         };
         let quoting_enclave = self.warm.and_then(|warm| warm.quoting_enclave(parsed.qe_digest(), &collateral, now));
         Ok(Intel { collateral, quoting_enclave })

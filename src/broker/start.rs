@@ -10,7 +10,7 @@ use countersign_attestation::lineage::tree::TreeHead;
 use countersign_attestation::result::svid::TrustDomain;
 
 use crate::broker::challenge::Challenges;
-use crate::broker::{Broker, enrol, exceptions, known};
+use crate::broker::{Broker, collateral, enrol, exceptions, known};
 use crate::clock::Clock;
 use crate::config::{Config, DataDir};
 use crate::credentials::execution::Issuer;
@@ -50,8 +50,9 @@ impl Broker {
         let sink = trust.clone();
         let lineage = log.start(move |index, entry: &Entry| sink.apply(index, entry))?;
         let hosts = Hosts::load(store.clone()).map_err(|error| anyhow::anyhow!("host records: {error}"))?;
-        let references = References::load(&data, store.clone(), archive.clone())?;
+        let references = References::load(&data, store.clone(), archive.clone(), clock.now())?;
         let now = clock.now();
+        let sources = collateral::Sources::load(&data, now)?;
         let governance = references.current();
         for entry in [
             Entry::broker_started(now, env!("CARGO_PKG_VERSION")),
@@ -84,6 +85,7 @@ impl Broker {
             latest: std::sync::Mutex::default(),
             boots: known::Boots::default(),
             warm: super::warm::Warm::default(),
+            sources,
             ending: tokio::sync::Mutex::default(),
             config,
             data,
@@ -99,6 +101,7 @@ impl Broker {
             issuer,
         });
         tokio::spawn(exceptions::watch(Arc::downgrade(&broker)));
+        tokio::spawn(collateral::watch(Arc::downgrade(&broker)));
         let judging = Arc::clone(&broker);
         tokio::spawn(async move {
             if let Err(problem) = judging.reappraise_where_changed().await {
