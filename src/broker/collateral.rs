@@ -226,15 +226,19 @@ impl Broker {
         }
         let offered = self.offer_collateral(offers, None, actor)?;
         // 3. When each is asked for next.
+        let mut missing = Vec::new();
         for (wanted, error) in failed {
             self.metrics.fetched(&wanted.source, error.code());
             self.fetch_failed(&wanted, error.to_string())?;
+            missing.push(Report::Failed { source: wanted.to_string(), error: error.to_string() });
         }
         for (wanted, outcome) in asked.iter().zip(&offered.outcomes) {
             self.fetch_answered(wanted, outcome)?;
         }
         // 4. What changed is what hosts are judged by from now on.
-        self.change(offered).await
+        let mut change = self.change(offered).await?;
+        change.documents.extend(missing);
+        Ok(change)
     }
 
     fn fetch_failed(&self, wanted: &Wanted, error: String) -> Result<(), Problem> {

@@ -6,6 +6,7 @@
 mod amd;
 mod bad_input;
 mod client;
+mod collateral;
 mod crash;
 mod drift;
 mod exceptions;
@@ -35,3 +36,5 @@ mod swtpm;
 mod tdx;
 #[path = "../sim/tpm.rs"]
 mod tpm;
+#[path = "../sim/vendor.rs"]
+mod vendor;
