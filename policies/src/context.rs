@@ -376,6 +376,7 @@ impl Vocabulary {
             ("credential_key", self.credential_key(&tpm.credential_key)?),
             ("assurance", self.assurance(tpm.assurance)),
             ("ek", RestrictedExpression::new_string(tpm.ek.to_hex())),
+            ("revocation", entity(self.revocation(tpm.revocation))),
             ("manufacturer", text(&tpm.identity.manufacturer)),
             ("model", text(&tpm.identity.model)),
             ("kind", entity(self.kind(tpm.identity.kind))),
@@ -431,6 +432,14 @@ impl Vocabulary {
         RestrictedExpression::new_record(record)
     }
 
+    const fn revocation(&self, revocation: Revocation) -> &EntityUid {
+        match revocation {
+            Revocation::NotPresented => &self.not_presented,
+            Revocation::NotRevoked { .. } => &self.not_revoked,
+            Revocation::Overdue { .. } => &self.overdue,
+        }
+    }
+
     fn snp(&self, snp: &SnpClaims) -> Built {
         let product = match snp.product {
             AmdProduct::Milan => &self.milan,
@@ -441,11 +450,6 @@ impl Vocabulary {
             SnpSigningKey::Vcek => &self.vcek,
             SnpSigningKey::Vlek => &self.vlek,
         };
-        let revocation = match snp.revocation {
-            Revocation::NotPresented => &self.not_presented,
-            Revocation::NotRevoked { .. } => &self.not_revoked,
-            Revocation::Overdue { .. } => &self.overdue,
-        };
         let mut record = pairs([
             ("assurance", self.assurance(snp.assurance)),
             ("product", entity(product)),
@@ -453,7 +457,7 @@ impl Vocabulary {
             ("signing_key", entity(signing_key)),
             ("guest_svn", number(u64::from(snp.guest_svn))),
             ("vmpl", number(u64::from(snp.vmpl))),
-            ("revocation", entity(revocation)),
+            ("revocation", entity(self.revocation(snp.revocation))),
             ("measurement", hexadecimal(&snp.measurement)),
             ("host_data", hexadecimal(&snp.host_data)),
             ("id_key_digest", hexadecimal(&snp.id_key_digest)),

@@ -222,6 +222,7 @@ impl Broker {
             credential_ttl_ms: self.config.credential_ttl_ms,
             lease_ms: self.config.lease_ms,
             ak_public: enrolled.ak_public.clone(),
+            endorsement: enrolled.path,
             ek: host.ek_sha256,
             assurance: enrolled.assurance,
             tpm: enrolled.identity.clone(),

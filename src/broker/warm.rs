@@ -15,6 +15,7 @@ use countersign_attestation::evidence::tdx::{Quote, VerifiedQe};
 use countersign_attestation::evidence::tpm::EnrolledTpm;
 use countersign_attestation::evidence::tpm::key::AttestationKey;
 use countersign_attestation::protocol::HostId;
+use countersign_attestation::x509::ListValidity;
 use countersign_attestation::{JudgedAt, Rejection, UnixMillis};
 
 use crate::broker::judge::Inputs;
@@ -38,6 +39,8 @@ pub struct Warm {
     boots: Mutex<BTreeMap<HostId, KeptBoot>>,
     /// By documents and grace.
     intel: Mutex<BTreeMap<(Sha256Digest, u64), Arc<VerifiedCollateral>>>,
+    /// By the path of a TPM's endorsement and the collateral it was compared with.
+    endorsements: Mutex<BTreeMap<(Sha256Digest, Sha256Digest), Option<ListValidity>>>,
     quoting_enclaves: Mutex<BTreeMap<(Sha256Digest, Sha256Digest), Arc<VerifiedQe>>>,
 }
 
@@ -158,6 +161,29 @@ impl Warm {
             kept.pop_first();
         }
         kept.insert((qe.digest(), collateral.digest()), Arc::new(qe));
+    }
+
+    /// What lists said of a TPM's endorsement before, if they still count.
+    pub(super) fn endorsement(
+        &self,
+        key: (Sha256Digest, Sha256Digest),
+        now: UnixMillis,
+    ) -> Option<Option<ListValidity>> {
+        let kept = self.endorsements.lock().unwrap_or_else(PoisonError::into_inner);
+        let list = kept.get(&key)?;
+        list.is_none_or(|list| list.check(now).is_ok()).then_some(*list)
+    }
+
+    /// Keeps what lists say of it.
+    pub(super) fn keep_endorsement(&self, key: (Sha256Digest, Sha256Digest), list: Option<ListValidity>) {
+        let mut kept = self.endorsements.lock().unwrap_or_else(PoisonError::into_inner);
+        if VEKS_MAX <= kept.len() {
+            kept.retain(|(_, collateral), _| *collateral == key.1);
+        }
+        if VEKS_MAX <= kept.len() {
+            kept.pop_first();
+        }
+        kept.insert(key, list);
     }
 
     /// What this event log said of these PCR values before.

@@ -8,11 +8,13 @@ use countersign_attestation::UnixMillis;
 use countersign_attestation::anchor::AmdProduct;
 use countersign_attestation::claims::{HexBytes, Revocation};
 use countersign_attestation::lineage::entry::Entry;
+use countersign_attestation::x509::Certificate;
 use serde_json::json;
 
 use crate::amd::AmdSimulator;
 use crate::house::{Host, House, manifest, operator};
 use crate::intel::IntelSimulator;
+use crate::tpm::SimManufacturer;
 use crate::vendor::{Vendor, utc_time};
 
 const HOUR: u64 = 3_600_000;
@@ -332,6 +334,68 @@ async fn what_one_site_fetched_serves_another_without_a_way_out() {
     assert_eq!(other.broker().collateral_documents(), documents);
     let item = other.broker().collateral().items.remove(0);
     assert_eq!((item.source.as_str(), item.ends), ("import:admin", item.issue.next_update), "no grace is stated here");
+}
+
+/// Lists of who certified a TPM: one that names it ends its trust and keeps it from enrolling; one that ends denies and
+/// takes nothing away.
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_of_tpm_makers_reach_enrolments_and_live_hosts() {
+    let mut house = House::new();
+    let mut host = Host::enrolled(&house, "gpu-1").await;
+    house.register_reference(&manifest(&host, &json!({}))).await.unwrap();
+    host.attest(&house).await.unwrap();
+    let state = |house: &House, host: &Host| {
+        let latest = house.broker().latest(&host.id).unwrap().unwrap();
+        latest.claims.unwrap().tpm.revocation
+    };
+    assert_eq!(state(&house, &host), Revocation::NotPresented);
+    let import = |house: &House, list: Vec<u8>| {
+        let broker = Arc::clone(house.broker());
+        async move { broker.import_collateral(&operator(), vec![Document::TpmCrl { list: HexBytes(list) }]).await.unwrap() }
+    };
+    let change = import(&house, house.maker.crl(1, &[&[9, 9]], 2027)).await;
+    assert_eq!((outcomes(&change), change.revoked_hosts), (vec!["accepted"], 0));
+    let stranger = SimManufacturer::new();
+    assert_eq!(outcomes(&import(&house, stranger.crl(9, &[], 2027)).await), ["x509.signature"]);
+    // Known from the archive, then from memory, then after a restart.
+    let next_update = UnixMillis(1_798_761_600_000);
+    for round in 0..3 {
+        host.renew();
+        let granted = host.attest(&house).await.unwrap();
+        assert_eq!(state(&house, &host), Revocation::NotRevoked { next_update }, "{round}");
+        assert!(granted.lease_until <= next_update);
+        if round == 1 {
+            house.restart();
+        }
+    }
+    // The list ends: what it said is not known any more. Nothing is revoked for it.
+    let late = next_update.since(house.clock.now());
+    house.clock.advance(late);
+    host.renew();
+    let refused = loop {
+        match host.attest(&house).await {
+            Err(code) if code == "trust.superseded" => host.renew(),
+            result => break result.map(drop).unwrap_err(),
+        }
+    };
+    assert_eq!(refused, "x509.crl.expired");
+    assert_ne!(house.standing(&host), "revoked");
+    assert_eq!(outcomes(&import(&house, house.maker.crl(2, &[], 2040)).await), ["accepted"]);
+    host.renew();
+    host.attest(&house).await.unwrap();
+    // The maker takes the certificate back: the live host falls, and nobody enrols with it.
+    let certificate = house.maker.ek_certificate(&host.tpm);
+    let serial = Certificate::parse(&certificate).unwrap().serial().to_vec();
+    let change = import(&house, house.maker.crl(3, &[&serial], 2040)).await;
+    assert_eq!((outcomes(&change), change.revoked_hosts), (vec!["accepted"], 1));
+    let trust = house.broker().trust.host(&host.id).unwrap().unwrap();
+    assert_eq!(
+        (house.standing(&host).as_str(), trust.reasons),
+        ("revoked", vec!["tpm.endorsement.revoked".to_owned()])
+    );
+    house.broker().remove(&operator(), &host.id).await.unwrap();
+    let refused = Host::enroll(&house, "gpu-1", &host.tpm).await.unwrap_err();
+    assert_eq!(refused.code(), "tpm.endorsement.revoked");
 }
 
 /// A mistake in the settings, or a file that is for nobody, is an error at the start and not a surprise at an expiry.

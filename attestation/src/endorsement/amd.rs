@@ -12,7 +12,7 @@ use crate::evidence::snp::SnpReason;
 use crate::rejection::Rejection;
 use crate::signature::{PreparedKey, Scheme};
 use crate::time::{JudgedAt, UnixMillis};
-use crate::x509::{Certificate, Crl, VerifiedPath, X509Reason, crl, verify_path};
+use crate::x509::{Certificate, Crl, ListValidity, VerifiedPath, X509Reason, crl, verify_path};
 
 mod extensions;
 
@@ -197,20 +197,6 @@ struct ChainValidity {
     list: Option<ListValidity>,
 }
 
-/// The time in which the list counts that a chain was checked against.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct ListValidity {
-    this_update: UnixMillis,
-    next_update: UnixMillis,
-    grace_ms: u64,
-}
-
-impl ListValidity {
-    const fn until(self) -> UnixMillis {
-        self.next_update.plus(self.grace_ms)
-    }
-}
-
 impl ChainValidity {
     fn check(&self, now: UnixMillis) -> Result<(), Rejection> {
         if now < self.not_before {
@@ -219,21 +205,11 @@ impl ChainValidity {
         if self.not_after < now {
             return Err(X509Reason::Expired.because(format_args!("a time up to {}", self.not_after), now));
         }
-        match self.list {
-            Some(list) if list.until() <= now => Err(crl::expired(list.next_update, list.grace_ms, now)),
-            Some(list) if now < list.this_update => {
-                Err(X509Reason::CrlNotYetValid.because(format_args!("a time from {}", list.this_update), now))
-            }
-            Some(_) | None => Ok(()),
-        }
+        self.list.map_or(Ok(()), |list| list.check(now))
     }
 
     fn revocation(&self, now: UnixMillis) -> Revocation {
-        match self.list {
-            None => Revocation::NotPresented,
-            Some(list) if now < list.next_update => Revocation::NotRevoked { next_update: list.next_update },
-            Some(list) => Revocation::Overdue { next_update: list.next_update, until: list.until() },
-        }
+        self.list.map_or(Revocation::NotPresented, |list| list.revocation(now))
     }
 
     fn valid_until(&self) -> UnixMillis {
@@ -458,10 +434,9 @@ fn check_revocation(
         }
         check_not_listed(path, &crl)?;
         serials.extend(crl.revoked().map(<[u8]>::to_vec));
-        match crl.check_current(at) {
-            Ok(next_update) if current.is_none_or(|known: ListValidity| known.next_update < next_update) => {
-                let this_update = crl.this_update();
-                current = Some(ListValidity { this_update, next_update, grace_ms: at.grace_ms });
+        match ListValidity::of(&crl, at) {
+            Ok(list) if current.is_none_or(|known: ListValidity| known.next_update() < list.next_update()) => {
+                current = Some(list);
             }
             Ok(_) => {}
             Err(rejection) => closest = Some(rejection),

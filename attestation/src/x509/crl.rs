@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 
 use super::der::{Der, NotDer, tag};
 use super::{Certificate, Signed, X509Reason, check_signature, extensions, hex_text, mismatch, name_text, oid, time};
+use crate::claims::Revocation;
 use crate::rejection::Rejection;
 use crate::time::{JudgedAt, UnixMillis};
 
@@ -162,8 +163,63 @@ impl<'a> Crl<'a> {
     }
 }
 
-/// A list whose nextUpdate, and the grace after it, have passed.
-pub(crate) fn expired(next_update: UnixMillis, grace_ms: u64, now: UnixMillis) -> Rejection {
+/// The time in which a list counts whose signature was checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListValidity {
+    this_update: UnixMillis,
+    next_update: UnixMillis,
+    grace_ms: u64,
+}
+
+impl ListValidity {
+    /// Of a list that is the one for now: see [`Crl::check_current`].
+    ///
+    /// # Errors
+    /// [`X509Reason::CrlNotYetValid`] or [`X509Reason::CrlExpired`].
+    pub fn of(list: &Crl<'_>, at: JudgedAt) -> Result<Self, Rejection> {
+        let next_update = list.check_current(at)?;
+        Ok(Self { this_update: list.this_update(), next_update, grace_ms: at.grace_ms })
+    }
+
+    /// nextUpdate.
+    #[must_use]
+    pub const fn next_update(self) -> UnixMillis {
+        self.next_update
+    }
+
+    /// When it ends: nextUpdate and the grace.
+    #[must_use]
+    pub const fn until(self) -> UnixMillis {
+        self.next_update.plus(self.grace_ms)
+    }
+
+    /// Checks at a use that it still counts.
+    ///
+    /// # Errors
+    /// As [`ListValidity::of`].
+    pub fn check(self, now: UnixMillis) -> Result<(), Rejection> {
+        if self.until() <= now {
+            return Err(expired(self.next_update, self.grace_ms, now));
+        }
+        if now < self.this_update {
+            return Err(X509Reason::CrlNotYetValid.because(format_args!("a time from {}", self.this_update), now));
+        }
+        Ok(())
+    }
+
+    /// What claims say of it.
+    #[must_use]
+    pub fn revocation(self, now: UnixMillis) -> Revocation {
+        let Self { next_update, .. } = self;
+        if now < next_update {
+            Revocation::NotRevoked { next_update }
+        } else {
+            Revocation::Overdue { next_update, until: self.until() }
+        }
+    }
+}
+
+fn expired(next_update: UnixMillis, grace_ms: u64, now: UnixMillis) -> Rejection {
     let expected = match grace_ms {
         0 => format!("a time before nextUpdate {next_update}"),
         grace => format!("a time before nextUpdate {next_update} and {grace} ms of grace"),

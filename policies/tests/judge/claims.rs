@@ -45,6 +45,8 @@ pub(crate) fn tpm_claims() -> Claims {
                 authorization: KeyAuthorization::Password,
                 creation: Presented::NotPresented,
             },
+            revocation: Revocation::NotPresented,
+            lists_until: None,
         },
         credential_key: Sha256Digest([0xc0; 32]),
         boot: Presented::NotPresented,
