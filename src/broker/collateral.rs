@@ -370,7 +370,7 @@ impl Broker {
                 State::Ended
             };
             let (source, accepted_at) = (item.source.clone(), item.accepted_at);
-            ItemView { issue, ends, state, source, accepted_at, sha256: item.digest() }
+            ItemView { issue, ends, state, source, accepted_at, sha256: item.sha256 }
         };
         governance.items.usable().map(view).collect()
     }

@@ -1,5 +1,5 @@
-//! What expires when, and whom it would take down: every host is judged again, as it will be judged then if nothing newer
-//! comes.
+//! What expires when, and whom it would take down: every host is judged again, as it will be judged then if nothing
+//! newer comes.
 
 use std::collections::BTreeMap;
 

@@ -100,15 +100,20 @@ impl Broker {
             archive,
             issuer,
         });
-        tokio::spawn(exceptions::watch(Arc::downgrade(&broker)));
-        tokio::spawn(collateral::watch(Arc::downgrade(&broker)));
-        let judging = Arc::clone(&broker);
+        broker.watch();
+        Ok(broker)
+    }
+
+    /// What goes on beside the requests.
+    fn watch(self: &Arc<Self>) {
+        tokio::spawn(exceptions::watch(Arc::downgrade(self)));
+        tokio::spawn(collateral::watch(Arc::downgrade(self)));
+        let judging = Arc::clone(self);
         tokio::spawn(async move {
             if let Err(problem) = judging.reappraise_where_changed().await {
                 tracing::error!(?problem, "hosts were not judged again");
             }
         });
-        Ok(broker)
     }
 }
 

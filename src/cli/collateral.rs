@@ -2,7 +2,7 @@
 //! a way out.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
 use comfy_table::Table;
@@ -149,13 +149,16 @@ struct LossRow {
     hosts: Vec<String>,
 }
 
+/// How an answer is shown to people.
+type Shown = fn(&str) -> anyhow::Result<String>;
+
 /// Runs `countersign collateral`.
 ///
 /// # Errors
 /// What the broker refuses, an export that is not what its operator signed, and failures on the way to the broker.
 pub async fn run(args: &CollateralArgs) -> anyhow::Result<()> {
     let client = Client::new(&args.connection)?;
-    let (answer, table): (Box<RawValue>, fn(&str) -> anyhow::Result<String>) = match &args.command {
+    let (answer, table): (Box<RawValue>, Shown) = match &args.command {
         CollateralCommand::List => (client.get("/v1/collateral").await?, listed),
         CollateralCommand::Refresh => (client.post("/v1/collateral/refresh", &Nothing {}).await?, changed),
         CollateralCommand::Import { file, signed_by } => {
@@ -188,7 +191,7 @@ fn text(documents: &[Document]) -> String {
 }
 
 /// The documents of an export, if `signed_by` signed these and no others.
-fn opened(file: &PathBuf, signed_by: &str) -> anyhow::Result<Vec<Document>> {
+fn opened(file: &Path, signed_by: &str) -> anyhow::Result<Vec<Document>> {
     let vkey = match NoteKey::parse(signed_by) {
         Ok(_) => signed_by.to_owned(),
         Err(_) => std::fs::read_to_string(signed_by)

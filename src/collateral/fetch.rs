@@ -195,7 +195,8 @@ async fn bounded(mut response: reqwest::Response) -> Result<Vec<u8>, FetchError>
     Ok(bytes)
 }
 
-/// The document in an answer (Intel PCS API version 4: the chain of whoever signed is in a header, percent-encoded PEM).
+/// The document in an answer (Intel PCS API version 4: the chain of whoever signed is in a header, percent-encoded
+/// PEM).
 fn document(request: &Request, headers: &HeaderMap, body: Vec<u8>) -> Result<Document, FetchError> {
     let content = |error: &dyn fmt::Display| FetchError::Content(error.to_string());
     Ok(match request {

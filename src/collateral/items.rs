@@ -22,6 +22,8 @@ pub struct Item {
     pub issue: Issue,
     /// The document.
     pub document: Document,
+    /// SHA-256 of it: its name in the archive.
+    pub sha256: Sha256Digest,
     /// The source's name, `file:NAME` or `import:OPERATOR`.
     pub source: String,
     /// When it was accepted.
@@ -29,12 +31,6 @@ pub struct Item {
 }
 
 impl Item {
-    /// SHA-256 of the document: its name in the archive.
-    #[must_use]
-    pub fn digest(&self) -> Sha256Digest {
-        self.document.digest()
-    }
-
     /// What is stored of it.
     #[must_use]
     pub fn write(&self) -> Write {
@@ -98,7 +94,8 @@ impl Items {
         Ok(match follows {
             Some(Follows::Same) => Judged::Known(issue),
             Some(Follows::Newer) | None => {
-                Judged::Newer(Item { issue, document, source: source.to_owned(), accepted_at: now })
+                let (sha256, source) = (document.digest(), source.to_owned());
+                Judged::Newer(Item { issue, document, sha256, source, accepted_at: now })
             }
         })
     }

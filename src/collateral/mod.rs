@@ -1,5 +1,5 @@
-//! Endorsements and anchors: pinned roots as the operator keeps them on disk, and what vendors publish anew from time to
-//! time, from wherever it came. Nothing is ever fetched from an address that evidence names.
+//! Endorsements and anchors: pinned roots as the operator keeps them on disk, and what vendors publish anew from time
+//! to time, from wherever it came. Nothing is ever fetched from an address that evidence names.
 
 pub mod anchors;
 pub mod document;

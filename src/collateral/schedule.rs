@@ -106,7 +106,7 @@ mod tests {
     fn what_was_fetched_is_fetched_again_early_and_spread() {
         let (mut schedule, wanted, reach) = rig();
         assert_eq!(schedule.due(UnixMillis(999)), []);
-        assert_eq!(schedule.due(UnixMillis(1000)), [wanted.clone()]);
+        assert_eq!(schedule.due(UnixMillis(1000)), std::slice::from_ref(&wanted));
         let now = UnixMillis(1000);
         for (next_update, chance, expected) in [
             (1_000_000, 0, 7400),

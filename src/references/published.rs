@@ -1,5 +1,5 @@
-//! What vendors publish anew from time to time comes into force: from the store and the disk at a start, and at any time
-//! after it from a source, an operator, or files that changed.
+//! What vendors publish anew from time to time comes into force: from the store and the disk at a start, and at any
+//! time after it from a source, an operator, or files that changed.
 
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::endorsement::issue::{Issue, IssueReason};

@@ -101,7 +101,8 @@ fn settings(vendor: &Vendor, grace_hours: u64) -> String {
         hours => format!("[grace]\npolicy = \"vendor-outage\"\nmilliseconds = {}\n", hours * HOUR),
     };
     format!(
-        "{grace}[[amd_kds]]\nname = \"kds\"\nproducts = [\"genoa\"]\nreach = {{ url = \"{}\", refresh_ms = {HOUR}, retry_ms = {} }}\n",
+        "{grace}[[amd_kds]]\nname = \"kds\"\nproducts = [\"genoa\"]\n\
+         reach = {{ url = \"{}\", refresh_ms = {HOUR}, retry_ms = {} }}\n",
         vendor.url(),
         HOUR / 6,
     )
@@ -123,8 +124,8 @@ fn outcomes(change: &Change) -> Vec<&str> {
     change.documents.iter().map(code).collect()
 }
 
-/// With the source down, nothing is denied before nextUpdate and the policy's grace, everything after, and whoever looks
-/// was warned in between.
+/// With the source down, nothing is denied before nextUpdate and the policy's grace, everything after, and whoever
+/// looks was warned in between.
 #[tokio::test(flavor = "multi_thread")]
 async fn c13_an_outage_denies_nothing_before_the_stated_grace_ends_and_everything_after() {
     let mut site = Site::new(5).await;
@@ -276,7 +277,8 @@ async fn c13_of_two_caches_that_disagree_the_newer_counts() {
         );
         let source = |name: &str, vendor: &Vendor| {
             format!(
-                "[[intel_pcs]]\nname = \"{name}\"\ntechnologies = [\"tdx\"]\nauthorities = [\"platform\"]\nfmspc = [\"{}\"]\nreach = {{ url = \"{}\", refresh_ms = {HOUR}, retry_ms = 1000 }}\n",
+                "[[intel_pcs]]\nname = \"{name}\"\ntechnologies = [\"tdx\"]\nauthorities = [\"platform\"]\n\
+                 fmspc = [\"{}\"]\nreach = {{ url = \"{}\", refresh_ms = {HOUR}, retry_ms = 1000 }}\n",
                 FMSPC.to_uppercase(),
                 vendor.url()
             )
@@ -351,7 +353,8 @@ async fn lists_of_tpm_makers_reach_enrolments_and_live_hosts() {
     assert_eq!(state(&house, &host), Revocation::NotPresented);
     let import = |house: &House, list: Vec<u8>| {
         let broker = Arc::clone(house.broker());
-        async move { broker.import_collateral(&operator(), vec![Document::TpmCrl { list: HexBytes(list) }]).await.unwrap() }
+        let documents = vec![Document::TpmCrl { list: HexBytes(list) }];
+        async move { broker.import_collateral(&operator(), documents).await.unwrap() }
     };
     let change = import(&house, house.maker.crl(1, &[&[9, 9]], 2027)).await;
     assert_eq!((outcomes(&change), change.revoked_hosts), (vec!["accepted"], 0));

@@ -42,7 +42,8 @@ fn lists_are_fetched_warned_of_exported_imported_and_foretold() {
     let (amd, vendor) = (AmdSimulator::new(AmdProduct::Genoa), runtime.block_on(Vendor::start()));
     vendor.serve(LIST, &list(&amd, 5, 2));
     let settings = format!(
-        "[[amd_kds]]\nname = \"kds\"\nproducts = [\"genoa\"]\nreach = {{ url = \"{}\", refresh_ms = {HOUR}, retry_ms = 1000 }}\n",
+        "[[amd_kds]]\nname = \"kds\"\nproducts = [\"genoa\"]\n\
+         reach = {{ url = \"{}\", refresh_ms = {HOUR}, retry_ms = 1000 }}\n",
         vendor.url()
     );
     let (_folder, fleet) = fleet(&amd, &settings);

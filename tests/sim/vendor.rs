@@ -1,5 +1,5 @@
-//! A vendor's collateral service, or a cache of it, on a loopback port: what a test says it serves, and nothing while it
-//! is down. Include it with `#[path]`; it is in no binary.
+//! A vendor's collateral service, or a cache of it, on a loopback port: what a test says it serves, and nothing while
+//! it is down. Include it with `#[path]`; it is in no binary.
 #![allow(dead_code, clippy::unwrap_used, reason = "shared by several test crates, each uses a part")]
 
 use std::collections::BTreeMap;

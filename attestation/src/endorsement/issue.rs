@@ -1,5 +1,5 @@
-//! What vendors issue anew from time to time: revocation lists, TCB info, enclave identities. Of each subject the newest
-//! issue that was ever seen counts, since an older one is signed as well and hides what was revoked since.
+//! What vendors issue anew from time to time: revocation lists, TCB info, enclave identities. Of each subject the
+//! newest issue that was ever seen counts, since an older one is signed as well and hides what was revoked since.
 
 use alloc::format;
 use alloc::string::String;

@@ -142,8 +142,8 @@ pub fn verify_certificate(
     Ok(VerifiedEkCertificate { assurance, valid_until, identity, path })
 }
 
-/// A path from `leaf` to the first of `anchors` that one leads to: the anchor's class, the path's earliest notAfter, and
-/// the path.
+/// A path from `leaf` to the first of `anchors` that one leads to: the anchor's class, the path's earliest notAfter,
+/// and the path.
 fn closest_path(
     leaf: &Certificate<'_>,
     intermediates: &[&[u8]],
