@@ -8,6 +8,7 @@ use countersign_attestation::anchor::{AmdProduct, Assurance};
 use countersign_attestation::claims::{Presented, Revocation, SnpClaims, SnpSigningKey};
 use countersign_attestation::endorsement::amd;
 use countersign_attestation::evidence::bundle::SnpEvidence;
+use countersign_attestation::evidence::snp::kds::vcek_path;
 use countersign_attestation::evidence::snp::{ReportDataExpectation, SnpReason, verify, verify_report};
 use countersign_attestation::x509::{Certificate, verify_path};
 use countersign_attestation::{JudgedAt, UnixMillis};
@@ -602,6 +603,36 @@ fn b4_a_list_past_its_grace_denies_and_one_within_it_says_so() {
     assert_eq!(code(amd::endorse(&MILAN.vcek.der, &[MILAN.anchor()], &[&revoked], at)), "snp.vek.intermediate_revoked");
     let short = MILAN.vcek_with(|profile| profile.not_after = "260601000000Z".to_owned());
     assert_eq!(code(amd::endorse(&short.der, &[MILAN.anchor()], &[&list], at)), "x509.expired");
+}
+
+/// What AMD's service is asked for is what the certificate that it answers is for.
+#[test]
+fn the_service_is_asked_for_the_certificate_of_the_reported_tcb() {
+    let tcb = "blSPL=04&teeSPL=02&snpSPL=24&ucodeSPL=219";
+    for (simulator, query) in [(&*MILAN, tcb), (&*GENOA, tcb), (&*TURIN, &*format!("fmcSPL=01&{tcb}"))] {
+        let evidence = simulator.evidence(&[7; 64]);
+        let hwid = hex::encode(sim::hwid(simulator.product));
+        let expected = format!("vcek/v1/{}/{hwid}?{query}", simulator.product);
+        assert_eq!(vcek_path(&evidence.report, None).expect("a path"), expected);
+        // What the report says counts more than what somebody says of it.
+        assert_eq!(vcek_path(&evidence.report, Some(AmdProduct::Milan)).expect("a path"), expected);
+        let vek = amd::endorse(&evidence.vek, &[simulator.anchor()], &[], NOW).expect("a VCEK");
+        assert_eq!(hex::encode(&vek.hwid().verified().expect("hwID").0), hwid);
+    }
+    let mut report = MILAN.evidence(&[7; 64]).report;
+    let asked = |report: &[u8], product| vcek_path(report, product).map_err(|rejection| rejection.code());
+    assert_eq!(asked(&report[1..], None), Err("snp.report.length"));
+    let version_2 = |report: &mut Vec<u8>| {
+        report[0] = 2;
+        report[0x188..0x18b].fill(0);
+    };
+    version_2(&mut report);
+    assert_eq!(asked(&report, None), Err("snp.product"));
+    assert!(asked(&report, Some(AmdProduct::Genoa)).expect("a path").starts_with("vcek/v1/Genoa/"));
+    report[0x1a0..0x1e0].fill(0);
+    assert_eq!(asked(&report, Some(AmdProduct::Milan)), Err("snp.chip_id.masked"));
+    report[0x48] = 1 << 2;
+    assert_eq!(asked(&report, Some(AmdProduct::Milan)), Err("snp.vek.kind"));
 }
 
 #[test]

@@ -16,6 +16,7 @@ use crate::x509::{Certificate, Crl, ListValidity, VerifiedPath, X509Reason, crl,
 
 mod extensions;
 
+pub(crate) use self::extensions::hwid_size;
 use self::extensions::{certificate_tcb, check_product_name, identity};
 
 /// Anchors tried for one certificate: three products, hardware and simulated, and room for a root's successor.

@@ -14,6 +14,7 @@ use self::report::{REPORT_BYTES, Report, SIGNED_BYTES};
 
 mod appraise;
 pub mod id_block;
+pub mod kds;
 mod report;
 
 reasons! {
