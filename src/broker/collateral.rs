@@ -224,7 +224,14 @@ impl Broker {
                 }
             }
         }
-        let offered = self.offer_collateral(offers, None, actor)?;
+        let offered = match self.offer_collateral(offers, None, actor) {
+            Ok(offered) => offered,
+            Err(problem) => {
+                // A full disk here is no reason to ask the vendor every second.
+                asked.iter().try_for_each(|wanted| self.fetch_failed(wanted, problem.to_string()))?;
+                return Err(problem);
+            }
+        };
         // 3. When each is asked for next.
         let mut missing = Vec::new();
         for (wanted, error) in failed {
