@@ -88,6 +88,8 @@ reasons! {
     /// Credential keys are not used again.
     KeyReused = 403, "credential.key.reused", "the credential key was replaced by a newer one before",
         "make a new credential key for each renewal";
+    /// JWT-SVIDs are for named services.
+    Audience = 400, "credential.audience", "an audience of a JWT-SVID cannot be one", "see expected and found";
     /// P-256 only.
     KeyUnusable = 400, "credential.key.unusable", "the key is not a P-256 SubjectPublicKeyInfo",
         "send the DER SubjectPublicKeyInfo of an ECDSA P-256 key";

@@ -17,8 +17,8 @@ use countersign_attestation::endorsement::issue::Issue;
 use countersign_attestation::evidence::bundle::{Bundle, ImaEntries, ParavisorEvidence, SnpEvidence, TdxEvidence};
 use countersign_attestation::protocol::{
     ActivationRequest, ActivationResponse, AttestationRequest, AttestationResponse, Base64Bytes, Challenge,
-    Endorsement, EnrollmentChallenge, EnrollmentRequest, EnrollmentTask, HostId, IssuedCredential, KnownBoot,
-    PcrSelection, Problem,
+    Endorsement, EnrollmentChallenge, EnrollmentRequest, EnrollmentTask, HostId, IssuedCredential, IssuedToken,
+    KnownBoot, PcrSelection, Problem,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -180,7 +180,9 @@ fn samples() -> BTreeMap<&'static str, BTreeSet<String>> {
     let mut evidence = bundle.encode();
     let azure = ParavisorEvidence { hcl_report: vec![1], vek: None };
     evidence.records.extend(Bundle { snp: None, paravisor: Some(azure), ..bundle }.encode().records);
+    let token = IssuedToken { audience: String::new(), token: String::new() };
     let credential = IssuedCredential {
+        jwt_svids: vec![token.clone()],
         certificate_chain: String::new(),
         ear: String::new(),
         trust_bundle: String::new(),
@@ -236,9 +238,15 @@ fn samples() -> BTreeMap<&'static str, BTreeSet<String>> {
         ("Collection", sample(&evidence)),
         (
             "AttestationRequest",
-            sample(&AttestationRequest { challenge: String::new(), credential_key: bytes(), evidence }),
+            sample(&AttestationRequest {
+                challenge: String::new(),
+                credential_key: bytes(),
+                evidence,
+                audiences: vec![String::new()],
+            }),
         ),
         ("IssuedCredential", sample(&credential)),
+        ("IssuedToken", sample(&token)),
         (
             "AttestationResponse",
             sample(&AttestationResponse {

@@ -75,6 +75,7 @@ fn handler(route: &Route) -> MethodRouter<Arc<Broker>> {
         (&Method::GET, "/v1/status-lists/{n}") => get(public::status_list),
         (&Method::GET, "/v1/bundle") => get(public::bundle),
         (&Method::GET, "/.well-known/jwks.json") => get(public::jwks),
+        (&Method::GET, "/.well-known/openid-configuration") => get(public::openid_configuration),
         (&Method::GET, "/v1/hosts") => get(operator::list_hosts),
         (&Method::POST, "/v1/hosts") => post(operator::register_host),
         (&Method::GET, "/v1/hosts/{id}") => get(operator::show_host),

@@ -39,6 +39,7 @@ pub const ROUTES: &[Route] = &[
     route(Method::GET, "/v1/status-lists/{n}", Audience::Anyone),
     route(Method::GET, "/v1/bundle", Audience::Anyone),
     route(Method::GET, "/.well-known/jwks.json", Audience::Anyone),
+    route(Method::GET, "/.well-known/openid-configuration", Audience::Anyone),
     route(Method::GET, "/v1/hosts", Audience::Operator),
     route(Method::POST, "/v1/hosts", Audience::Operator),
     route(Method::GET, "/v1/hosts/{id}", Audience::Operator),

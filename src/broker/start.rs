@@ -76,7 +76,8 @@ impl Broker {
         };
         let pulse = pulse.start(Duration::from_millis(config.pulse_period_ms))?;
         let build = format!("countersign {}", env!("CARGO_PKG_VERSION"));
-        let issuer = Issuer { keys: Arc::clone(&keys), trust_domain, list_uri, build };
+        let issuer = issuer_url(&config);
+        let issuer = Issuer { keys: Arc::clone(&keys), trust_domain, list_uri, issuer, build };
         let broker = Arc::new(Self {
             metrics: Metrics::new(),
             long_bodies: tokio::sync::Semaphore::new(LONG_BODIES_MAX),
@@ -115,6 +116,12 @@ impl Broker {
             }
         });
     }
+}
+
+/// The issuer of this broker's tokens (OpenID Connect Discovery 1.0, 4): https, its first name, and its port.
+#[must_use]
+pub fn issuer_url(config: &Config) -> String {
+    format!("https://{}", authority(config))
 }
 
 /// How relying parties reach this broker: its first name, and its port.

@@ -225,6 +225,7 @@ impl Host {
         let Logs { event_log, ima } = logs;
         AttestationRequest {
             challenge: challenge.challenge.clone(),
+            audiences: Vec::new(),
             credential_key: Base64Bytes(self.key.spki()),
             evidence: Bundle { tpm_quote, tpm_pcrs, tpm_certify, event_log, ima, snp, tdx: None, paravisor: None }
                 .encode(),

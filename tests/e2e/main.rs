@@ -34,6 +34,7 @@ mod story;
 #[path = "../sim/swtpm.rs"]
 mod swtpm;
 mod tdx;
+mod tokens;
 #[path = "../sim/tpm.rs"]
 mod tpm;
 #[path = "../sim/vendor.rs"]
