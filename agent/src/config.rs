@@ -187,8 +187,8 @@ pub struct RunArgs {
     /// Certificate of the key that signs this machine's SNP reports, when the host hands over none.
     #[arg(long, value_name = "FILE")]
     pub snp_vek: Option<PathBuf>,
-    /// AMD's Key Distribution Service or a mirror of it, https or http: where the certificate of the key that signs this
-    /// machine's SNP reports is fetched from, when the host hands over none.
+    /// AMD's Key Distribution Service or a mirror of it, https or http: where the certificate of the key that signs
+    /// this machine's SNP reports is fetched from, when the host hands over none.
     #[arg(long, value_name = "URL", conflicts_with = "snp_vek", value_parser = kds_url)]
     pub kds: Option<String>,
     /// PEM file of the authorities that --kds is believed from over https.

@@ -7,6 +7,7 @@ use std::sync::LazyLock;
 use countersign_attestation::anchor::{AmdProduct, Assurance};
 use countersign_attestation::claims::{Presented, Revocation, SnpClaims, SnpSigningKey};
 use countersign_attestation::endorsement::amd;
+use countersign_attestation::endorsement::tpm::EndorsementPath;
 use countersign_attestation::evidence::bundle::SnpEvidence;
 use countersign_attestation::evidence::snp::kds::vcek_path;
 use countersign_attestation::evidence::snp::{ReportDataExpectation, SnpReason, verify, verify_report};
@@ -603,6 +604,33 @@ fn b4_a_list_past_its_grace_denies_and_one_within_it_says_so() {
     assert_eq!(code(amd::endorse(&MILAN.vcek.der, &[MILAN.anchor()], &[&revoked], at)), "snp.vek.intermediate_revoked");
     let short = MILAN.vcek_with(|profile| profile.not_after = "260601000000Z".to_owned());
     assert_eq!(code(amd::endorse(&short.der, &[MILAN.anchor()], &[&list], at)), "x509.expired");
+}
+
+/// A path of certificates is compared with the lists of those who issued them, and with nobody else's. AMD's chain is
+/// one like any other.
+#[test]
+fn a_path_is_compared_with_the_lists_of_its_own_authorities() {
+    let path = |certificates: &[&[u8]]| -> EndorsementPath {
+        let hex: Vec<String> = certificates.iter().map(hex::encode).collect();
+        serde_json::from_value(hex.into()).expect("a path")
+    };
+    let judged = |path: &EndorsementPath, list: Vec<u8>| {
+        let at = JudgedAt { now: NOW, grace_ms: 0 };
+        let covered = path.check_not_revoked(&[list], at).map(|list| list.is_some());
+        covered.map_err(|rejection| rejection.code())
+    };
+    let (whole, ask) =
+        (path(&[&MILAN.vcek.der, &MILAN.ask_der, &MILAN.ark_der]), path(&[&MILAN.ask_der, &MILAN.ark_der]));
+    let stranger = AmdSimulator::new(AmdProduct::Milan);
+    assert_eq!(judged(&ask, MILAN.crl(&[])), Ok(true));
+    assert_eq!(judged(&whole, MILAN.crl(&[])), Ok(false), "nothing is known of the leaf: its authority has no list");
+    for path in [&whole, &ask] {
+        assert_eq!(judged(path, MILAN.crl(&[&[1, 0, 1]])), Err("tpm.endorsement.revoked"));
+        assert_eq!(judged(path, stranger.crl(&[&[1, 0, 1]])), Ok(false), "of the same name, by another key");
+        assert_eq!(judged(path, GENOA.crl(&[&[1, 0, 1]])), Ok(false));
+        let expired = MILAN.ark.revoke(&[], "250101000000Z", "260101000000Z");
+        assert_eq!(judged(path, expired), Err("x509.crl.expired"));
+    }
 }
 
 /// What AMD's service is asked for is what the certificate that it answers is for.

@@ -1,5 +1,5 @@
-//! Execution credentials: an X.509-SVID, an EAR and JWT-SVIDs for one key, one decision, one lease. Both arguments can only be
-//! had from a durable entry: issuing before recording does not compile.
+//! Execution credentials: an X.509-SVID, an EAR and JWT-SVIDs for one key, one decision, one lease. Both arguments
+//! can only be had from a durable entry: issuing before recording does not compile.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use countersign_attestation::UnixMillis;
 use countersign_attestation::anchor::Assurance;
 use countersign_attestation::claims::{Claims, Presented};
 use countersign_attestation::endorsement::intel::TcbStatus;
+use countersign_attestation::lineage::entry::CredentialRecord;
 use countersign_attestation::protocol::{IssuedCredential, IssuedToken};
 use countersign_attestation::result::ear::{
     self, Confirmation, Ear, StatusClaim, StatusReference, Submodule, TrustVector, VerifierId,
@@ -103,23 +104,9 @@ impl Issuer {
         let status = StatusClaim {
             status_list: StatusReference { idx: status_index, uri: format!("{}{status_list}", self.list_uri) },
         };
-        let token = |audience: &String| {
-            let svid = JwtSvid {
-                iss: self.issuer.clone(),
-                sub: subject.clone(),
-                aud: [audience.clone()],
-                iat: now.seconds(),
-                exp: credential.not_after.seconds(),
-                jti: JwtSvid::id(recorded.leaf_hash(), audience),
-                cnf: cnf.clone(),
-                status: status.clone(),
-                decision: recorded.leaf_hash(),
-                generation: lease.generation(),
-            };
-            let token = self.keys.token.sign(jwt_svid::KIND, &svid.to_payload())?;
-            Ok(IssuedToken { audience: audience.clone(), token })
-        };
-        let jwt_svids = audiences.iter().map(token).collect::<Result<_, KeyError>>()?;
+        let face =
+            Face { recorded, lease, credential: &credential, subject: &subject, cnf: &cnf, status: &status, now };
+        let jwt_svids = audiences.iter().map(|audience| self.token(face, audience)).collect::<Result<_, _>>()?;
         let ear = Ear {
             eat_profile: ear::PROFILE.to_owned(),
             iss: self.trust_domain.clone(),
@@ -145,6 +132,39 @@ impl Issuer {
             not_after: credential.not_after,
             renew_at: now.plus(credential.not_after.since(now) / 2),
         }))
+    }
+}
+
+/// What all faces of one credential have in common.
+#[derive(Clone, Copy)]
+struct Face<'a> {
+    recorded: &'a Recorded,
+    lease: &'a Lease,
+    credential: &'a CredentialRecord,
+    subject: &'a SpiffeId,
+    cnf: &'a Confirmation,
+    status: &'a StatusClaim,
+    now: UnixMillis,
+}
+
+impl Issuer {
+    /// The JWT-SVID for an audience.
+    fn token(&self, face: Face<'_>, audience: &str) -> Result<IssuedToken, KeyError> {
+        let Face { recorded, lease, credential, subject, cnf, status, now } = face;
+        let svid = JwtSvid {
+            iss: self.issuer.clone(),
+            sub: subject.clone(),
+            aud: [audience.to_owned()],
+            iat: now.seconds(),
+            exp: credential.not_after.seconds(),
+            jti: JwtSvid::id(recorded.leaf_hash(), audience),
+            cnf: cnf.clone(),
+            status: status.clone(),
+            decision: recorded.leaf_hash(),
+            generation: lease.generation(),
+        };
+        let token = self.keys.token.sign(jwt_svid::KIND, &svid.to_payload())?;
+        Ok(IssuedToken { audience: audience.to_owned(), token })
     }
 }
 

@@ -9,8 +9,8 @@ use crate::anchor::AmdProduct;
 use crate::endorsement::amd::hwid_size;
 use crate::rejection::Rejection;
 
-/// Path and query below the service's address. Nothing of the report is believed for it; what comes back is checked like
-/// any other certificate. `product` is for reports before version 3, which do not say what they come from.
+/// Path and query below the service's address. Nothing of the report is believed for it; what comes back is checked
+/// like any other certificate. `product` is for reports before version 3, which do not say what they come from.
 ///
 /// # Errors
 /// An [`SnpReason`]: the report is none, its key is no VCEK, or it does not say which chip it is of.
