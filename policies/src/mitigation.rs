@@ -1,9 +1,9 @@
 //! Mitigation vectors: bits that the SEV firmware sets once it has verified that a fix which no TCB component counts is
 //! in force (SNP ABI 1.58, SNP_VERIFY_MITIGATION; ATTESTATION_REPORT, LAUNCH_MIT_VECTOR and CURRENT_MIT_VECTOR).
 //!
-//! What a bit means, and whether a product needs it, differs from product to product: a Turin has none set where a Genoa
-//! has one. So a minimum names its product, and bits are demanded one by one: as one number, a high bit would stand for a
-//! low one.
+//! What a bit means, and whether a product needs it, differs from product to product: a Turin has none set where a
+//! Genoa has one. So a minimum names its product, and bits are demanded one by one: as one number, a high bit would
+//! stand for a low one.
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;

@@ -24,8 +24,8 @@
 //! A manifest names the kinds of evidence that its hosts have: a host that lacks one of them does not match. Of `tdx`,
 //! `mr_td` is mandatory, and `boot` is about the trust domain's own event log (CCEL), replayed to its RTMRs.
 //!
-//! Of `snp`, `min_mitigations` names bits that must be set in both mitigation vectors of the report, product by product;
-//! a product without any lists none, and one that is not listed does not match.
+//! Of `snp`, `min_mitigations` names bits that must be set in both mitigation vectors of the report, product by
+//! product; a product without any lists none, and one that is not listed does not match.
 //!
 //! `acpi` says what becomes of the ACPI tables that the host gives the guest: `measured`, `igvm` or `sandboxed`. It is
 //! the operator's knowledge of the image and compared with nothing; policies may demand it.
