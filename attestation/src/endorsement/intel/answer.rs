@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::IntelReason;
@@ -44,6 +44,11 @@ impl<'a> Answer<'a> {
         let signature = hex::decode(signature).map_err(|error| IntelReason::Schema.because("r || s in hex", error))?;
         Ok(Self { body: body.get(), signature })
     }
+}
+
+/// Reads a member that may be absent, and is never null: Intel leaves out what there is none of.
+pub(super) fn not_null<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
 }
 
 /// Checks that an answer, or a document of one, is no longer than any is, before anything of it is read.

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use serde::Deserialize;
 
-use super::answer::check_length;
+use super::answer::{check_length, not_null};
 use super::status::TcbStatus;
 use super::tcb_info::{Verdict, advisories, schema, time};
 use super::{IntelReason, Validity, fixed_hex};
@@ -186,7 +186,7 @@ struct RawLevel {
     tcb: RawTcb,
     tcb_date: String,
     tcb_status: String,
-    #[serde(default, rename = "advisoryIDs")]
+    #[serde(default, deserialize_with = "not_null", rename = "advisoryIDs")]
     advisory_ids: Option<Vec<String>>,
 }
 

@@ -10,7 +10,7 @@ pub use self::chain::{Validity, VerifiedPckCrl, VerifiedRootCrl, endorse_pck_crl
 use self::chain::{check_signed, check_signed_without_list};
 pub use self::collateral::{IntelCollateral, VerifiedCollateral};
 pub use self::identity::{EnclaveId, QeIdentity, VerifiedQeIdentity};
-pub use self::pck::{PckExtensions, UnverifiedPlatform, VerifiedPck};
+pub use self::pck::{PckExtensions, SgxType, UnverifiedPlatform, VerifiedPck};
 pub use self::status::{TcbEvaluation, TcbStatus};
 pub use self::tcb_info::{ModuleIdentity, TcbInfo, TcbKind, VerifiedTcbInfo};
 pub(crate) use self::tcb_info::{module_major, module_name};

@@ -154,10 +154,21 @@ pub struct PckExtensions {
     pub pce_id: [u8; 2],
     /// FMSPC.
     pub fmspc: [u8; 6],
-    /// SGX type: 0 standard, 1 scalable, 2 scalable with integrity.
-    pub sgx_type: u64,
+    /// SGX Type.
+    pub sgx_type: SgxType,
     /// Platform instance, for platforms of more than one package.
     pub platform_instance_id: Option<[u8; 16]>,
+}
+
+/// How a platform protects the memory of enclaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SgxType {
+    /// Encryption, integrity and replay protection.
+    Standard,
+    /// Encryption alone.
+    Scalable,
+    /// Encryption and integrity.
+    ScalableWithIntegrity,
 }
 
 impl PckExtensions {
@@ -180,7 +191,12 @@ fn read_extensions(value: &[u8]) -> Result<PckExtensions, NotDer> {
     let tcb = read_tcb(find(TCB).ok_or(NotDer)?)?;
     let mut sgx_type = find(SGX_TYPE).ok_or(NotDer)?;
     let kind = sgx_type.content(TAG_ENUMERATED)?;
-    let sgx_type = crate::x509::der::integer_u64(kind)?;
+    let sgx_type = match crate::x509::der::integer_u64(kind)? {
+        0 => SgxType::Standard,
+        1 => SgxType::Scalable,
+        2 => SgxType::ScalableWithIntegrity,
+        _ => return Err(NotDer),
+    };
     Ok(PckExtensions {
         ppid: octets(find(PPID))?,
         components: tcb.components,

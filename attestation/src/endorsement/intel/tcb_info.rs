@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 
 use serde::Deserialize;
 
-use super::answer::check_length;
+use super::answer::{check_length, not_null};
 use super::status::TcbStatus;
 use super::{IntelReason, Validity, date, fixed_hex};
 use crate::rejection::Rejection;
@@ -267,19 +267,19 @@ pub(super) fn advisories(ids: Option<Vec<String>>) -> Result<Vec<String>, Reject
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct RawTcbInfo {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "not_null")]
     id: Option<String>,
     version: u32,
     issue_date: String,
     next_update: String,
     fmspc: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "not_null")]
     pce_id: Option<String>,
     tcb_type: u32,
     tcb_evaluation_data_number: u32,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "not_null")]
     tdx_module: Option<RawModule>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "not_null")]
     tdx_module_identities: Option<Vec<RawModuleIdentity>>,
     tcb_levels: Vec<RawLevel>,
 }
@@ -338,7 +338,7 @@ struct RawModuleLevel {
     tcb: RawModuleTcb,
     tcb_date: String,
     tcb_status: String,
-    #[serde(default, rename = "advisoryIDs")]
+    #[serde(default, deserialize_with = "not_null", rename = "advisoryIDs")]
     advisory_ids: Option<Vec<String>>,
 }
 
@@ -359,7 +359,7 @@ struct RawLevel {
     tcb: RawTcb,
     tcb_date: String,
     tcb_status: String,
-    #[serde(default, rename = "advisoryIDs")]
+    #[serde(default, deserialize_with = "not_null", rename = "advisoryIDs")]
     advisory_ids: Option<Vec<String>>,
 }
 
@@ -368,10 +368,10 @@ struct RawLevel {
 struct RawComponent {
     svn: u8,
     #[expect(dead_code, reason = "what the component is, for people")]
-    #[serde(default)]
+    #[serde(default, deserialize_with = "not_null")]
     category: Option<String>,
     #[expect(dead_code, reason = "likewise")]
-    #[serde(default)]
+    #[serde(default, deserialize_with = "not_null")]
     r#type: Option<String>,
 }
 
@@ -381,11 +381,11 @@ macro_rules! raw_tcb {
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
         struct RawTcb {
-            $(#[serde(default)] $component: Option<u8>,)+
+            $(#[serde(default, deserialize_with = "not_null")] $component: Option<u8>,)+
             pcesvn: u16,
-            #[serde(default)]
+            #[serde(default, deserialize_with = "not_null")]
             sgxtcbcomponents: Option<[RawComponent; COMPONENTS]>,
-            #[serde(default)]
+            #[serde(default, deserialize_with = "not_null")]
             tdxtcbcomponents: Option<[RawComponent; COMPONENTS]>,
         }
 

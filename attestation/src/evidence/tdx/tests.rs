@@ -617,6 +617,12 @@ fn c10_collateral_is_verified_as_it_came_and_read_strictly() {
         (r#""fmspc":"50806F00AA00""#, r#""fmspc":"50806F00AA""#),
         (r#""fmspc":"50806F00AA00""#, r#""fmspc":"50806F00AAZZ""#),
         (r#""issueDate":"2025-01-01T00:00:00Z""#, r#""issueDate":"2025-01-01""#),
+        // What there is none of is left out.
+        (r#""pceId":"0000""#, r#""pceId":null"#),
+        (r#""id":"TDX""#, r#""id":null"#),
+        (r#""tcbStatus":"UpToDate"}"#, r#""tcbStatus":"UpToDate","advisoryIDs":null}"#),
+        (r#""tdxModuleIdentities":["#, r#""tdxModuleIdentities":null,"x":["#),
+        (r#"{"svn":5}"#, r#"{"svn":5,"category":null}"#),
     ] {
         let verdict = under(&intel, |profile| replace(&mut profile.tcb_info, from, to));
         assert_eq!(code(verdict), Err("intel.schema"), "{to}");
@@ -726,6 +732,23 @@ fn evaluation_data_numbers_of_tcb_info_and_identity_may_differ() {
         replace(&mut profile.qe_identity, number, r#""tcbEvaluationDataNumber":16"#);
     });
     assert_eq!(claims.expect("claims").tcb.status, TcbStatus::UpToDate);
+}
+
+/// Closed: a type that is not specified may protect memory as nobody knows.
+#[test]
+fn the_sgx_type_of_a_pck_is_a_specified_one() {
+    let intel = IntelSimulator::new();
+    let collateral = current(&intel);
+    for (kind, expected) in [(0, Ok(())), (1, Ok(())), (2, Ok(())), (3, Err("intel.pck.extensions"))] {
+        let pck = intel.pck_with(&intel.platform_ca, |profile| {
+            let (_, _, value) =
+                profile.extensions.iter_mut().find(|(id, ..)| id.ends_with(&[0x4d, 1, 13, 1])).expect("SGX");
+            let place = value.windows(3).position(|bytes| bytes == [10, 1, 1]).expect("an ENUMERATED");
+            value[place + 2] = kind;
+        });
+        let chain = pem(&[&pck, &intel.platform_ca_der, &intel.root_der]);
+        assert_eq!(code(collateral.endorse_pck(chain.as_bytes(), NOW)), expected, "{kind}");
+    }
 }
 
 #[test]
