@@ -83,6 +83,9 @@ reasons! {
     /// A revoked host stays revoked until an operator says otherwise.
     HostRevoked = 403, "trust.revoked", "the host's trust was revoked",
         "mend the cause, then an operator runs `countersign hosts readmit ID`";
+    /// One TPM or guest, two names.
+    Cloned = 403, "instance.cloned", "the same TPM or guest is trusted under another name: one of the two is a copy",
+        "find the copy and take it out; then an operator runs `countersign hosts readmit ID`";
     /// The host's state changed while its evidence was judged.
     Superseded = 409, "trust.superseded", "the host's state changed meanwhile", "attest again";
     /// Credential keys are not used again.

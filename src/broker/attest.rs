@@ -14,7 +14,7 @@ use countersign_policies::decision::Outcome;
 
 use crate::broker::judge::{Inputs, Judgement, LogsVerdict, judge, judge_warm};
 use crate::broker::known::{Fresh, Known, joined};
-use crate::broker::{Broker, Latest};
+use crate::broker::{Broker, Latest, instances};
 use crate::credentials::execution::{Proven, Wanted};
 use crate::keys::random;
 use crate::lineage::Recorded;
@@ -142,6 +142,13 @@ impl Broker {
         until: Until,
     ) -> Result<AttestationResponse, Problem> {
         let Case { inputs, trust, governance, audiences, .. } = case;
+        let instances = instances::of(claims);
+        while let Err(other) = self.instances.claim(&instances, &inputs.host, until.lease_until, inputs.at) {
+            if self.trust.host(&other)?.is_some_and(|trust| trust.standing == Standing::Trusted) {
+                return Err(self.revoke_clones(&inputs.host, &other).await);
+            }
+            self.instances.forget(&other);
+        }
         let key = Sha256Digest::of(&[&inputs.credential_key.0]);
         let has_key = trust.credential.as_ref().is_some_and(|live| live.key == key);
         let credential = if has_key { None } else { Some(self.credential_record(trust, key, until.not_after)?) };

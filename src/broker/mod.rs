@@ -8,6 +8,7 @@ pub mod collateral;
 pub mod enrol;
 pub mod exceptions;
 pub mod forecast;
+pub mod instances;
 pub mod judge;
 pub mod known;
 pub mod reappraise;
@@ -74,6 +75,7 @@ pub struct Broker {
     enrollments: enrol::Pending,
     latest: Mutex<BTreeMap<HostId, Latest>>,
     boots: known::Boots,
+    instances: instances::Instances,
     warm: warm::Warm,
     /// One at a time sees the dates of waivers pass: whoever waited finds them ended and the hosts judged.
     ending: tokio::sync::Mutex<()>,

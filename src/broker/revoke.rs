@@ -14,6 +14,8 @@ use crate::trust::state::{HostTrust, Standing};
 
 /// Reason of a revocation by an operator.
 const BY_OPERATOR: &str = "operator.revoked";
+/// The actor of a revocation that evidence alone brought about.
+const BY_EVIDENCE: &str = "broker";
 /// Reason of the revocation that comes with removing a host.
 const REMOVED: &str = "operator.removed";
 
@@ -53,11 +55,28 @@ impl Broker {
         self.revoke_because(operator, id, BY_OPERATOR).await
     }
 
+    /// Revokes two hosts that are one machine by their evidence: nobody can tell which is the copy.
+    pub(super) async fn revoke_clones(&self, host: &HostId, other: &HostId) -> Problem {
+        tracing::error!(%host, %other, "one TPM or guest under two names: both are revoked");
+        let reason = Refusal::Cloned;
+        for id in [other, host] {
+            if let Err(problem) = self.revoke_by(BY_EVIDENCE, id, reason.code()).await {
+                return problem;
+            }
+            self.instances.forget(id);
+        }
+        reason.because("an instance of its own", "one that is trusted under another name")
+    }
+
     async fn revoke_because(&self, operator: &HostId, id: &HostId, reason: &str) -> Result<Recorded, Problem> {
+        self.revoke_by(operator.as_str(), id, reason).await
+    }
+
+    async fn revoke_by(&self, actor: &str, id: &HostId, reason: &str) -> Result<Recorded, Problem> {
         let trust = self.trust.host(id)?.filter(|trust| trust.standing != Standing::Registered);
         let trust = trust.ok_or_else(|| Refusal::HostNotEnrolled.plain())?;
         let on = trust.revision_of(id.clone());
-        let entry = Entry::revoked_by_operator(self.clock.now(), on, operator.as_str(), reason);
+        let entry = Entry::revoked_by_operator(self.clock.now(), on, actor, reason);
         // Durable and applied when this returns; the next pulse, asked for here, says INVALID.
         let recorded = self.record(entry).await?;
         self.pulse.wake();
@@ -93,6 +112,7 @@ impl Broker {
         }
         self.hosts.remove(id)?;
         self.boots.forget(id);
+        self.instances.forget(id);
         self.warm.forget(id);
         Ok(())
     }

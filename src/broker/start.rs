@@ -10,7 +10,7 @@ use countersign_attestation::lineage::tree::TreeHead;
 use countersign_attestation::result::svid::TrustDomain;
 
 use crate::broker::challenge::Challenges;
-use crate::broker::{Broker, collateral, enrol, exceptions, known};
+use crate::broker::{Broker, collateral, enrol, exceptions, instances, known};
 use crate::clock::Clock;
 use crate::config::{Config, DataDir};
 use crate::credentials::execution::Issuer;
@@ -85,6 +85,7 @@ impl Broker {
             enrollments: enrol::Pending::default(),
             latest: std::sync::Mutex::default(),
             boots: known::Boots::default(),
+            instances: instances::Instances::default(),
             warm: super::warm::Warm::default(),
             sources,
             ending: tokio::sync::Mutex::default(),

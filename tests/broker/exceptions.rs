@@ -239,3 +239,41 @@ async fn there_are_only_so_many_waivers() {
     let past = fleet.house.broker().references.waivers_past(UnixMillis(u64::MAX));
     assert_eq!(past.len(), 256);
 }
+
+/// One guest under two names: its report names the launch, whichever TPM comes beside it.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_guest_under_two_names_is_denied_under_both() {
+    let mut fleet = Fleet::new().await;
+    fleet.add(&fleet.waiver("psp", 120_000)).await.unwrap();
+    let mut copy = Host::enrolled(&fleet.house, "gpu-2").await;
+    (copy.processor, copy.guest) = (fleet.host.processor.clone(), fleet.host.guest);
+    let waiver = |id: &str| {
+        let mut waiver = fleet.waiver(id, 120_000);
+        waiver["scope"] = json!({ "hosts": ["gpu-2"] });
+        waiver
+    };
+    fleet.add(&waiver("psp-2")).await.unwrap();
+    fleet.attest().await.unwrap();
+    fleet.attest().await.unwrap();
+    assert_eq!(copy.attest(&fleet.house).await.unwrap_err(), "instance.cloned");
+    for host in [&fleet.host, &copy] {
+        let trust = fleet.house.broker().trust.host(&host.id).unwrap().unwrap();
+        assert_eq!(
+            (fleet.house.standing(host).as_str(), trust.reasons),
+            ("revoked", vec!["instance.cloned".to_owned()])
+        );
+    }
+    assert_eq!(fleet.attest().await.unwrap_err(), "trust.revoked");
+    // The copy is out of service; the original is readmitted, and stands alone.
+    fleet.house.broker().remove(&operator(), &copy.id).await.unwrap();
+    fleet.house.broker().readmit(&operator(), &fleet.host.id).await.unwrap();
+    fleet.attest().await.unwrap();
+    // A machine whose trust ended may come back under another name.
+    let moved = Host::enrolled(&fleet.house, "gpu-3").await;
+    let mut moved = Host { processor: fleet.host.processor.clone(), guest: fleet.host.guest, ..moved };
+    let mut third = fleet.waiver("psp-3", 120_000);
+    third["scope"] = json!({ "hosts": ["gpu-3"] });
+    fleet.add(&third).await.unwrap();
+    fleet.house.broker().revoke(&operator(), &fleet.host.id).await.unwrap();
+    moved.attest(&fleet.house).await.unwrap();
+}

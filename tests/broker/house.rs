@@ -13,7 +13,7 @@ use countersign::problem::Problem;
 use countersign_attestation::binder::{Binder, Role};
 use countersign_attestation::claims::PcrHash;
 use countersign_attestation::digest::Sha256Digest;
-use countersign_attestation::evidence::bundle::{Bundle, ImaEntries};
+use countersign_attestation::evidence::bundle::{Bundle, ImaEntries, SnpEvidence};
 use countersign_attestation::evidence::tpm::public::Public;
 use countersign_attestation::lineage::entry::Entry;
 use countersign_attestation::protocol::{
@@ -22,7 +22,7 @@ use countersign_attestation::protocol::{
 };
 use tempfile::TempDir;
 
-use crate::amd::AmdSimulator;
+use crate::amd::{self, AmdSimulator};
 use crate::measured::{Boot, List};
 use crate::tpm::{AkKind, CredentialKey, SimManufacturer, SimTpm};
 
@@ -135,7 +135,9 @@ pub(crate) struct Host {
     pub(crate) list: List,
     /// The processor of the confidential VM that the host is, if it is one.
     pub(crate) processor: Option<Arc<AmdSimulator>>,
-    key: CredentialKey,
+    /// REPORT_ID: which launch of a guest that is.
+    pub(crate) guest: Sha256Digest,
+    pub(crate) key: CredentialKey,
 }
 
 /// What of its logs a host sends.
@@ -153,7 +155,8 @@ impl Host {
         let list = List::begin(&mut tpm);
         Self::enroll(house, id, &tpm).await.unwrap();
         let id = HostId::parse(id).unwrap();
-        Self { id, tpm, boot, list, processor: None, key: CredentialKey::new() }
+        let guest = Sha256Digest::of(&[id.as_str().as_bytes()]);
+        Self { id, tpm, boot, list, processor: None, guest, key: CredentialKey::new() }
     }
 
     /// Registers a TPM under a name, and enrols it.
@@ -219,7 +222,12 @@ impl Host {
         let nonce = challenge.nonce.0.clone().try_into().unwrap();
         let binder = Binder::new(Role::Host, &nonce, &self.key.spki());
         let qualifying = binder.qualifying_data();
-        let snp = self.processor.as_ref().map(|amd| amd.evidence(binder.report_data()));
+        let snp = self.processor.as_ref().map(|amd| {
+            let mut signed = amd::report(amd.product);
+            signed[0x50..0x90].copy_from_slice(binder.report_data());
+            signed[0x140..0x160].copy_from_slice(&self.guest.0);
+            SnpEvidence { report: amd.vcek.sign(&signed), vek: amd.vcek.der.clone() }
+        });
         let (tpm_quote, tpm_pcrs) = self.tpm.quote(&challenge.pcr_selection, &qualifying);
         let tpm_certify = self.tpm.certify(&self.key, &qualifying);
         let Logs { event_log, ima } = logs;

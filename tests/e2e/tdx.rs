@@ -205,7 +205,11 @@ impl Azure {
         let read = ["-c", AK_HANDLE, "-f", "tss", "-o", public.to_str().unwrap()];
         assert!(machine.tpm.tool("tpm2_readpublic", &read).status.success());
         let tpm2b = fs::read(public).unwrap();
-        Self { machine, ak, runtime: hcl::runtime_of(&[hcl::jwk("HCLAkPub", "sign", &tpm2b[2..])]) }
+        // Each VM has an id of its own: one id under two names is a copy.
+        let mut id = hcl::VM_ID.to_owned();
+        id.replace_range(..8, &hex::encode_upper(&tpm2b[tpm2b.len() - 4..]));
+        let runtime = String::from_utf8(hcl::runtime_of(&[hcl::jwk("HCLAkPub", "sign", &tpm2b[2..])])).unwrap();
+        Self { machine, ak, runtime: runtime.replace(hcl::VM_ID, &id).into_bytes() }
     }
 
     /// The paravisor's report; swtpm's indexes are smaller than Azure's, so without the padding.
