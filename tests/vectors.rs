@@ -71,6 +71,28 @@ fn confidential_computing_cases_are_judged_as_expected() {
     assert!(cases.iter().all(|case| case.verdict != Verdict::Unsupported), "every kind has a judge");
 }
 
+/// Where other verifiers err, these cases are refused, and for their own reason: quotes that end in an older issue of
+/// Intel's root, which has another certificate for the same key; a TCB info of another signer, or of one that expired;
+/// no level at all, which some call out of date; bytes behind a quote.
+#[test]
+fn quotes_on_which_verifiers_disagree_are_refused_for_their_own_reason() {
+    let Some(cases) = judged("MANIFEST-cc.json") else { return };
+    for (id, code) in [
+        ("sgx-v3-fortanix-6dc779-at-20230202", "intel.root"),
+        ("sgx-v3-fortanix-7d6335-at-20230202", "intel.root"),
+        ("sgx-v3-fortanix-e9794f-at-20230202", "intel.root"),
+        ("syn-tdx-v-tcb-foreignsigner", "intel.signature"),
+        ("syn-tdx-v-signer-expired", "x509.expired"),
+        ("tdx-v5-trustee-586c2b-at-20250104", "intel.tcb.none"),
+        ("tdx-v5-trustee-586c2b-at-20260402", "intel.tcb.none"),
+        ("neg-tdx4-v-trailing-ff", "tdx.trailing"),
+        ("sgx-v3-oasis-ecd2fa-at-20260811", "tdx.debug"),
+    ] {
+        let case = cases.iter().find(|case| case.id == id).expect(id);
+        assert_eq!(case.reasons, [code], "{id}");
+    }
+}
+
 /// Names in `details` of these cases, and codes of those: an expectation is compared only where claims name it too.
 #[test]
 fn paravisors_and_registers_are_told_in_detail_and_refused_for_their_own_reason() {

@@ -2,6 +2,7 @@
 
 use countersign_attestation::UnixMillis;
 use countersign_attestation::anchor::{AmdAnchor, AmdProduct, Assurance, TpmAnchor};
+use countersign_attestation::endorsement::issue::Issue;
 use countersign_attestation::endorsement::{amd, tpm};
 use countersign_attestation::signature::Scheme;
 use countersign_attestation::x509::{self, Certificate, Crl, oid};
@@ -36,6 +37,9 @@ pub fn x509_crl(bytes: &[u8]) {
     let Ok(list) = Crl::parse(bytes) else { return };
     let _ = (list.issuer(), list.this_update(), list.next_update(), list.revokes(&[1]));
     drop(list.check_current(NOW));
+    assert!(list.number().is_none_or(|number| number.len() <= 20 && number.first() != Some(&0)));
+    // A list of nobody's is no issue of anything.
+    assert!(Issue::of_amd_crl(bytes, &[], NOW).is_err() && Issue::of_tpm_crl(bytes, &[], NOW).is_err());
 }
 
 /// An EK certificate under itself as the pinned root: never accepted, for an EK issues nothing.
