@@ -10,9 +10,10 @@ use super::selector::Admission;
 use crate::clock;
 use crate::svid::{Offers, Svid};
 
-/// What callers learn, whatever the reason: which rule failed, and whether this host is trusted, is not theirs to know.
+/// What callers learn, whatever the reason, in the words that clients look for: which rule failed, and whether this host
+/// is trusted, is not theirs to know.
 pub(crate) fn refused() -> Status {
-    Status::permission_denied("no identity is issued to this process; the agent's log says why")
+    Status::permission_denied("no identity issued")
 }
 
 /// SVIDs, and who may have them.
