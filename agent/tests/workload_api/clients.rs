@@ -1,10 +1,10 @@
 //! Clients that nobody here wrote, unmodified.
 
-use core::time::Duration;
 use std::fs;
 use std::path::PathBuf;
 use std::process::Stdio;
 
+use countersign_agent::clock;
 use futures_util::StreamExt as _;
 use rustls_pki_types::pem::PemObject as _;
 use spiffe::{WorkloadApiClient, X509Source};
@@ -113,8 +113,8 @@ impl Envoy {
         eventually("Envoy's listener", async || {
             let text = self.admin("listeners?format=json").await;
             let listeners: serde_json::Value = serde_json::from_str(&text).ok()?;
-            let address = &listeners["listener_statuses"][0]["local_address"]["socket_address"];
-            Some(format!("{}:{}", address["address"].as_str()?, address["port_value"].as_u64()?))
+            let address = listeners.pointer("/listener_statuses/0/local_address/socket_address")?;
+            Some(format!("{}:{}", address.get("address")?.as_str()?, address.get("port_value")?.as_u64()?))
         })
         .await
     }
@@ -134,7 +134,7 @@ async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> 
             if let Some(found) = look().await {
                 return found;
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            clock::sleep(20).await;
         }
     })
     .await

@@ -189,7 +189,7 @@ async fn a_stream_gets_each_svid_once_and_ends_with_trust() {
         hex::encode(certificate.raw_serial())
     };
     assert_eq!(parsed(&message.svids[0].x509_svid), first);
-    assert!(!format!("{message:?}").contains(&format!("{:?}", &message.svids[0].x509_svid_key[..4])[1..12]));
+    assert!(!format!("{message:?}").contains("key"), "keys are not printed");
 
     // The lease goes on: nothing to say. The credential rotates: its successor is next.
     served.offers.send_modify(|offer| offer.as_mut().unwrap().lease = lease(90_000));
