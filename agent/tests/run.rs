@@ -444,7 +444,8 @@ fn every_rung_of_the_ladder_comes_in_its_time() {
     let at = |kind: &str| agent.until(kind, 1)["at_ms"].as_u64().unwrap();
     let times = ["workload_warned", "workload_draining", "workload_frozen", "workload_killed"].map(at);
     assert!(times.is_sorted(), "{times:?}");
-    assert!(300 <= times[1] - times[0] && 300 <= times[3] - times[2], "{times:?}");
+    // An event is written a little after its verb began.
+    assert!(250 <= times[1] - times[0] && 250 <= times[3] - times[2], "{times:?}");
     assert!(times[2] - times[1] < 10_000, "the hook's end brings the next verb: {times:?}");
     assert_eq!(fs::read_to_string(proof).unwrap().trim(), pid.to_string());
     eventually("the workload is dead", || is_dead(pid));
