@@ -175,6 +175,12 @@ impl DataDir {
         self.0.join("collateral")
     }
 
+    /// Where collateral is fetched from, and how long it may be late; may be absent.
+    #[must_use]
+    pub fn collateral_settings(&self) -> PathBuf {
+        self.0.join("collateral.toml")
+    }
+
     /// Cedar policies.
     #[must_use]
     pub fn policies(&self) -> PathBuf {

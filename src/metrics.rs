@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use countersign_attestation::UnixMillis;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -30,6 +31,19 @@ struct StandingLabels {
     standing: &'static str,
 }
 
+/// What came of asking a source.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FetchLabels {
+    source: String,
+    outcome: String,
+}
+
+/// A piece of collateral.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SubjectLabels {
+    subject: String,
+}
+
 /// Everything the broker counts.
 #[derive(Debug)]
 pub struct Metrics {
@@ -40,6 +54,10 @@ pub struct Metrics {
     hosts: Family<StandingLabels, Gauge>,
     log_entries: Gauge,
     pulse_age: Gauge,
+    fetches: Family<FetchLabels, Counter>,
+    next_updates: Family<SubjectLabels, Gauge>,
+    ends: Family<SubjectLabels, Gauge>,
+    warnings: Gauge,
 }
 
 impl Default for Metrics {
@@ -65,7 +83,28 @@ impl Metrics {
         registry.register("log_entries", "Entries in the lineage log", log_entries.clone());
         let pulse_age = Gauge::default();
         registry.register("pulse_age_ms", "Milliseconds since the basis of the newest pulse", pulse_age.clone());
-        Self { registry, decisions, requests, seconds, hosts, log_entries, pulse_age }
+        let fetches = Family::default();
+        let fetched = "Collateral asked for, by source and outcome: ok, or why it is not used";
+        registry.register("collateral_fetches", fetched, Family::clone(&fetches));
+        let (next_updates, ends) = (Family::default(), Family::default());
+        let (next, end) = ("nextUpdate of collateral", "When collateral ends, with the grace in force");
+        registry.register_with_unit("collateral_next_update", next, Unit::Seconds, Family::clone(&next_updates));
+        registry.register_with_unit("collateral_ends", end, Unit::Seconds, Family::clone(&ends));
+        let warnings = Gauge::default();
+        registry.register("collateral_warnings", "What /readyz warns of", warnings.clone());
+        Self {
+            registry,
+            decisions,
+            requests,
+            seconds,
+            hosts,
+            log_entries,
+            pulse_age,
+            fetches,
+            next_updates,
+            ends,
+            warnings,
+        }
     }
 
     /// Counts a decision by its findings' codes; none means granted.
@@ -92,6 +131,25 @@ impl Metrics {
     pub fn progress(&self, log_entries: u64, pulse_age_ms: u64) {
         self.log_entries.set(i64::try_from(log_entries).unwrap_or(i64::MAX));
         self.pulse_age.set(i64::try_from(pulse_age_ms).unwrap_or(i64::MAX));
+    }
+
+    /// Counts an answer of a source of collateral: `ok`, or why it is not used.
+    pub fn fetched(&self, source: &str, outcome: &str) {
+        let labels = FetchLabels { source: source.to_owned(), outcome: outcome.to_owned() };
+        self.fetches.get_or_create(&labels).inc();
+    }
+
+    /// Sets when a piece of collateral should be renewed, and when it ends.
+    pub fn collateral(&self, subject: &str, next_update: UnixMillis, ends: UnixMillis) {
+        let labels = SubjectLabels { subject: subject.to_owned() };
+        let seconds = |at: UnixMillis| i64::try_from(at.seconds()).unwrap_or(i64::MAX);
+        self.next_updates.get_or_create(&labels).set(seconds(next_update));
+        self.ends.get_or_create(&labels).set(seconds(ends));
+    }
+
+    /// Sets how much there is to warn of.
+    pub fn warnings(&self, count: usize) {
+        self.warnings.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// OpenMetrics text.

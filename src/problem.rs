@@ -88,6 +88,8 @@ reasons! {
     /// Credential keys are not used again.
     KeyReused = 403, "credential.key.reused", "the credential key was replaced by a newer one before",
         "make a new credential key for each renewal";
+    /// JWT-SVIDs are for named services.
+    Audience = 400, "credential.audience", "an audience of a JWT-SVID cannot be one", "see expected and found";
     /// P-256 only.
     KeyUnusable = 400, "credential.key.unusable", "the key is not a P-256 SubjectPublicKeyInfo",
         "send the DER SubjectPublicKeyInfo of an ECDSA P-256 key";
@@ -111,6 +113,11 @@ reasons! {
     /// No such denial.
     DenialUnknown = 404, "instance.denial.unknown", "no such piece of hardware is denied",
         "see `countersign deny list`";
+    /// An operator's files are read again on request.
+    CollateralUnreadable = 409, "collateral.unreadable", "anchors or collateral on the broker's disk cannot be used",
+        "mend the file that `found` names; until then nothing changes";
+    /// An export carries one line for each of its documents.
+    CollateralCount = 400, "collateral.count", "too many documents at once", "send them in several requests";
     /// No such status list.
     StatusListUnknown = 404, "status_list.unknown", "there is no such status list", "take the numbers in the pulse";
     /// No such log entry.

@@ -7,14 +7,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use countersign::api::public::OPENAPI;
 use countersign::api::routes::{Audience, ROUTES};
+use countersign::broker::collateral::{Change, CollateralView, ItemView, State};
+use countersign::broker::forecast::Forecast;
 use countersign_attestation::UnixMillis;
-use countersign_attestation::claims::PcrHash;
+use countersign_attestation::anchor::Assurance;
+use countersign_attestation::claims::{HexBytes, PcrHash};
 use countersign_attestation::digest::Sha256Digest;
+use countersign_attestation::endorsement::issue::Issue;
 use countersign_attestation::evidence::bundle::{Bundle, ImaEntries, ParavisorEvidence, SnpEvidence, TdxEvidence};
 use countersign_attestation::protocol::{
     ActivationRequest, ActivationResponse, AttestationRequest, AttestationResponse, Base64Bytes, Challenge,
-    Endorsement, EnrollmentChallenge, EnrollmentRequest, EnrollmentTask, HostId, IssuedCredential, KnownBoot,
-    PcrSelection, Problem,
+    Endorsement, EnrollmentChallenge, EnrollmentRequest, EnrollmentTask, HostId, IssuedCredential, IssuedToken,
+    KnownBoot, PcrSelection, Problem,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -73,8 +77,11 @@ fn every_operation_names_its_parameters_its_answer_and_the_problem_document() {
             assert!(ids.insert(operation["operationId"].as_str().unwrap().to_owned()), "{shown}: id used twice");
             let empty = Vec::new();
             let parameters = operation["parameters"].as_array().unwrap_or(&empty);
-            let named: Vec<&str> = parameters.iter().map(|parameter| parameter["name"].as_str().unwrap()).collect();
+            let in_path = parameters.iter().filter(|parameter| parameter["in"] == "path");
+            let named: Vec<&str> = in_path.map(|parameter| parameter["name"].as_str().unwrap()).collect();
             assert_eq!(named, placeholders, "{shown}");
+            let required = |parameter: &Value| parameter["required"] == true;
+            assert!(parameters.iter().all(required), "{shown}: no parameter has a default");
             let responses = members(&operation["responses"]);
             assert_eq!(responses.len(), 2, "{shown}");
             assert_eq!(operation["responses"]["default"]["$ref"], "#/components/responses/Problem", "{shown}");
@@ -173,7 +180,9 @@ fn samples() -> BTreeMap<&'static str, BTreeSet<String>> {
     let mut evidence = bundle.encode();
     let azure = ParavisorEvidence { hcl_report: vec![1], vek: None };
     evidence.records.extend(Bundle { snp: None, paravisor: Some(azure), ..bundle }.encode().records);
+    let token = IssuedToken { audience: String::new(), token: String::new() };
     let credential = IssuedCredential {
+        jwt_svids: vec![token.clone()],
         certificate_chain: String::new(),
         ear: String::new(),
         trust_bundle: String::new(),
@@ -197,6 +206,17 @@ fn samples() -> BTreeMap<&'static str, BTreeSet<String>> {
         ak_public: bytes(),
         channel_key: bytes(),
     };
+    let number = HexBytes(vec![1]);
+    let assurance = Assurance::Hardware;
+    let issue = Issue { subject: String::new(), assurance, number, issued: at, next_update: at };
+    let item = ItemView {
+        issue: issue.clone(),
+        ends: at,
+        state: State::Current,
+        source: String::new(),
+        accepted_at: at,
+        sha256: digest,
+    };
     let challenge = EnrollmentChallenge { enrollment: String::new(), task: tasks().remove(0), expires_at: at };
     BTreeMap::from([
         ("EnrollmentRequest", sample(&enrollment)),
@@ -218,9 +238,15 @@ fn samples() -> BTreeMap<&'static str, BTreeSet<String>> {
         ("Collection", sample(&evidence)),
         (
             "AttestationRequest",
-            sample(&AttestationRequest { challenge: String::new(), credential_key: bytes(), evidence }),
+            sample(&AttestationRequest {
+                challenge: String::new(),
+                credential_key: bytes(),
+                evidence,
+                audiences: vec![String::new()],
+            }),
         ),
         ("IssuedCredential", sample(&credential)),
+        ("IssuedToken", sample(&token)),
         (
             "AttestationResponse",
             sample(&AttestationResponse {
@@ -232,6 +258,11 @@ fn samples() -> BTreeMap<&'static str, BTreeSet<String>> {
             }),
         ),
         ("Problem", sample(&problem)),
+        ("CollateralIssue", sample(&issue)),
+        ("CollateralItem", sample(&item)),
+        ("CollateralChange", sample(&Change::default())),
+        ("CollateralForecast", sample(&Forecast { items: vec![], losses: vec![], lasting_hosts: 0 })),
+        ("Collateral", sample(&CollateralView { items: vec![], sources: vec![], warnings: vec![] })),
     ])
 }
 

@@ -154,6 +154,7 @@ impl Attester {
             challenge: challenge.challenge,
             credential_key: Base64Bytes(key.p256_spki()?),
             evidence: bundle.encode(),
+            audiences: Vec::new(),
         };
         let mut response = self.broker.attest(&request).await?;
         // The lease is counted from here, where its end on the broker's clock is known.

@@ -4,7 +4,9 @@ use core::time::Duration;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use clap::builder::ArgPredicate;
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
+use countersign_attestation::anchor::AmdProduct;
 use countersign_attestation::protocol::HostId;
 
 use crate::collect::{logs, tdx};
@@ -32,7 +34,7 @@ pub enum Command {
     /// Enrol this host with a broker: prove that one TPM holds the registered key and the Attestation Key.
     Enroll(EnrollArgs),
     /// Attest for ever, keep the credential, and run a workload only while this host is trusted.
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Become the workload, tied to the agent's life (used by `run`).
     #[command(hide = true)]
     ExecGuard(ExecGuardArgs),
@@ -188,6 +190,21 @@ pub struct RunArgs {
     /// Certificate of the key that signs this machine's SNP reports, when the host hands over none.
     #[arg(long, value_name = "FILE")]
     pub snp_vek: Option<PathBuf>,
+    /// AMD's Key Distribution Service or a mirror of it, https or http: where the certificate of the key that signs
+    /// this machine's SNP reports is fetched from, when the host hands over none.
+    #[arg(long, value_name = "URL", conflicts_with = "snp_vek", value_parser = kds_url)]
+    pub kds: Option<String>,
+    /// PEM file of the authorities that --kds is believed from over https.
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "kds",
+        default_value_if("kds", ArgPredicate::IsPresent, "/etc/ssl/certs/ca-certificates.crt")
+    )]
+    pub kds_roots: Option<PathBuf>,
+    /// Product line of this machine, for SNP firmware whose reports do not say it.
+    #[arg(long, value_enum, value_name = "LINE", requires = "kds")]
+    pub kds_product: Option<AmdLine>,
     /// Log of the trust domain's firmware (CCEL), on TDX.
     #[arg(long, env = "COUNTERSIGN_CCEL", value_name = "FILE", default_value = tdx::CCEL)]
     pub ccel: PathBuf,
@@ -230,6 +247,27 @@ pub struct RunArgs {
     pub workload: Vec<OsString>,
 }
 
+/// A product line of AMD's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AmdLine {
+    /// EPYC 7003.
+    Milan,
+    /// EPYC 9004 and 8004.
+    Genoa,
+    /// EPYC 9005.
+    Turin,
+}
+
+impl From<AmdLine> for AmdProduct {
+    fn from(line: AmdLine) -> Self {
+        match line {
+            AmdLine::Milan => Self::Milan,
+            AmdLine::Genoa => Self::Genoa,
+            AmdLine::Turin => Self::Turin,
+        }
+    }
+}
+
 /// `exec-guard`.
 #[derive(Debug, Args)]
 pub struct ExecGuardArgs {
@@ -256,6 +294,11 @@ pub struct GroupSentinelArgs {
     /// cgroup to kill.
     #[arg(long)]
     pub cgroup: Option<PathBuf>,
+}
+
+fn kds_url(text: &str) -> Result<String, String> {
+    let known = text.starts_with("https://") || text.starts_with("http://");
+    if known { Ok(text.to_owned()) } else { Err("an https:// or http:// address".to_owned()) }
 }
 
 fn host_id(text: &str) -> Result<HostId, String> {

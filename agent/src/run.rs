@@ -16,6 +16,7 @@ use crate::broker_client::BrokerClient;
 use crate::cgroup;
 use crate::clock;
 use crate::collect::hardware::{HardwareSource, Paravisor};
+use crate::collect::kds::Kds;
 use crate::collect::logs::Logs;
 use crate::config::{ParavisorKind, RunArgs};
 use crate::credential_directory::{CredentialDirectory, Status};
@@ -38,10 +39,18 @@ const TICK: Duration = Duration::from_millis(25);
 /// Outcomes and commands in flight; one is usual.
 const QUEUE: usize = 8;
 
+/// Where a VCEK's certificate is fetched from; kept beside the enrolment.
+fn kds(args: &RunArgs) -> Option<Kds> {
+    let kept = args.state_dir.clone();
+    let https = args.kds.as_ref().is_some_and(|url| url.starts_with("https://"));
+    let (tls_roots, product) = (args.kds_roots.clone().filter(|_| https), args.kds_product.map(Into::into));
+    args.kds.clone().map(|url| Kds { url, tls_roots, product, kept })
+}
+
 /// Where the hardware's proofs come from. A paravisor's report is read once: it does not change while the VM runs.
 async fn hardware(args: &RunArgs, tpm: &Tpm) -> Result<HardwareSource, AgentError> {
     match args.paravisor {
-        None => Ok(HardwareSource::system(args.snp_vek.clone(), args.ccel.clone())),
+        None => Ok(HardwareSource::system(args.snp_vek.clone(), kds(args), args.ccel.clone())),
         Some(ParavisorKind::Azure) => {
             let report = tpm.run(Paravisor::read_hcl_report).await?;
             let paravisor = Paravisor::new(report, args.snp_vek.as_deref(), args.td_quote.as_deref())?;

@@ -20,6 +20,7 @@ pub use crate::evidence::tdx::rtmr::RtmrClaims;
 use crate::evidence::tpm::TpmReason;
 use crate::rejection::Rejection;
 use crate::time::UnixMillis;
+use crate::x509::ListValidity;
 
 /// Bytes that serialize as lower-case hex.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -94,6 +95,14 @@ pub struct Claims {
 }
 
 impl Claims {
+    /// The earliest end of the collateral under the claims; none where they rest on nothing that ends.
+    #[must_use]
+    pub fn valid_until(&self) -> Option<UnixMillis> {
+        let snp = self.snp.verified().map(|snp| snp.valid_until);
+        let tdx = self.tdx.verified().map(|tdx| tdx.valid_until);
+        snp.into_iter().chain(tdx).chain(self.tpm.lists_until).min()
+    }
+
     /// The claims without what is new in every attestation: nonces, the key, and time that just passes. Two appraisals
     /// of an unchanged host are equal in this form.
     #[must_use]
@@ -144,6 +153,21 @@ pub struct TpmClaims {
     pub clock: ClockInfo,
     /// Who may have the credential key used, and what was noted when it was made.
     pub credential_key: TpmKeyClaims,
+    /// Whether the certificates that endorse this TPM were compared with the lists of who issued them. Lists are not
+    /// the quote's: whoever judges it later compares them, see [`TpmClaims::compared`].
+    pub revocation: Revocation,
+    /// When these lists end, with their grace.
+    pub lists_until: Option<UnixMillis>,
+}
+
+impl TpmClaims {
+    /// The same, its endorsement compared with lists at `now`: see
+    /// [`EndorsementPath::check_not_revoked`](crate::endorsement::tpm::EndorsementPath::check_not_revoked).
+    #[must_use]
+    pub fn compared(self, list: Option<ListValidity>, now: UnixMillis) -> Self {
+        let revocation = list.map_or(Revocation::NotPresented, |list| list.revocation(now));
+        Self { revocation, lists_until: list.map(ListValidity::until), ..self }
+    }
 }
 
 /// What the certification of a key that lives in a TPM says, beside that it does.
@@ -309,6 +333,13 @@ pub enum Revocation {
     NotRevoked {
         /// `nextUpdate` of the list.
         next_update: UnixMillis,
+    },
+    /// A list signed by the root names none of them, and a newer one should be there: its grace lasts.
+    Overdue {
+        /// `nextUpdate` of the list: past.
+        next_update: UnixMillis,
+        /// When the grace ends that an operator states for such a time.
+        until: UnixMillis,
     },
 }
 

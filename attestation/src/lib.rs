@@ -43,5 +43,5 @@ pub mod x509;
 mod sim_intel;
 
 pub use rejection::{Reason, Rejection};
-pub use time::UnixMillis;
+pub use time::{JudgedAt, UnixMillis};
 pub use verified::Verified;

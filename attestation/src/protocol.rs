@@ -255,6 +255,9 @@ pub struct AttestationRequest {
     pub credential_key: Base64Bytes,
     /// The bundle.
     pub evidence: Collection,
+    /// Whom JWT-SVIDs are wanted for, at most [`AUDIENCES_MAX`](crate::result::jwt_svid::AUDIENCES_MAX).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub audiences: Vec<String>,
 }
 
 /// Answer to a granted [`AttestationRequest`]. A denial is a problem document with status 403.
@@ -281,6 +284,9 @@ pub struct IssuedCredential {
     pub certificate_chain: String,
     /// EAR as a JWT (ES256), holder-of-key by `cnf.jkt`.
     pub ear: String,
+    /// JWT-SVIDs, one for each audience that was asked for, in that order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub jwt_svids: Vec<IssuedToken>,
     /// SPIFFE bundle roots, PEM.
     pub trust_bundle: String,
     /// Serial number, hex.
@@ -289,6 +295,16 @@ pub struct IssuedCredential {
     pub not_after: UnixMillis,
     /// When to renew: attest with a new credential key.
     pub renew_at: UnixMillis,
+}
+
+/// A JWT-SVID of an [`IssuedCredential`]: with the same decision, key and end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IssuedToken {
+    /// For whom.
+    pub audience: String,
+    /// The token (ES256), holder-of-key by `cnf.jkt`.
+    pub token: String,
 }
 
 /// A problem document (RFC 9457) with our stable reason code.

@@ -86,6 +86,7 @@ rooms! {
     EventLog(crate::evidence::eventlog::EventLogReason),
     Snp(crate::evidence::snp::SnpReason),
     Intel(crate::endorsement::intel::IntelReason),
+    Issue(crate::endorsement::issue::IssueReason),
     Tdx(crate::evidence::tdx::TdxReason),
     Rtmr(crate::evidence::tdx::rtmr::RtmrReason),
     Ima(crate::evidence::ima::ImaReason),

@@ -35,6 +35,22 @@ impl UnixMillis {
     }
 }
 
+/// The moment that something is judged at, and the grace it is judged with. A bare [`UnixMillis`] is one without grace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct JudgedAt {
+    /// Now.
+    pub now: UnixMillis,
+    /// How long after its nextUpdate a revocation list, TCB info or enclave identity still counts, milliseconds: what
+    /// an operator states for the time that a vendor does not answer. Certificates never get any.
+    pub grace_ms: u64,
+}
+
+impl From<UnixMillis> for JudgedAt {
+    fn from(now: UnixMillis) -> Self {
+        Self { now, grace_ms: 0 }
+    }
+}
+
 impl fmt::Display for UnixMillis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let millis = self.0 % 1000;

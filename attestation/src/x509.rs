@@ -11,7 +11,7 @@ use x509_parser::prelude::FromDer as _;
 use x509_parser::time::ASN1Time;
 
 pub use self::algorithm::{RsaKey, SubjectKey};
-pub use self::crl::Crl;
+pub use self::crl::{Crl, ListValidity};
 use self::der::{Der, Element, NotDer, tag};
 pub use self::oid::Oid;
 pub use self::path::{VerifiedPath, verify_path};

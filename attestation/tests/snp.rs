@@ -4,13 +4,15 @@
 use core::slice::from_ref;
 use std::sync::LazyLock;
 
-use countersign_attestation::UnixMillis;
 use countersign_attestation::anchor::{AmdProduct, Assurance};
 use countersign_attestation::claims::{Presented, Revocation, SnpClaims, SnpSigningKey};
 use countersign_attestation::endorsement::amd;
+use countersign_attestation::endorsement::tpm::EndorsementPath;
 use countersign_attestation::evidence::bundle::SnpEvidence;
+use countersign_attestation::evidence::snp::kds::vcek_path;
 use countersign_attestation::evidence::snp::{ReportDataExpectation, SnpReason, verify, verify_report};
 use countersign_attestation::x509::{Certificate, verify_path};
+use countersign_attestation::{JudgedAt, UnixMillis};
 
 #[path = "../../tests/sim/amd.rs"]
 mod sim;
@@ -26,7 +28,7 @@ const NOW: UnixMillis = UnixMillis(1_780_272_000_000);
 type Signed = [u8; SIGNED_BYTES];
 
 /// The code, or "accepted".
-fn code(verdict: Result<SnpClaims, countersign_attestation::Rejection>) -> &'static str {
+fn code<T>(verdict: Result<T, countersign_attestation::Rejection>) -> &'static str {
     verdict.map_or_else(|rejection| rejection.code(), |_| "accepted")
 }
 
@@ -568,12 +570,97 @@ fn a_kept_vek_is_judged_again_at_every_use() {
     assert_eq!(at(&unlisted, UnixMillis(august + 1)), "x509.expired");
     assert_eq!(at(&unlisted, UnixMillis(1_748_736_000_000 - 1)), "x509.not_yet_valid");
     assert_eq!((listed.valid_until(), unlisted.valid_until()), (july, UnixMillis(august)));
-    assert_eq!(listed.revocation(), Revocation::NotRevoked { next_update: july });
+    assert_eq!(listed.revocation(NOW), Revocation::NotRevoked { next_update: july });
     // Another chip's report under the kept key.
     assert_eq!(
         code(verify_report(&evidence.report, &listed, ReportDataExpectation::Recorded, NOW)),
         "snp.signature.invalid"
     );
+}
+
+/// Until its grace ends a list that nobody renewed counts, and says so; after it nothing under it is believed.
+#[test]
+fn b4_a_list_past_its_grace_denies_and_one_within_it_says_so() {
+    let july = UnixMillis(1_782_864_000_000);
+    let (grace_ms, list) = (3_600_000, MILAN.ark.revoke(&[], "260101000000Z", "260701000000Z"));
+    let judged = |now: UnixMillis, grace_ms| {
+        amd::endorse(&MILAN.vcek.der, &[MILAN.anchor()], &[&list], JudgedAt { now, grace_ms })
+    };
+    let (last, end) = (UnixMillis(july.plus(grace_ms).0 - 1), july.plus(grace_ms));
+    let current = judged(NOW, grace_ms).expect("a current list");
+    assert_eq!(current.revocation(NOW), Revocation::NotRevoked { next_update: july });
+    assert_eq!(current.valid_until(), end, "what is issued before nextUpdate need not end with it");
+    let overdue = Revocation::Overdue { next_update: july, until: end };
+    for vek in [&current, &judged(july, grace_ms).expect("grace"), &judged(last, grace_ms).expect("grace")] {
+        assert_eq!((vek.revocation(july), vek.revocation(last)), (overdue, overdue));
+        assert!(vek.check_current(last).is_ok());
+        assert_eq!(vek.check_current(end).map_err(|rejection| rejection.code()), Err("x509.crl.expired"));
+    }
+    assert_eq!(code(judged(july, 0)), "x509.crl.expired");
+    assert_eq!(code(judged(end, grace_ms)), "x509.crl.expired");
+    // A list that names the ASK gets no grace out of being late, and certificates get none at all.
+    let revoked = MILAN.ark.revoke(&[&[1, 0, 1]], "260101000000Z", "260701000000Z");
+    let at = JudgedAt { now: last, grace_ms };
+    assert_eq!(code(amd::endorse(&MILAN.vcek.der, &[MILAN.anchor()], &[&revoked], at)), "snp.vek.intermediate_revoked");
+    let short = MILAN.vcek_with(|profile| profile.not_after = "260601000000Z".to_owned());
+    assert_eq!(code(amd::endorse(&short.der, &[MILAN.anchor()], &[&list], at)), "x509.expired");
+}
+
+/// A path of certificates is compared with the lists of those who issued them, and with nobody else's. AMD's chain is
+/// one like any other.
+#[test]
+fn a_path_is_compared_with_the_lists_of_its_own_authorities() {
+    let path = |certificates: &[&[u8]]| -> EndorsementPath {
+        let hex: Vec<String> = certificates.iter().map(hex::encode).collect();
+        serde_json::from_value(hex.into()).expect("a path")
+    };
+    let judged = |path: &EndorsementPath, list: Vec<u8>| {
+        let at = JudgedAt { now: NOW, grace_ms: 0 };
+        let covered = path.check_not_revoked(&[list], at).map(|list| list.is_some());
+        covered.map_err(|rejection| rejection.code())
+    };
+    let (whole, ask) =
+        (path(&[&MILAN.vcek.der, &MILAN.ask_der, &MILAN.ark_der]), path(&[&MILAN.ask_der, &MILAN.ark_der]));
+    let stranger = AmdSimulator::new(AmdProduct::Milan);
+    assert_eq!(judged(&ask, MILAN.crl(&[])), Ok(true));
+    assert_eq!(judged(&whole, MILAN.crl(&[])), Ok(false), "nothing is known of the leaf: its authority has no list");
+    for path in [&whole, &ask] {
+        assert_eq!(judged(path, MILAN.crl(&[&[1, 0, 1]])), Err("tpm.endorsement.revoked"));
+        assert_eq!(judged(path, stranger.crl(&[&[1, 0, 1]])), Ok(false), "of the same name, by another key");
+        assert_eq!(judged(path, GENOA.crl(&[&[1, 0, 1]])), Ok(false));
+        let expired = MILAN.ark.revoke(&[], "250101000000Z", "260101000000Z");
+        assert_eq!(judged(path, expired), Err("x509.crl.expired"));
+    }
+}
+
+/// What AMD's service is asked for is what the certificate that it answers is for.
+#[test]
+fn the_service_is_asked_for_the_certificate_of_the_reported_tcb() {
+    let tcb = "blSPL=04&teeSPL=02&snpSPL=24&ucodeSPL=219";
+    for (simulator, query) in [(&*MILAN, tcb), (&*GENOA, tcb), (&*TURIN, &*format!("fmcSPL=01&{tcb}"))] {
+        let evidence = simulator.evidence(&[7; 64]);
+        let hwid = hex::encode(sim::hwid(simulator.product));
+        let expected = format!("vcek/v1/{}/{hwid}?{query}", simulator.product);
+        assert_eq!(vcek_path(&evidence.report, None).expect("a path"), expected);
+        // What the report says counts more than what somebody says of it.
+        assert_eq!(vcek_path(&evidence.report, Some(AmdProduct::Milan)).expect("a path"), expected);
+        let vek = amd::endorse(&evidence.vek, &[simulator.anchor()], &[], NOW).expect("a VCEK");
+        assert_eq!(hex::encode(&vek.hwid().verified().expect("hwID").0), hwid);
+    }
+    let mut report = MILAN.evidence(&[7; 64]).report;
+    let asked = |report: &[u8], product| vcek_path(report, product).map_err(|rejection| rejection.code());
+    assert_eq!(asked(&report[1..], None), Err("snp.report.length"));
+    let version_2 = |report: &mut Vec<u8>| {
+        report[0] = 2;
+        report[0x188..0x18b].fill(0);
+    };
+    version_2(&mut report);
+    assert_eq!(asked(&report, None), Err("snp.product"));
+    assert!(asked(&report, Some(AmdProduct::Genoa)).expect("a path").starts_with("vcek/v1/Genoa/"));
+    report[0x1a0..0x1e0].fill(0);
+    assert_eq!(asked(&report, Some(AmdProduct::Milan)), Err("snp.chip_id.masked"));
+    report[0x48] = 1 << 2;
+    assert_eq!(asked(&report, Some(AmdProduct::Milan)), Err("snp.vek.kind"));
 }
 
 #[test]
@@ -645,7 +732,7 @@ fn a_kept_intermediate_endorses_what_a_whole_chain_does() {
     assert_eq!(issued(&MILAN.vcek.der, &listed, july), "x509.crl.expired");
     let vek = amd::endorse_issued(&MILAN.vcek.der, &listed, NOW).expect("a VCEK");
     assert_eq!((vek.valid_until(), listed.valid_until()), (july, july));
-    assert_eq!(vek.revocation(), Revocation::NotRevoked { next_update: july });
+    assert_eq!(vek.revocation(NOW), Revocation::NotRevoked { next_update: july });
 }
 
 #[test]

@@ -235,6 +235,7 @@ fn revocation_lists_have_one_form_and_signer() {
     assert_eq!(signed_by(&certified(sim::ROOT_USAGE)), "accepted");
     assert_eq!(signed_by(&certified(sim::INTERMEDIATE_USAGE)), "x509.issuer.key_usage", "no cRLSign");
     assert!(crl.revokes(&[5]) && crl.revokes(&[0, 0x80]) && crl.revokes(&[0, 5]));
+    assert_eq!(crl.number(), Some(&[1][..]));
     assert!(!crl.revokes(&[6]) && !crl.revokes(&[0]) && !crl.revokes(&[5, 5]));
     for length in 0..list.len() {
         assert_eq!(code(Crl::parse(&list[..length])), "x509.crl.malformed", "{length} bytes");

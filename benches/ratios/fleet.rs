@@ -314,6 +314,7 @@ impl Broker {
         let snp = host.amd.as_ref().map(|amd| amd.evidence(binder.report_data()));
         let request = AttestationRequest {
             challenge: challenge.challenge,
+            audiences: Vec::new(),
             credential_key: Base64Bytes(host.key.spki()),
             evidence: Bundle {
                 tpm_quote,

@@ -43,6 +43,7 @@ pub(crate) struct Vocabulary {
     vlek: EntityUid,
     not_presented: EntityUid,
     not_revoked: EntityUid,
+    overdue: EntityUid,
     discrete: EntityUid,
     firmware: EntityUid,
     virtual_: EntityUid,
@@ -63,6 +64,7 @@ pub(crate) struct Vocabulary {
     compared_host_data: EntityUid,
     compared_id_key_digest: EntityUid,
     compared_min_tcb: EntityUid,
+    compared_min_mitigations: EntityUid,
     acpi_measured: EntityUid,
     acpi_igvm: EntityUid,
     acpi_sandboxed: EntityUid,
@@ -71,6 +73,7 @@ pub(crate) struct Vocabulary {
     vendor_amd: EntityUid,
     vendor_intel: EntityUid,
     waived_min_tcb: EntityUid,
+    waived_mitigations: EntityUid,
     waived_generation: EntityUid,
     waived_tcb_status: EntityUid,
     root_intel: EntityUid,
@@ -102,6 +105,7 @@ impl Vocabulary {
             vlek: member("SigningKey", "vlek")?,
             not_presented: member("Revocation", "not_presented")?,
             not_revoked: member("Revocation", "not_revoked")?,
+            overdue: member("Revocation", "overdue")?,
             discrete: member("TpmKind", "discrete")?,
             firmware: member("TpmKind", "firmware")?,
             virtual_: member("TpmKind", "virtual")?,
@@ -122,6 +126,7 @@ impl Vocabulary {
             compared_host_data: member("Compared", "snp_host_data")?,
             compared_id_key_digest: member("Compared", "snp_id_key_digest")?,
             compared_min_tcb: member("Compared", "snp_min_tcb")?,
+            compared_min_mitigations: member("Compared", "snp_min_mitigations")?,
             acpi_measured: member("Acpi", "measured")?,
             acpi_igvm: member("Acpi", "igvm")?,
             acpi_sandboxed: member("Acpi", "sandboxed")?,
@@ -130,6 +135,7 @@ impl Vocabulary {
             vendor_amd: member("CpuVendor", "amd")?,
             vendor_intel: member("CpuVendor", "intel")?,
             waived_min_tcb: member("Waived", "snp_min_tcb")?,
+            waived_mitigations: member("Waived", "snp_mitigations")?,
             waived_generation: member("Waived", "generation")?,
             waived_tcb_status: member("Waived", "tcb_status")?,
             root_intel: member("Root", "intel")?,
@@ -263,6 +269,7 @@ impl Vocabulary {
                 (&self.compared_host_data, snp.is_some_and(|snp| snp.host_data.is_some())),
                 (&self.compared_id_key_digest, snp.is_some_and(|snp| snp.id_key_digest.is_some())),
                 (&self.compared_min_tcb, snp.is_some_and(|snp| snp.min_tcb.is_some())),
+                (&self.compared_min_mitigations, snp.is_some_and(|snp| snp.min_mitigations.is_some())),
                 (&self.compared_tdx, tdx.is_some()),
                 (&self.compared_rtmrs, tdx.is_some_and(|tdx| rtmrs.into_iter().all(|field| tdx.names(field)))),
                 (&self.compared_tdx_boot, tdx.is_some_and(|tdx| tdx.boot.is_some())),
@@ -324,11 +331,13 @@ impl Vocabulary {
 
     /// What of this host waivers accept.
     fn waived(&self, claims: &Claims, accepted: &Accepted<'_>) -> Vec<RestrictedExpression> {
-        let (product, floors) = match &claims.snp {
-            Presented::Verified(snp) => {
-                (accepted.amd_product(snp.product), accepted.snp_floors(snp.product).next().is_some())
-            }
-            Presented::NotPresented => (false, false),
+        let (product, floors, mitigations) = match &claims.snp {
+            Presented::Verified(snp) => (
+                accepted.amd_product(snp.product),
+                accepted.snp_floors(snp.product).next().is_some(),
+                accepted.any_mitigation(snp.product),
+            ),
+            Presented::NotPresented => (false, false, false),
         };
         let (status, fmspc) = match &claims.tdx {
             Presented::Verified(tdx) => (accepted.tcb_status(tdx.tcb.status), accepted.fmspc(&tdx.platform.fmspc)),
@@ -337,6 +346,7 @@ impl Vocabulary {
         let waived = [
             (&self.waived_generation, product || fmspc),
             (&self.waived_min_tcb, floors),
+            (&self.waived_mitigations, mitigations),
             (&self.waived_tcb_status, status),
         ];
         waived.into_iter().filter(|(_, waived)| *waived).map(|(uid, _)| entity(uid)).collect()
@@ -374,6 +384,7 @@ impl Vocabulary {
             ("credential_key", self.credential_key(&tpm.credential_key)?),
             ("assurance", self.assurance(tpm.assurance)),
             ("ek", RestrictedExpression::new_string(tpm.ek.to_hex())),
+            ("revocation", entity(self.revocation(tpm.revocation))),
             ("manufacturer", text(&tpm.identity.manufacturer)),
             ("model", text(&tpm.identity.model)),
             ("kind", entity(self.kind(tpm.identity.kind))),
@@ -429,6 +440,14 @@ impl Vocabulary {
         RestrictedExpression::new_record(record)
     }
 
+    const fn revocation(&self, revocation: Revocation) -> &EntityUid {
+        match revocation {
+            Revocation::NotPresented => &self.not_presented,
+            Revocation::NotRevoked { .. } => &self.not_revoked,
+            Revocation::Overdue { .. } => &self.overdue,
+        }
+    }
+
     fn snp(&self, snp: &SnpClaims) -> Built {
         let product = match snp.product {
             AmdProduct::Milan => &self.milan,
@@ -439,10 +458,6 @@ impl Vocabulary {
             SnpSigningKey::Vcek => &self.vcek,
             SnpSigningKey::Vlek => &self.vlek,
         };
-        let revocation = match snp.revocation {
-            Revocation::NotPresented => &self.not_presented,
-            Revocation::NotRevoked { .. } => &self.not_revoked,
-        };
         let mut record = pairs([
             ("assurance", self.assurance(snp.assurance)),
             ("product", entity(product)),
@@ -450,7 +465,7 @@ impl Vocabulary {
             ("signing_key", entity(signing_key)),
             ("guest_svn", number(u64::from(snp.guest_svn))),
             ("vmpl", number(u64::from(snp.vmpl))),
-            ("revocation", entity(revocation)),
+            ("revocation", entity(self.revocation(snp.revocation))),
             ("measurement", hexadecimal(&snp.measurement)),
             ("host_data", hexadecimal(&snp.host_data)),
             ("id_key_digest", hexadecimal(&snp.id_key_digest)),
@@ -638,7 +653,8 @@ mod tests {
         };
         let full = format!(
             r#","snp":{{"measurement":["{0}"],"host_data":["{1}"],"id_key_digest":["{0}"],
-                "min_tcb":{{"milan":{{"bootloader":1,"tee":1,"snp":1,"microcode":1}}}}}}"#,
+                "min_tcb":{{"milan":{{"bootloader":1,"tee":1,"snp":1,"microcode":1}}}},
+                "min_mitigations":{{"milan":[],"genoa":[0,63]}}}}"#,
             "11".repeat(48),
             "11".repeat(32)
         );

@@ -5,7 +5,7 @@ use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use countersign_attestation::claims::{Claims, Presented};
+use countersign_attestation::claims::Claims;
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::protocol::HostId;
 use countersign_attestation::{Rejection, UnixMillis};
@@ -207,7 +207,7 @@ impl Case<'_> {
         // No credential and no lease outlives the collateral that the claims were verified with, or a waiver that the
         // grant stands on.
         let waivers: Vec<WaiverUse> = accepted.waivers().iter().copied().map(WaiverUse::from).collect();
-        let ends = waivers.iter().map(|waiver| waiver.until).chain(valid_until(claims)).min();
+        let ends = waivers.iter().map(|waiver| waiver.until).chain(claims.valid_until()).min();
         let until = |milliseconds: u64| ends.map_or(now.plus(milliseconds), |end| end.min(now.plus(milliseconds)));
         let not_after = until(terms.credential_ttl_ms);
         let unjudged = manifest.unjudged_pcrs(&claims.tpm);
@@ -243,21 +243,8 @@ impl Standards<'_> {
     }
 }
 
-/// The earliest end of the collateral under the claims.
-fn valid_until(claims: &Claims) -> Option<UnixMillis> {
-    let snp = match &claims.snp {
-        Presented::Verified(snp) => Some(snp.valid_until),
-        Presented::NotPresented => None,
-    };
-    let tdx = match &claims.tdx {
-        Presented::Verified(tdx) => Some(tdx.valid_until),
-        Presented::NotPresented => None,
-    };
-    snp.into_iter().chain(tdx).min()
-}
-
 fn expiry(claims: &Claims, now: UnixMillis) -> Option<Finding> {
-    let ended = valid_until(claims).filter(|until| *until <= now)?;
+    let ended = claims.valid_until().filter(|until| *until <= now)?;
     let expected = format_args!("collateral valid after {now}");
     Some(PolicyReason::ClaimsExpired.because(expected, format_args!("until {ended}")))
 }

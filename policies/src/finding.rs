@@ -83,6 +83,9 @@ reasons! {
         /// Load: AMD SNP ABI, TCB_VERSION: only Turin and later have an FMC component.
         MinTcbFmc(Operator) = "reference.min_tcb.fmc", "the minimum TCB's fmc does not suit the product",
             "name fmc for turin and leave it out for milan and genoa";
+        /// Load: the vectors have 64 bits.
+        MitigationBit(Operator) = "reference.mitigation.bit", "a mitigation's bit does not exist or is named twice",
+            "name bits 0 to 63 of the mitigation vector, each once";
 
         /// Load: whoever controls the kernel writes its list.
         ImaUnanchored(Operator) = "reference.ima.unanchored", "IMA rules stand alone: nothing vouches for the kernel",
@@ -117,7 +120,7 @@ reasons! {
             "name each host in full, or group hosts by a label";
         /// Load.
         WaiverAccepts(Operator) = "waiver.accepts", "what the waiver accepts is empty or not one of what can be waived",
-            "name TCB statuses, advisories, lower SNP floors or generations; nothing else can be waived";
+            "name TCB statuses, advisories, lower SNP floors, SNP mitigations or generations; nothing else can be waived";
         /// Load: without an end, a waiver is a switch.
         WaiverUntil(Operator) = "waiver.until", "the waiver's end is no moment, past, or too far ahead",
             "name an end within 92 days, in UTC: 2026-12-24T00:00:00Z";
@@ -175,8 +178,8 @@ reasons! {
         SnpIdKeyDigest(Host) = "reference.snp.id_key_digest", "the launch was not signed by a registered ID key",
             "start the VM with an ID block of a registered key";
         /// Decision.
-        SnpProduct(Host) = "reference.snp.product", "the manifest names no minimum TCB for this product",
-            "add the product to min_tcb, or move the host to a product it names";
+        SnpProduct(Host) = "reference.snp.product", "the manifest names no minimum for this product",
+            "add the product to min_tcb and min_mitigations where the manifest has them, or move the host to a product it names";
         /// Decision.
         BootNotPresented(Host) = "reference.boot.not_presented",
             "the manifest names boot values and no event log was presented",
@@ -244,6 +247,13 @@ reasons! {
         /// Decision.
         TcbComponentMissing(Host) = "snp.tcb.component_missing", "the report lacks a TCB component that a minimum names",
             "use a platform whose reports carry the component";
+        /// Decision: reports have mitigation vectors since version 5.
+        MitigationNotPresented(Host) = "snp.mitigation.not_presented",
+            "the report says nothing of mitigations, and the manifest names some",
+            "update the platform's SEV firmware to one that makes reports of version 5";
+        /// Decision.
+        MitigationMissing(Host) = "snp.mitigation.missing", "a mitigation that the manifest names is not in force",
+            "update the platform's firmware, have it verify its mitigations, then launch the guest again";
 
         /// Decision: archived claims outlive the collateral they were verified with.
         ClaimsExpired(Host) = "policy.claims_expired", "the collateral under the claims has expired",

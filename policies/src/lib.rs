@@ -29,6 +29,7 @@ pub mod ima;
 pub mod instance;
 mod json;
 pub mod matching;
+mod mitigation;
 mod moment;
 mod nesting;
 mod paravisor;

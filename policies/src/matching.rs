@@ -16,6 +16,7 @@ use countersign_attestation::digest::Sha256Digest;
 use crate::boot::{BootDifference, BootReference};
 use crate::finding::{Finding, PolicyReason};
 use crate::ima::{ImaRules, ImaTally};
+use crate::mitigation::{self, MitigationDifference};
 use crate::paravisor::ParavisorDifference;
 use crate::reference::{MinTcb, ReferenceManifest, ReferenceSet, SnpReference, TpmReference, Values};
 use crate::tdx::TdxDifference;
@@ -135,6 +136,7 @@ enum Difference<'a> {
     NotQuoted { name: Name, accepted: &'a Values },
     Tdx(TdxDifference<'a>),
     Paravisor(ParavisorDifference<'a>),
+    Mitigation(MitigationDifference<'a>),
     NoReport,
     Product { named: &'a BTreeMap<AmdProduct, MinTcb>, found: AmdProduct },
     Tcb { tcb: &'static str, component: &'static str, least: u8, found: Option<u8> },
@@ -155,6 +157,7 @@ impl Difference<'_> {
             Self::Boot(difference) => difference.explain(manifest),
             Self::Tdx(difference) => difference.explain(manifest),
             Self::Paravisor(difference) => difference.explain(manifest),
+            Self::Mitigation(difference) => difference.explain(manifest),
             Self::Value { reason, name, accepted, found } => {
                 let expected = format!("{name} {} (manifest {manifest})", one_of(accepted));
                 reason.because(expected, format_args!("{name} {found}"))
@@ -169,7 +172,8 @@ impl Difference<'_> {
             }
             Self::Product { named, found } => {
                 let named: Vec<String> = named.keys().map(ToString::to_string).collect();
-                PolicyReason::SnpProduct.because(format_args!("{} (manifest {manifest})", named.join(" or ")), found)
+                PolicyReason::SnpProduct
+                    .because(format_args!("{} in min_tcb (manifest {manifest})", named.join(" or ")), found)
             }
             Self::Tcb { tcb, component, least, found } => {
                 let expected = format!("{tcb} {component} at least {least} (manifest {manifest})");
@@ -313,6 +317,10 @@ impl<'a> Comparison<'a> {
         }
         if let Some(accepted) = &reference.id_key_digest {
             self.value(PolicyReason::SnpIdKeyDigest, Name::Field("ID_KEY_DIGEST"), accepted, &claims.id_key_digest);
+        }
+        if let Some(minimum) = &reference.min_mitigations {
+            let (same, differences) = mitigation::compare(minimum, claims, accepted);
+            self.add(same, differences.into_iter().map(Difference::Mitigation));
         }
         let Some(minimums) = &reference.min_tcb else { return };
         // A generation that the manifest does not list has no floor but the one that a waiver names.

@@ -13,7 +13,7 @@ use cedar_policy::{
 use countersign_attestation::UnixMillis;
 use countersign_attestation::anchor::Assurance;
 use countersign_attestation::claims::{
-    Claims, ClockInfo, HexBytes, KeyAuthorization, Presented, TpmClaims, TpmIdentity, TpmKeyClaims, TpmKind,
+    Claims, ClockInfo, HexBytes, KeyAuthorization, Presented, Revocation, TpmClaims, TpmIdentity, TpmKeyClaims, TpmKind,
 };
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::protocol::HostId;
@@ -370,6 +370,8 @@ fn nothing_proven() -> Claims {
                 authorization: KeyAuthorization::Password,
                 creation: Presented::NotPresented,
             },
+            revocation: Revocation::NotPresented,
+            lists_until: None,
         },
         credential_key: nothing,
         boot: Presented::NotPresented,

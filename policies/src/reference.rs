@@ -7,7 +7,8 @@
 //!   "tpm": { "pcrs": { "sha256": { "0": ["<hex>", "<hex>"], "4": ["<hex>"] } } },
 //!   "snp": {
 //!     "measurement": ["<hex>"], "host_data": ["<hex>"], "id_key_digest": ["<hex>"],
-//!     "min_tcb": { "genoa": { "bootloader": 9, "tee": 0, "snp": 21, "microcode": 72 } }
+//!     "min_tcb": { "genoa": { "bootloader": 9, "tee": 0, "snp": 21, "microcode": 72 } },
+//!     "min_mitigations": { "genoa": [0], "turin": [] }
 //!   },
 //!   "tdx": {
 //!     "mr_td": ["<hex>"], "rtmr0": ["<hex>"], "rtmr1": ["<hex>"], "rtmr2": ["<hex>"], "rtmr3": ["<hex>"],
@@ -22,6 +23,9 @@
 //!
 //! A manifest names the kinds of evidence that its hosts have: a host that lacks one of them does not match. Of `tdx`,
 //! `mr_td` is mandatory, and `boot` is about the trust domain's own event log (CCEL), replayed to its RTMRs.
+//!
+//! Of `snp`, `min_mitigations` names bits that must be set in both mitigation vectors of the report, product by
+//! product; a product without any lists none, and one that is not listed does not match.
 //!
 //! `acpi` says what becomes of the ACPI tables that the host gives the guest: `measured`, `igvm` or `sandboxed`. It is
 //! the operator's knowledge of the image and compared with nothing; policies may demand it.
@@ -48,6 +52,7 @@ use crate::boot::{BootReference, WrittenBoot};
 use crate::finding::{Finding, PolicyReason};
 use crate::ima::ImaRules;
 use crate::json::Members;
+use crate::mitigation::{Mitigations, read_mitigations};
 use crate::paravisor::{ParavisorReference, WrittenParavisor};
 use crate::tdx::{TdxReference, WrittenTdx};
 
@@ -133,6 +138,8 @@ pub(crate) struct SnpReference {
     pub(crate) id_key_digest: Option<Values>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) min_tcb: Option<BTreeMap<AmdProduct, MinTcb>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) min_mitigations: Option<Mitigations>,
 }
 
 /// Lowest accepted component of each TCB; compared component by component.
@@ -221,6 +228,8 @@ struct WrittenSnp {
     id_key_digest: Option<Vec<String>>,
     #[serde(default, deserialize_with = "not_null")]
     min_tcb: Option<Members<MinTcb>>,
+    #[serde(default, deserialize_with = "not_null")]
+    min_mitigations: Option<Members<Vec<u8>>>,
 }
 
 impl ReferenceManifest {
@@ -379,8 +388,18 @@ impl SnpReference {
             host_data: values("snp.host_data", written.host_data, 32)?,
             id_key_digest: values("snp.id_key_digest", written.id_key_digest, 48)?,
             min_tcb: written.min_tcb.map(read_min_tcb).transpose()?,
+            min_mitigations: written.min_mitigations.map(read_min_mitigations).transpose()?,
         })
     }
+}
+
+fn read_min_mitigations(written: Members<Vec<u8>>) -> Result<Mitigations, Finding> {
+    let minimum = read_mitigations("snp.min_mitigations", written)?;
+    // `[]` says that a product needs none; said of every product, nothing is compared.
+    if minimum.values().all(BTreeSet::is_empty) {
+        return Err(PolicyReason::ManifestEmpty.because("at least one bit in `snp.min_mitigations`", "none"));
+    }
+    Ok(minimum)
 }
 
 pub(crate) fn read_min_tcb(written: Members<MinTcb>) -> Result<BTreeMap<AmdProduct, MinTcb>, Finding> {

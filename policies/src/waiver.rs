@@ -9,6 +9,7 @@
 //!   "scope": { "hosts": ["gpu-17"], "labels": { "pool": "confidential" } },
 //!   "accepts": [
 //!     { "snp_min_tcb": { "genoa": { "bootloader": 9, "tee": 0, "snp": 20, "microcode": 72 } } },
+//!     { "snp_mitigations": { "genoa": [0] } },
 //!     { "tcb_status": "OutOfDate" }, { "advisory": "INTEL-SA-00960" }, { "generation": { "amd_product": "milan" } }
 //!   ],
 //!   "until": "2026-12-24T00:00:00Z",
@@ -22,7 +23,7 @@
 
 mod scope;
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -40,6 +41,7 @@ use serde::{Deserialize, Serialize};
 use crate::decision::HostFacts;
 use crate::finding::{Finding, PolicyReason};
 use crate::json::Members;
+use crate::mitigation::{Bits, Mitigations, listed, read_mitigations};
 use crate::moment;
 use crate::reference::{MinTcb, NAME_RULE, is_name, read_min_tcb};
 
@@ -107,6 +109,8 @@ enum Accepts {
     TcbStatus(WaivableStatus),
     Advisory(String),
     SnpMinTcb(BTreeMap<AmdProduct, MinTcb>),
+    /// Bits that may be lacking, not a lower minimum: what a manifest demands next year is not waived along.
+    SnpMitigations(Mitigations),
     AmdProduct(AmdProduct),
     Fmspc(HexBytes),
 }
@@ -163,6 +167,7 @@ enum WrittenAccepts {
     TcbStatus(WaivableStatus),
     Advisory(String),
     SnpMinTcb(Members<MinTcb>),
+    SnpMitigations(Members<Vec<u8>>),
     Generation(WrittenGeneration),
 }
 
@@ -300,6 +305,11 @@ impl fmt::Display for Accepts {
                 let products: Vec<String> = floors.keys().map(ToString::to_string).collect();
                 write!(f, "a lower minimum TCB of {}", products.join(" and "))
             }
+            Self::SnpMitigations(mitigations) => {
+                let products: Vec<String> =
+                    mitigations.iter().map(|(product, bits)| format!("{} of {product}", listed(bits))).collect();
+                write!(f, "no mitigation {}", products.join(", "))
+            }
             Self::AmdProduct(product) => write!(f, "generation {product}"),
             Self::Fmspc(fmspc) => write!(f, "generation FMSPC {fmspc}"),
         }
@@ -318,6 +328,7 @@ impl Accepts {
         };
         match self {
             Self::SnpMinTcb(floors) => product.is_some_and(|product| floors.contains_key(&product)),
+            Self::SnpMitigations(mitigations) => product.is_some_and(|product| mitigations.contains_key(&product)),
             Self::AmdProduct(waived) => product == Some(*waived),
             Self::TcbStatus(status) => tdx.is_some_and(|tdx| WaivableStatus::of(tdx.tcb.status) == Some(*status)),
             Self::Advisory(advisory) => tdx.is_some_and(|tdx| tdx.tcb.advisory_ids.contains(advisory)),
@@ -328,7 +339,7 @@ impl Accepts {
 
 fn read_accepts(written: Vec<WrittenAccepts>) -> Result<Vec<Accepts>, Finding> {
     if written.is_empty() || LIST_MAX < written.len() {
-        let expected = format_args!("1 to {LIST_MAX} of tcb_status, advisory, snp_min_tcb, generation in `accepts`");
+        let expected = format_args!("1 to {LIST_MAX} of what can be waived in `accepts`");
         return Err(PolicyReason::WaiverAccepts.because(expected, written.len()));
     }
     let accepts = written.into_iter().map(|written| match written {
@@ -338,6 +349,7 @@ fn read_accepts(written: Vec<WrittenAccepts>) -> Result<Vec<Accepts>, Finding> {
             Ok(Accepts::Advisory(advisory))
         }
         WrittenAccepts::SnpMinTcb(floors) => Ok(Accepts::SnpMinTcb(read_min_tcb(floors)?)),
+        WrittenAccepts::SnpMitigations(mitigations) => read_waived(mitigations).map(Accepts::SnpMitigations),
         WrittenAccepts::Generation(WrittenGeneration::AmdProduct(product)) => Ok(Accepts::AmdProduct(product)),
         WrittenAccepts::Generation(WrittenGeneration::Fmspc(fmspc)) => {
             check_fmspc(&fmspc)?;
@@ -345,6 +357,16 @@ fn read_accepts(written: Vec<WrittenAccepts>) -> Result<Vec<Accepts>, Finding> {
         }
     });
     accepts.collect()
+}
+
+fn read_waived(written: Members<Vec<u8>>) -> Result<Mitigations, Finding> {
+    let mitigations = read_mitigations("snp_mitigations", written)?;
+    if mitigations.values().any(BTreeSet::is_empty) {
+        return Err(
+            PolicyReason::WaiverAccepts.because("at least one bit of each product in `snp_mitigations`", "none")
+        );
+    }
+    Ok(mitigations)
 }
 
 /// As vendors write them: `INTEL-SA-00960`.
@@ -438,8 +460,34 @@ impl<'a> Accepted<'a> {
     pub(crate) fn snp_floors(&self, product: AmdProduct) -> impl Iterator<Item = MinTcb> {
         self.accepts().filter_map(move |accepts| match accepts {
             Accepts::SnpMinTcb(floors) => floors.get(&product).copied(),
-            Accepts::TcbStatus(_) | Accepts::Advisory(_) | Accepts::AmdProduct(_) | Accepts::Fmspc(_) => None,
+            Accepts::TcbStatus(_)
+            | Accepts::Advisory(_)
+            | Accepts::SnpMitigations(_)
+            | Accepts::AmdProduct(_)
+            | Accepts::Fmspc(_) => None,
         })
+    }
+
+    /// The bits of a product's mitigation vectors that may be lacking.
+    fn mitigations(&self, product: AmdProduct) -> impl Iterator<Item = &'a Bits> {
+        self.accepts().filter_map(move |accepts| match accepts {
+            Accepts::SnpMitigations(mitigations) => mitigations.get(&product),
+            Accepts::TcbStatus(_)
+            | Accepts::Advisory(_)
+            | Accepts::SnpMinTcb(_)
+            | Accepts::AmdProduct(_)
+            | Accepts::Fmspc(_) => None,
+        })
+    }
+
+    /// Whether this bit of a product's mitigation vectors may be lacking.
+    pub(crate) fn mitigation(&self, product: AmdProduct, bit: u8) -> bool {
+        self.mitigations(product).any(|bits| bits.contains(&bit))
+    }
+
+    /// Whether any bit of a product's mitigation vectors may be lacking.
+    pub(crate) fn any_mitigation(&self, product: AmdProduct) -> bool {
+        self.mitigations(product).next().is_some()
     }
 
     /// Whether this status is accepted.
@@ -452,7 +500,11 @@ impl<'a> Accepted<'a> {
     pub(crate) fn advisory(&self, id: &str) -> bool {
         self.accepts().any(|accepts| match accepts {
             Accepts::Advisory(accepted) => accepted == id,
-            Accepts::TcbStatus(_) | Accepts::SnpMinTcb(_) | Accepts::AmdProduct(_) | Accepts::Fmspc(_) => false,
+            Accepts::TcbStatus(_)
+            | Accepts::SnpMinTcb(_)
+            | Accepts::SnpMitigations(_)
+            | Accepts::AmdProduct(_)
+            | Accepts::Fmspc(_) => false,
         })
     }
 
@@ -460,7 +512,11 @@ impl<'a> Accepted<'a> {
     pub(crate) fn fmspc(&self, fmspc: &HexBytes) -> bool {
         self.accepts().any(|accepts| match accepts {
             Accepts::Fmspc(accepted) => accepted == fmspc,
-            Accepts::TcbStatus(_) | Accepts::Advisory(_) | Accepts::SnpMinTcb(_) | Accepts::AmdProduct(_) => false,
+            Accepts::TcbStatus(_)
+            | Accepts::Advisory(_)
+            | Accepts::SnpMinTcb(_)
+            | Accepts::SnpMitigations(_)
+            | Accepts::AmdProduct(_) => false,
         })
     }
 

@@ -1,6 +1,7 @@
 //! The doors: HTTP/JSON over TLS 1.3. They decode, ask a story of [`crate::broker`], and encode; they decide nothing.
 
 pub mod body;
+pub mod collateral;
 pub mod exceptions;
 pub mod host;
 pub mod listener;
@@ -74,6 +75,7 @@ fn handler(route: &Route) -> MethodRouter<Arc<Broker>> {
         (&Method::GET, "/v1/status-lists/{n}") => get(public::status_list),
         (&Method::GET, "/v1/bundle") => get(public::bundle),
         (&Method::GET, "/.well-known/jwks.json") => get(public::jwks),
+        (&Method::GET, "/.well-known/openid-configuration") => get(public::openid_configuration),
         (&Method::GET, "/v1/hosts") => get(operator::list_hosts),
         (&Method::POST, "/v1/hosts") => post(operator::register_host),
         (&Method::GET, "/v1/hosts/{id}") => get(operator::show_host),
@@ -91,6 +93,11 @@ fn handler(route: &Route) -> MethodRouter<Arc<Broker>> {
         (&Method::GET, "/v1/denials") => get(exceptions::list_denials),
         (&Method::POST, "/v1/denials") => post(exceptions::deny),
         (&Method::DELETE, "/v1/denials/{id}") => delete(exceptions::withdraw_denial),
+        (&Method::GET, "/v1/collateral") => get(collateral::list),
+        (&Method::POST, "/v1/collateral") => post(collateral::import),
+        (&Method::GET, "/v1/collateral/documents") => get(collateral::documents),
+        (&Method::POST, "/v1/collateral/refresh") => post(collateral::refresh),
+        (&Method::GET, "/v1/collateral/forecast") => get(collateral::forecast),
         (&Method::GET, "/v1/log/checkpoint") => get(public::checkpoint),
         (&Method::GET, "/v1/log/entries/{index}") => get(operator::log_entry),
         (&Method::GET, "/healthz") => get(public::healthz),

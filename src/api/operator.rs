@@ -219,6 +219,11 @@ pub(super) async fn metrics(State(broker): App) -> Result<Response, Problem> {
     }
     let age = broker.pulse.newest().map_or(u64::MAX, |newest| broker.clock.now().since(newest.basis));
     broker.metrics.progress(broker.lineage.head().size, age);
+    let collateral = broker.collateral();
+    for item in &collateral.items {
+        broker.metrics.collateral(&item.issue.subject, item.issue.next_update, item.ends);
+    }
+    broker.metrics.warnings(collateral.warnings.len());
     let text = broker.metrics.encode().map_err(|_| Refusal::Internal.plain())?;
     let media_type = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
     Ok(([(header::CONTENT_TYPE, media_type)], text).into_response())

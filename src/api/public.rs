@@ -6,6 +6,7 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Response};
+use countersign_attestation::result::jws::ALGORITHM;
 use futures_util::stream::{self, Stream};
 use serde::Serialize;
 use std::collections::VecDeque;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use crate::api::App;
+use crate::broker::start::issuer_url;
 use crate::problem::{Problem, Refusal};
 use crate::trust::pulse::Published;
 
@@ -86,6 +88,30 @@ pub(super) async fn jwks(State(broker): App) -> Response {
     json(broker.keys.token.jwks().to_json())
 }
 
+/// What a service that federates workload identities reads of an issuer (OpenID Connect Discovery 1.0, 3). Nobody logs
+/// in here: only what finds the keys is there.
+#[derive(Serialize)]
+struct OpenIdConfiguration {
+    issuer: String,
+    jwks_uri: String,
+    response_types_supported: [&'static str; 1],
+    subject_types_supported: [&'static str; 1],
+    id_token_signing_alg_values_supported: [&'static str; 1],
+    claims_supported: [&'static str; 8],
+}
+
+pub(super) async fn openid_configuration(State(broker): App) -> axum::Json<impl Serialize> {
+    let issuer = issuer_url(&broker.config);
+    axum::Json(OpenIdConfiguration {
+        jwks_uri: format!("{issuer}/.well-known/jwks.json"),
+        issuer,
+        response_types_supported: ["id_token"],
+        subject_types_supported: ["public"],
+        id_token_signing_alg_values_supported: [ALGORITHM],
+        claims_supported: ["iss", "sub", "aud", "iat", "exp", "jti", "cnf", "status"],
+    })
+}
+
 pub(super) async fn openapi() -> Response {
     json(OPENAPI.to_owned())
 }
@@ -104,6 +130,12 @@ struct Health {
     status: &'static str,
 }
 
+#[derive(Serialize)]
+struct Readiness {
+    status: &'static str,
+    warnings: Vec<String>,
+}
+
 pub(super) async fn healthz() -> axum::Json<impl Serialize> {
     axum::Json(Health { status: "alive" })
 }
@@ -115,5 +147,6 @@ pub(super) async fn readyz(State(broker): App) -> Result<(StatusCode, axum::Json
     if newest.exp <= now {
         return Err(Refusal::NotReady.because(format!("a pulse valid after {now}"), newest.exp));
     }
-    Ok((StatusCode::OK, axum::Json(Health { status: "ready" })))
+    // What will deny hosts if nobody looks at it; the broker itself is sound.
+    Ok((StatusCode::OK, axum::Json(Readiness { status: "ready", warnings: broker.collateral().warnings })))
 }

@@ -9,12 +9,13 @@ use countersign_attestation::lineage::entry::{CredentialRecord, DecisionRecord, 
 use countersign_attestation::lineage::tree::leaf_hash;
 use countersign_attestation::protocol::{AttestationRequest, AttestationResponse, Base64Bytes, Challenge, HostId};
 use countersign_attestation::result::jws::Thumbprint;
+use countersign_attestation::result::jwt_svid::{AUDIENCE_BYTES_MAX, AUDIENCES_MAX, JwtSvid};
 use countersign_policies::decision::Outcome;
 
 use crate::broker::judge::{Inputs, Judgement, LogsVerdict, judge, judge_warm};
 use crate::broker::known::{Fresh, Known, joined};
 use crate::broker::{Broker, Latest};
-use crate::credentials::execution::Proven;
+use crate::credentials::execution::{Proven, Wanted};
 use crate::keys::random;
 use crate::lineage::Recorded;
 use crate::problem::{Problem, Refusal};
@@ -39,6 +40,8 @@ struct Case<'a> {
     fresh: &'a Fresh<'a>,
     trust: &'a HostTrust,
     governance: &'a Governance,
+    /// Whom JWT-SVIDs are wanted for: nothing that a decision depends on.
+    audiences: &'a [String],
 }
 
 impl<'a> Case<'a> {
@@ -85,6 +88,8 @@ impl Broker {
         let now = self.clock.now();
         let nonce = self.challenges.redeem(&request.challenge, id, now)?;
         let logs = request.evidence.take_logs()?;
+        let audiences = std::mem::take(&mut request.audiences);
+        check_audiences(&audiences)?;
 
         // 2. One snapshot of the host, its trust, and what it is judged by.
         let host = self.hosts.find(id)?;
@@ -109,16 +114,14 @@ impl Broker {
         }
 
         // 5. Record. 6. Grant or revoke. 7. Issue.
+        let case =
+            Case { inputs: &inputs, fresh: &fresh, trust: &trust, governance: &governance, audiences: &audiences };
         match (judged.decision.outcome(), &judged.claims) {
             (Outcome::Granted { not_after, lease_until }, Some(claims)) => {
                 let until = Until { not_after, lease_until };
-                let case = Case { inputs: &inputs, fresh: &fresh, trust: &trust, governance: &governance };
                 self.grant(&case, &judged, claims, until).await
             }
-            (Outcome::Granted { .. } | Outcome::Denied, _) => {
-                let case = Case { inputs: &inputs, fresh: &fresh, trust: &trust, governance: &governance };
-                Err(self.deny(&case, &judged).await)
-            }
+            (Outcome::Granted { .. } | Outcome::Denied, _) => Err(self.deny(&case, &judged).await),
         }
     }
 
@@ -138,7 +141,7 @@ impl Broker {
         claims: &Claims,
         until: Until,
     ) -> Result<AttestationResponse, Problem> {
-        let Case { inputs, trust, governance, .. } = case;
+        let Case { inputs, trust, governance, audiences, .. } = case;
         let key = Sha256Digest::of(&[&inputs.credential_key.0]);
         let has_key = trust.credential.as_ref().is_some_and(|live| live.key == key);
         let credential = if has_key { None } else { Some(self.credential_record(trust, key, until.not_after)?) };
@@ -156,7 +159,8 @@ impl Broker {
         let recorded = self.record(entry).await?;
         let lease = self.trust.grant(&recorded)?;
         let proven = Proven { claims, waivers: judged.waivers() };
-        let issued = self.issuer.issue(&recorded, &lease, &inputs.credential_key.0, proven, inputs.at);
+        let wanted = Wanted { spki: &inputs.credential_key.0, audiences };
+        let issued = self.issuer.issue(&recorded, &lease, wanted, proven, inputs.at);
         let credential = issued.map_err(|error| {
             tracing::error!(%error, "credential not issued");
             Refusal::Internal.plain()
@@ -222,6 +226,7 @@ impl Broker {
             credential_ttl_ms: self.config.credential_ttl_ms,
             lease_ms: self.config.lease_ms,
             ak_public: enrolled.ak_public.clone(),
+            endorsement: enrolled.path,
             ek: host.ek_sha256,
             assurance: enrolled.assurance,
             tpm: enrolled.identity.clone(),
@@ -333,6 +338,18 @@ impl Broker {
         if let Ok(mut all) = self.latest.lock() {
             all.insert(inputs.host.clone(), latest);
         }
+    }
+}
+
+/// Tokens are for services that are named, each by itself.
+fn check_audiences(audiences: &[String]) -> Result<(), Problem> {
+    let expected = || format!("at most {AUDIENCES_MAX} audiences of 1 to {AUDIENCE_BYTES_MAX} printable characters");
+    if AUDIENCES_MAX < audiences.len() {
+        return Err(Refusal::Audience.because(expected(), audiences.len()));
+    }
+    match audiences.iter().find(|audience| !JwtSvid::is_audience(audience)) {
+        Some(audience) => Err(Refusal::Audience.because(expected(), audience.escape_debug())),
+        None => Ok(()),
     }
 }
 

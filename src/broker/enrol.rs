@@ -8,7 +8,7 @@ use countersign_attestation::anchor::Assurance;
 use countersign_attestation::claims::TpmIdentity;
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::endorsement;
-use countersign_attestation::endorsement::tpm::verify_ak_certificate;
+use countersign_attestation::endorsement::tpm::{EndorsementPath, verify_ak_certificate};
 use countersign_attestation::evidence::tpm::credential::{ActivationSecret, make_credential};
 use countersign_attestation::evidence::tpm::key::AttestationKey;
 use countersign_attestation::evidence::tpm::possession;
@@ -41,6 +41,7 @@ struct Enrollment {
     ak_public: Vec<u8>,
     assurance: Assurance,
     identity: TpmIdentity,
+    path: EndorsementPath,
     awaited: Awaited,
     channel_key: Vec<u8>,
     expires_at: UnixMillis,
@@ -61,6 +62,7 @@ struct Endorsed {
     key: Sha256Digest,
     assurance: Assurance,
     identity: TpmIdentity,
+    path: EndorsementPath,
     task: EnrollmentTask,
     awaited: Awaited,
 }
@@ -135,8 +137,8 @@ fn endorse(
                 credential_blob: Base64Bytes(made.credential_blob),
                 encrypted_secret: Base64Bytes(made.encrypted_secret),
             };
-            let (assurance, identity) = (ek.assurance(), ek.identity().clone());
-            Ok(Endorsed { key: ek.ek(), assurance, identity, task, awaited: Awaited::Secret(secret) })
+            let (assurance, identity, path) = (ek.assurance(), ek.identity().clone(), ek.path().clone());
+            Ok(Endorsed { key: ek.ek(), assurance, identity, path, task, awaited: Awaited::Secret(secret) })
         }
         Endorsement::AkCertificate { certificate, intermediates } => {
             let (intermediates, anchors) = (sent(intermediates)?, &collateral.anchors.ak);
@@ -145,8 +147,8 @@ fn endorse(
             let nonce: [u8; 32] = random().map_err(internal)?;
             let task = EnrollmentTask::Quote { nonce: Base64Bytes(nonce.to_vec()) };
             let (assurance, identity) = (certified.assurance(), certified.identity().clone());
-            let awaited = Awaited::Quote { ak, nonce };
-            Ok(Endorsed { key: certified.id(), assurance, identity, task, awaited })
+            let (path, awaited) = (certified.path().clone(), Awaited::Quote { ak, nonce });
+            Ok(Endorsed { key: certified.id(), assurance, identity, path, task, awaited })
         }
         Endorsement::InitialAttestationKey { certificate, public, intermediates } => {
             let (intermediates, anchors) = (sent(intermediates)?, &collateral.anchors.ak);
@@ -154,8 +156,9 @@ fn endorse(
             let nonce: [u8; 32] = random().map_err(internal)?;
             let task = EnrollmentTask::CertifyAk { nonce: Base64Bytes(nonce.to_vec()) };
             let (assurance, identity) = (certified.assurance(), certified.identity().clone());
-            let awaited = Awaited::Certification { iak: certified.ak().clone(), ak, nonce };
-            Ok(Endorsed { key: certified.id(), assurance, identity, task, awaited })
+            let (path, awaited) =
+                (certified.path().clone(), Awaited::Certification { iak: certified.ak().clone(), ak, nonce });
+            Ok(Endorsed { key: certified.id(), assurance, identity, path, task, awaited })
         }
     }
 }
@@ -186,6 +189,9 @@ impl Broker {
         // 3. The endorsed key is genuine: its certificate leads to a pinned root and certifies this public area.
         let governance = self.references.current();
         let endorsed = endorse(&request, ak, &governance.collateral, now)?;
+        // Genuine, and taken back by who issued it.
+        let collateral = &governance.collateral;
+        endorsed.path.check_not_revoked(&collateral.tpm_crls, collateral.at(now))?;
         // A17: genuine, and no longer believed.
         governance.collateral.tpm_denials.check_ek(endorsed.key)?;
         // 4. It is the key that the operator registered.
@@ -204,6 +210,7 @@ impl Broker {
             ak_public: request.ak_public.0,
             assurance: endorsed.assurance,
             identity: endorsed.identity,
+            path: endorsed.path,
             awaited: endorsed.awaited,
             channel_key: request.channel_key.0,
             expires_at,
@@ -227,10 +234,13 @@ impl Broker {
         // 2. The proof. The answer never says what it should have been.
         let endorsed_by = enrollment.awaited.check(id, &enrollment.channel_key, &request.proof.0)?;
         let host = self.hosts.find(&enrollment.host)?;
+        let path = serde_json::to_vec(&enrollment.path).map_err(|_| Refusal::Internal.plain())?;
+        let path = self.archive.put(&path).map_err(|_| Refusal::StoreFailed.plain())?;
         let enrolled = Enrolled {
             ak_public: Base64Bytes(enrollment.ak_public),
             assurance: enrollment.assurance,
             identity: enrollment.identity,
+            path: Some(path),
             endorsed_by,
             channel_key: Sha256Digest::of(&[&enrollment.channel_key]),
             at: now,

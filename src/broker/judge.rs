@@ -10,12 +10,15 @@ use countersign_attestation::binder::{Binder, Role};
 use countersign_attestation::claims::{BootClaims, Claims, ClockInfo, Presented, TpmIdentity};
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::endorsement::intel::{UnverifiedPlatform, VerifiedCollateral};
+use countersign_attestation::endorsement::tpm::EndorsementPath;
 use countersign_attestation::evidence::bundle::{Bundle, BundleReason, Collection};
 use countersign_attestation::evidence::ima::ImaState;
 use countersign_attestation::evidence::logs::{self, BootCounts, LogReason};
 use countersign_attestation::evidence::tdx::{Quote, TdxReason, VerifiedQe, rtmr};
+use countersign_attestation::evidence::tpm::TpmReason;
 use countersign_attestation::evidence::{self, Endorsements};
 use countersign_attestation::protocol::{Base64Bytes, HostId, PcrSelection};
+use countersign_attestation::x509::ListValidity;
 use countersign_attestation::{Rejection, UnixMillis};
 use countersign_policies::decision::{Decision, Grant, HostFacts, Terms, appraise, claims_digest};
 use countersign_policies::ima::ImaTally;
@@ -59,6 +62,9 @@ pub struct Inputs {
     /// What the EK certificate says the TPM is.
     #[serde(default = "unknown_tpm")]
     pub tpm: TpmIdentity,
+    /// The certificates that endorsed the TPM, an [`EndorsementPath`]. Absent in what was archived before they were.
+    #[serde(default)]
+    pub endorsement: Option<Sha256Digest>,
     /// The challenge's nonce.
     pub nonce: Base64Bytes,
     /// The PCR selection that was asked for.
@@ -150,10 +156,18 @@ pub fn judge(inputs: &Inputs, governance: &Governance, blobs: &dyn Blobs) -> Jud
 #[must_use]
 pub fn judge_warm(inputs: &Inputs, governance: &Governance, blobs: &dyn Blobs, warm: Option<&Warm>) -> Judgement {
     let case = Case { inputs, governance, blobs, warm };
-    let signed = match case.verify() {
+    let mut signed = match case.verify() {
         Ok(signed) => signed,
         Err(rejection) => return case.rejected(None, &rejection),
     };
+    match case.endorsement() {
+        Ok(list) => signed.tpm = signed.tpm.compared(list, inputs.at),
+        // Named by a list: that takes trust away. A list that ended does not: nothing is then known.
+        Err(rejection) => {
+            let revoked = rejection.reason() == TpmReason::EndorsementRevoked.into();
+            return case.rejected(revoked.then_some(signed), &rejection);
+        }
+    }
     // A TPM that is genuine and no longer believed (A17), that went back, or that was restarted by nobody knows what,
     // takes trust away: the quote is verified.
     let clock = &signed.tpm.clock;
@@ -265,7 +279,7 @@ impl Case<'_> {
             tpm: &tpm,
             pcr_selection: &inputs.pcr_selection,
         };
-        let claims = evidence::verify(&bundle, &expected, &endorsements, inputs.at)?;
+        let claims = evidence::verify(&bundle, &expected, &endorsements, collateral.at(inputs.at))?;
         if let (Some((warm, certificate)), None) = (keeps, &vek) {
             warm.keep(certificate, governance, inputs.at);
         }
@@ -274,6 +288,25 @@ impl Case<'_> {
             warm.keep_quoting_enclave(&tdx.quote, collateral, inputs.at);
         }
         Ok(claims)
+    }
+
+    /// The lists of who endorsed the TPM; none where there is no list of theirs.
+    fn endorsement(&self) -> Result<Option<ListValidity>, Rejection> {
+        let Self { inputs, governance, warm, blobs } = self;
+        let collateral = &governance.collateral;
+        let Some(path) = inputs.endorsement.filter(|_| !collateral.tpm_crls.is_empty()) else { return Ok(None) };
+        let key = (path, governance.digests.collateral);
+        if let Some(kept) = warm.and_then(|warm| warm.endorsement(key, inputs.at)) {
+            return Ok(kept);
+        }
+        let unavailable = || LogReason::Unavailable.because(path, "nothing");
+        let bytes = blobs.blob(path).ok_or_else(unavailable)?;
+        let path: EndorsementPath = serde_json::from_slice(&bytes).map_err(|_| unavailable())?;
+        let list = path.check_not_revoked(&collateral.tpm_crls, collateral.at(inputs.at))?;
+        if let Some(warm) = warm {
+            warm.keep_endorsement(key, list);
+        }
+        Ok(list)
     }
 
     /// Intel's newest collateral of the platform that `quote` says it is of, and its quoting enclave where it is kept.
@@ -286,10 +319,10 @@ impl Case<'_> {
             let expected = format!("collateral of FMSPC {} and its PCK CA", hex::encode(platform.fmspc));
             TdxReason::CollateralMissing.because(expected, "none")
         })?;
-        let anchors = &governance.collateral.anchors.intel;
+        let (anchors, at) = (&governance.collateral.anchors.intel, governance.collateral.at(now));
         let collateral = match self.warm {
-            Some(warm) => warm.intel(found, anchors, now)?,
-            None => Arc::new(found.documents.endorse(anchors, now)?),
+            Some(warm) => warm.intel(found, anchors, at)?,
+            None => Arc::new(found.documents.endorse(anchors, at)?),
         };
         let quoting_enclave = self.warm.and_then(|warm| warm.quoting_enclave(parsed.qe_digest(), &collateral, now));
         Ok(Intel { collateral, quoting_enclave })

@@ -1,10 +1,13 @@
-//! The broker's stories, one file each: [`enrol`], [`attest`], [`revoke`], [`reappraise`], [`exceptions`]. Each is the
+//! The broker's stories, one file each: [`enrol`], [`attest`], [`revoke`], [`reappraise`], [`exceptions`],
+//! [`collateral`], [`forecast`]. Each is the
 //! whole path of one request in numbered steps; the rooms below do the work.
 
 pub mod attest;
 pub mod challenge;
+pub mod collateral;
 pub mod enrol;
 pub mod exceptions;
+pub mod forecast;
 pub mod judge;
 pub mod known;
 pub mod reappraise;
@@ -61,6 +64,8 @@ pub struct Broker {
     pub pulse: PulseHandle,
     /// Counters.
     pub metrics: Metrics,
+    /// Where collateral is fetched from.
+    pub sources: collateral::Sources,
     /// Turns for requests that need much memory.
     pub long_bodies: tokio::sync::Semaphore,
     archive: Archive,

@@ -10,7 +10,7 @@ use countersign_attestation::lineage::tree::TreeHead;
 use countersign_attestation::result::svid::TrustDomain;
 
 use crate::broker::challenge::Challenges;
-use crate::broker::{Broker, enrol, exceptions, known};
+use crate::broker::{Broker, collateral, enrol, exceptions, known};
 use crate::clock::Clock;
 use crate::config::{Config, DataDir};
 use crate::credentials::execution::Issuer;
@@ -50,8 +50,9 @@ impl Broker {
         let sink = trust.clone();
         let lineage = log.start(move |index, entry: &Entry| sink.apply(index, entry))?;
         let hosts = Hosts::load(store.clone()).map_err(|error| anyhow::anyhow!("host records: {error}"))?;
-        let references = References::load(&data, store.clone(), archive.clone())?;
+        let references = References::load(&data, store.clone(), archive.clone(), clock.now())?;
         let now = clock.now();
+        let sources = collateral::Sources::load(&data, now)?;
         let governance = references.current();
         for entry in [
             Entry::broker_started(now, env!("CARGO_PKG_VERSION")),
@@ -75,7 +76,8 @@ impl Broker {
         };
         let pulse = pulse.start(Duration::from_millis(config.pulse_period_ms))?;
         let build = format!("countersign {}", env!("CARGO_PKG_VERSION"));
-        let issuer = Issuer { keys: Arc::clone(&keys), trust_domain, list_uri, build };
+        let issuer = issuer_url(&config);
+        let issuer = Issuer { keys: Arc::clone(&keys), trust_domain, list_uri, issuer, build };
         let broker = Arc::new(Self {
             metrics: Metrics::new(),
             long_bodies: tokio::sync::Semaphore::new(LONG_BODIES_MAX),
@@ -84,6 +86,7 @@ impl Broker {
             latest: std::sync::Mutex::default(),
             boots: known::Boots::default(),
             warm: super::warm::Warm::default(),
+            sources,
             ending: tokio::sync::Mutex::default(),
             config,
             data,
@@ -98,15 +101,27 @@ impl Broker {
             archive,
             issuer,
         });
-        tokio::spawn(exceptions::watch(Arc::downgrade(&broker)));
-        let judging = Arc::clone(&broker);
+        broker.watch();
+        Ok(broker)
+    }
+
+    /// What goes on beside the requests.
+    fn watch(self: &Arc<Self>) {
+        tokio::spawn(exceptions::watch(Arc::downgrade(self)));
+        tokio::spawn(collateral::watch(Arc::downgrade(self)));
+        let judging = Arc::clone(self);
         tokio::spawn(async move {
             if let Err(problem) = judging.reappraise_where_changed().await {
                 tracing::error!(?problem, "hosts were not judged again");
             }
         });
-        Ok(broker)
     }
+}
+
+/// The issuer of this broker's tokens (OpenID Connect Discovery 1.0, 4): https, its first name, and its port.
+#[must_use]
+pub fn issuer_url(config: &Config) -> String {
+    format!("https://{}", authority(config))
 }
 
 /// How relying parties reach this broker: its first name, and its port.

@@ -15,7 +15,8 @@ use countersign_attestation::evidence::tdx::{Quote, VerifiedQe};
 use countersign_attestation::evidence::tpm::EnrolledTpm;
 use countersign_attestation::evidence::tpm::key::AttestationKey;
 use countersign_attestation::protocol::HostId;
-use countersign_attestation::{Rejection, UnixMillis};
+use countersign_attestation::x509::ListValidity;
+use countersign_attestation::{JudgedAt, Rejection, UnixMillis};
 
 use crate::broker::judge::Inputs;
 use crate::collateral::intel::PlatformCollateral;
@@ -36,7 +37,10 @@ pub struct Warm {
     tpms: Mutex<BTreeMap<HostId, Arc<EnrolledTpm>>>,
     veks: Mutex<Veks>,
     boots: Mutex<BTreeMap<HostId, KeptBoot>>,
-    intel: Mutex<BTreeMap<Sha256Digest, Arc<VerifiedCollateral>>>,
+    /// By documents and grace.
+    intel: Mutex<BTreeMap<(Sha256Digest, u64), Arc<VerifiedCollateral>>>,
+    /// By the path of a TPM's endorsement and the collateral it was compared with.
+    endorsements: Mutex<BTreeMap<(Sha256Digest, Sha256Digest), Option<ListValidity>>>,
     quoting_enclaves: Mutex<BTreeMap<(Sha256Digest, Sha256Digest), Arc<VerifiedQe>>>,
 }
 
@@ -89,8 +93,9 @@ impl Warm {
     /// Keeps the VEK of evidence that was just verified; only such evidence gets here, so that nobody fills the memory
     /// with certificates alone. It is endorsed once more, and then not until its chain ends or the collateral changes.
     pub(super) fn keep(&self, certificate: &[u8], governance: &Governance, now: UnixMillis) {
+        let at = governance.collateral.at(now);
         let crls: Vec<&[u8]> = governance.collateral.crls.iter().map(Vec::as_slice).collect();
-        let Ok(vek) = amd::endorse(certificate, &governance.collateral.anchors.amd, &crls, now) else { return };
+        let Ok(vek) = amd::endorse(certificate, &governance.collateral.anchors.amd, &crls, at) else { return };
         let collateral = governance.digests.collateral;
         let mut veks = self.veks.lock().unwrap_or_else(PoisonError::into_inner);
         if VEKS_MAX <= veks.len() {
@@ -107,23 +112,23 @@ impl Warm {
         &self,
         platform: &PlatformCollateral,
         anchors: &[IntelAnchor],
-        now: UnixMillis,
+        at: JudgedAt,
     ) -> Result<Arc<VerifiedCollateral>, Rejection> {
-        let digest = platform.digest();
+        let (key, now) = ((platform.digest(), at.grace_ms), at.now);
         let mut kept = self.intel.lock().unwrap_or_else(PoisonError::into_inner);
         let holds = |collateral: &&Arc<VerifiedCollateral>| {
             collateral.check_current(now).is_ok() && anchors.contains(collateral.anchor())
         };
-        if let Some(collateral) = kept.get(&digest).filter(holds) {
+        if let Some(collateral) = kept.get(&key).filter(holds) {
             return Ok(Arc::clone(collateral));
         }
-        let collateral = Arc::new(platform.documents.endorse(anchors, now)?);
+        let collateral = Arc::new(platform.documents.endorse(anchors, at)?);
         // One for each family of platforms in force; what was before is of no use.
         kept.retain(|_, collateral| collateral.check_current(now).is_ok());
         if INTEL_MAX <= kept.len() {
             kept.pop_first();
         }
-        kept.insert(digest, Arc::clone(&collateral));
+        kept.insert(key, Arc::clone(&collateral));
         Ok(collateral)
     }
 
@@ -156,6 +161,29 @@ impl Warm {
             kept.pop_first();
         }
         kept.insert((qe.digest(), collateral.digest()), Arc::new(qe));
+    }
+
+    /// What lists said of a TPM's endorsement before, if they still count.
+    pub(super) fn endorsement(
+        &self,
+        key: (Sha256Digest, Sha256Digest),
+        now: UnixMillis,
+    ) -> Option<Option<ListValidity>> {
+        let kept = self.endorsements.lock().unwrap_or_else(PoisonError::into_inner);
+        let list = kept.get(&key)?;
+        list.is_none_or(|list| list.check(now).is_ok()).then_some(*list)
+    }
+
+    /// Keeps what lists say of it.
+    pub(super) fn keep_endorsement(&self, key: (Sha256Digest, Sha256Digest), list: Option<ListValidity>) {
+        let mut kept = self.endorsements.lock().unwrap_or_else(PoisonError::into_inner);
+        if VEKS_MAX <= kept.len() {
+            kept.retain(|(_, collateral), _| *collateral == key.1);
+        }
+        if VEKS_MAX <= kept.len() {
+            kept.pop_first();
+        }
+        kept.insert(key, list);
     }
 
     /// What this event log said of these PCR values before.

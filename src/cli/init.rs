@@ -12,7 +12,7 @@ use rcgen::{KeyPair, PublicKeyData as _};
 
 use crate::broker::start::log_origin;
 use crate::clock::Clock;
-use crate::collateral::{install_shipped_anchors, read_certificates};
+use crate::collateral::anchors::{install_shipped_anchors, read_certificates};
 use crate::config::{Config, DataDir, create_private_dir, list_dir, write_new};
 use crate::credentials::channel::{self, Holder};
 use crate::keys::Keys;

@@ -4,6 +4,7 @@
 //! 4 not found, 5 conflict.
 
 pub mod client;
+pub mod collateral;
 pub mod demo;
 pub mod deny;
 pub mod hosts;
@@ -50,6 +51,8 @@ enum Command {
     Waiver(waiver::WaiverArgs),
     /// Deny pieces of hardware whose keys leaked.
     Deny(deny::DenyArgs),
+    /// See, fetch and carry what vendors publish about hardware: revocation lists, TCB info, identities.
+    Collateral(collateral::CollateralArgs),
     /// Check the lineage log offline, or show an entry.
     #[command(subcommand)]
     Log(log::LogCommand),
@@ -106,6 +109,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Refs(args) => runtime()?.block_on(refs::run(&args))?,
         Command::Waiver(args) => runtime()?.block_on(waiver::run(&args))?,
         Command::Deny(args) => runtime()?.block_on(deny::run(&args))?,
+        Command::Collateral(args) => runtime()?.block_on(collateral::run(&args))?,
         Command::Log(command) => return log::run(&command).map(as_told),
         Command::Replay(args) => return log::replay(&args, &mut stdout()).map(as_told),
         Command::Verify(args) => {

@@ -6,7 +6,7 @@ use countersign_attestation::claims::HexBytes;
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::endorsement::intel::{IntelCollateral, TcbInfo, UnverifiedPlatform, VerifiedCollateral};
 use countersign_attestation::x509::Crl;
-use countersign_attestation::{Rejection, UnixMillis};
+use countersign_attestation::{JudgedAt, Rejection, UnixMillis};
 use serde::{Deserialize, Serialize};
 
 /// The parts of DCAP's quote collateral, version 3; lists and signatures in hex.
@@ -54,8 +54,8 @@ impl IntelDocuments {
     ///
     /// # Errors
     /// Why a part of it is not believed.
-    pub fn endorse(&self, anchors: &[IntelAnchor], now: UnixMillis) -> Result<VerifiedCollateral, Rejection> {
-        VerifiedCollateral::endorse(&self.parts(), anchors, now)
+    pub fn endorse(&self, anchors: &[IntelAnchor], at: impl Into<JudgedAt>) -> Result<VerifiedCollateral, Rejection> {
+        VerifiedCollateral::endorse(&self.parts(), anchors, at)
     }
 }
 

@@ -1,121 +1,87 @@
-//! Endorsements and anchors as the operator keeps them on disk: pinned roots under `anchors/`, revocation lists under
-//! `collateral/`. Read at start-up; nothing is ever fetched from an address that evidence names.
+//! Endorsements and anchors: pinned roots as the operator keeps them on disk, and what vendors publish anew from time
+//! to time, from wherever it came. Nothing is ever fetched from an address that evidence names.
 
+pub mod anchors;
+pub mod document;
+pub mod fetch;
 pub mod intel;
+pub mod items;
+pub mod schedule;
+pub mod settings;
 
-use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 
 use countersign_attestation::anchor::{AmdAnchor, AmdProduct, Assurance, IntelAnchor, TpmAnchor, TrustAnchors};
 use countersign_attestation::claims::HexBytes;
 use countersign_attestation::endorsement::tpm::TpmDenials;
-use countersign_attestation::x509::Certificate;
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject as _;
+use countersign_attestation::{JudgedAt, UnixMillis};
 use serde::Serialize;
 
+use crate::collateral::document::Document;
 use crate::collateral::intel::{IntelDocuments, PlatformCollateral};
+use crate::collateral::items::{Items, Sorted};
+use crate::collateral::settings::Grace;
 use crate::config::{ConfigError, DataDir, list_dir, read_bounded};
 
 /// AMD's CRLs are under 2 KiB and vendor certificates under 4 KiB; a megabyte leaves room for a list that has grown.
 const FILE_BYTES_MAX: u64 = 1 << 20;
-
-const PRODUCTS: [(AmdProduct, &str); 3] =
-    [(AmdProduct::Milan, "milan"), (AmdProduct::Genoa, "genoa"), (AmdProduct::Turin, "turin")];
-
-/// Folders of TPM anchors by what a root in them is worth.
-const CLASSES: [(&str, Assurance); 2] = [("hardware", Assurance::Hardware), ("simulated", Assurance::Simulated)];
-
-/// The vendor roots this binary ships, as they lie in `firmware-refs/anchors`.
-#[derive(Debug, rust_embed::Embed)]
-#[folder = "firmware-refs/anchors"]
-struct Shipped;
 
 /// Everything the verifier is given besides evidence.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Collateral {
     /// Pinned roots.
     pub anchors: TrustAnchors,
-    /// Revocation lists, DER.
+    /// AMD's revocation lists, DER.
     pub crls: Vec<Vec<u8>>,
+    /// Revocation lists of authorities of EKs and AKs, DER.
+    pub tpm_crls: Vec<Vec<u8>>,
     /// What an operator denies of TPMs whose certificates are genuine.
     pub tpm_denials: TpmDenials,
     /// What Intel says of families of platforms.
     pub intel: Vec<PlatformCollateral>,
+    /// How long what vendors publish may be late.
+    pub grace: Option<Grace>,
 }
 
-/// Writes the shipped roots into a data directory, where an operator may remove some and add others.
+/// Reads what an operator decides: anchors (see [`anchors`]), `collateral/tpm/denied.json`, a [`TpmDenials`], and the
+/// grace of `collateral.toml`.
 ///
 /// # Errors
-/// [`ConfigError`] when a file cannot be written.
-pub fn install_shipped_anchors(data: &DataDir) -> Result<(), ConfigError> {
-    for name in Shipped::iter() {
-        let Some(file) = Shipped::get(&name) else { continue };
-        let path = data.anchors().join(name.as_ref());
-        if let Some(parent) = path.parent() {
-            crate::config::create_private_dir(parent)?;
-        }
-        fs::write(&path, &file.data).map_err(ConfigError::file(&path))?;
-    }
-    Ok(())
-}
-
-/// Reads anchors and collateral.
-///
-/// Layout: `anchors/amd/<product>/{ark,ask}.der` (and `asvk.der` for VLEKs) with class hardware,
-/// `anchors/amd-simulated/<product>/…` with class simulated; `anchors/tpm/<class>/<vendor>/root*.{pem,der}`, with the
-/// intermediates that may lead to these beside them; `anchors/ak/<class>/<vendor>/` likewise for AK certificates;
-/// `anchors/intel/root*.der` with class hardware and `anchors/intel-simulated/root*.der` with class simulated;
-/// `collateral/amd/*.crl`; `collateral/intel/*.json`, [`IntelDocuments`]; `collateral/tpm/denied.json`, a
-/// [`TpmDenials`].
-///
-/// # Errors
-/// [`ConfigError`] when a file is unreadable or no anchor at all is pinned: an empty set would only ever deny.
+/// [`ConfigError`] when a file is unreadable or no anchor at all is pinned.
 pub fn load(data: &DataDir) -> Result<Collateral, ConfigError> {
-    let mut anchors = TrustAnchors::default();
-    for (folder, assurance) in [("amd", Assurance::Hardware), ("amd-simulated", Assurance::Simulated)] {
-        for (product, name) in PRODUCTS {
-            let dir = data.anchors().join(folder).join(name);
-            if let Some((root, intermediates)) = read_anchor(&dir, "ark")? {
-                anchors.amd.push(AmdAnchor { product, assurance, ark: root, intermediates });
-            }
-        }
-    }
-    for (folder, assurance) in CLASSES {
-        for dir in list_dir(&data.anchors().join("tpm").join(folder))? {
-            anchors.tpm.extend(read_tpm_anchors(&dir, assurance)?);
-        }
-        for dir in list_dir(&data.anchors().join("ak").join(folder))? {
-            anchors.ak.extend(read_tpm_anchors(&dir, assurance)?);
-        }
-    }
-    for (folder, assurance) in [("intel", Assurance::Hardware), ("intel-simulated", Assurance::Simulated)] {
-        let files = list_dir(&data.anchors().join(folder))?;
-        for path in files.iter().filter(|path| path.extension().is_some_and(|kind| kind == "der" || kind == "pem")) {
-            let name = format!("{folder}/{}", path.file_stem().unwrap_or_default().to_string_lossy());
-            let roots = read_certificates(path)?.into_iter();
-            anchors.intel.extend(roots.map(|root| IntelAnchor { name: name.clone(), assurance, root }));
-        }
-    }
-    if anchors == TrustAnchors::default() {
-        return Err(ConfigError::content(&data.anchors(), "at least one pinned root", "none"));
-    }
-    let crls = list_dir(&data.collateral().join("amd"))?
-        .iter()
-        .map(|path| read_bounded(path, FILE_BYTES_MAX))
-        .collect::<Result<_, _>>()?;
-    let intel =
-        list_dir(&data.collateral().join("intel"))?.iter().map(|path| read_intel(path)).collect::<Result<_, _>>()?;
+    let anchors = anchors::load(data)?;
     let tpm_denials = read_denials(&data.collateral().join("tpm").join("denied.json"))?;
-    Ok(Collateral { anchors, crls, tpm_denials, intel })
+    let grace = settings::Settings::load(data)?.grace;
+    Ok(Collateral { anchors, tpm_denials, grace, ..Collateral::default() })
 }
 
-fn read_intel(path: &Path) -> Result<PlatformCollateral, ConfigError> {
-    let bytes = read_bounded(path, FILE_BYTES_MAX)?;
-    let documents: IntelDocuments = serde_json::from_slice(&bytes)
-        .map_err(|error| ConfigError::content(path, "the parts of DCAP's quote collateral, version 3", error))?;
-    PlatformCollateral::new(documents).map_err(|error| ConfigError::content(path, "documents of Intel's", error))
+/// A document and the file it is in.
+pub type Filed = (String, Document);
+
+/// Reads the documents an operator put on disk: `collateral/amd/*.crl` and `collateral/tpm/*.crl`, lists in DER;
+/// `collateral/intel/*.json`, [`IntelDocuments`].
+///
+/// # Errors
+/// [`ConfigError`] when a file is unreadable.
+pub fn filed(data: &DataDir) -> Result<Vec<Filed>, ConfigError> {
+    let name = |path: &Path| format!("file:{}", path.file_name().unwrap_or_default().to_string_lossy());
+    let list = |path: &Path| read_bounded(path, FILE_BYTES_MAX).map(HexBytes);
+    let mut filed = Vec::new();
+    for path in list_dir(&data.collateral().join("amd"))? {
+        filed.push((name(&path), Document::AmdCrl { list: list(&path)? }));
+    }
+    for path in list_dir(&data.collateral().join("tpm"))? {
+        if path.extension().is_some_and(|extension| extension == "crl") {
+            filed.push((name(&path), Document::TpmCrl { list: list(&path)? }));
+        }
+    }
+    for path in list_dir(&data.collateral().join("intel"))? {
+        let bytes = read_bounded(&path, FILE_BYTES_MAX)?;
+        let documents: IntelDocuments = serde_json::from_slice(&bytes)
+            .map_err(|error| ConfigError::content(&path, "the parts of DCAP's quote collateral, version 3", error))?;
+        filed.extend(<[Document; 4]>::from(documents).map(|document| (name(&path), document)));
+    }
+    Ok(filed)
 }
 
 /// The operator's deny list; empty where there is none.
@@ -132,106 +98,6 @@ fn read_denials(path: &Path) -> Result<TpmDenials, ConfigError> {
     serde_json::from_slice(&bytes).map_err(|error| ConfigError::content(path, expected, error))
 }
 
-/// A root certificate and what lies beside it, DER.
-type RootAndIntermediates = (Vec<u8>, Vec<Vec<u8>>);
-
-/// The roots of one TPM manufacturer's folder: each file whose name starts with `root` is one (its first certificate,
-/// where a PEM file holds several), and every other certificate only helps to find the way to them.
-fn read_tpm_anchors(dir: &Path, assurance: Assurance) -> Result<Vec<TpmAnchor>, ConfigError> {
-    let vendor = dir.file_name().unwrap_or_default().to_string_lossy();
-    let mut files = Vec::new();
-    for path in list_dir(dir)? {
-        let extension = path.extension().unwrap_or_default();
-        if extension == "der" || extension == "pem" {
-            let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-            let certificates = read_certificates(&path)?;
-            for certificate in &certificates {
-                // An anchor that nothing can lead to would be missed only when a host is denied.
-                Certificate::parse(certificate)
-                    .map_err(|rejection| ConfigError::content(&path, "certificates that can be read", rejection))?;
-            }
-            files.push((stem, certificates));
-        }
-    }
-    let anchors = tpm_anchors(&vendor, assurance, files);
-    if anchors.is_empty() && !list_dir(dir)?.is_empty() {
-        return Err(ConfigError::content(dir, "root*.der or root*.pem", "no root certificate"));
-    }
-    Ok(anchors)
-}
-
-/// Anchors of a vendor from its files: stem and certificates.
-fn tpm_anchors(vendor: &str, assurance: Assurance, files: Vec<(String, Vec<Vec<u8>>)>) -> Vec<TpmAnchor> {
-    let mut roots = Vec::new();
-    let mut intermediates = Vec::new();
-    for (stem, mut certificates) in files {
-        if stem.starts_with("root") && !certificates.is_empty() {
-            roots.push((format!("{vendor}/{stem}"), certificates.remove(0)));
-        }
-        intermediates.append(&mut certificates);
-    }
-    let anchor = |(name, root)| TpmAnchor { name, assurance, root, intermediates: intermediates.clone() };
-    roots.into_iter().map(anchor).collect()
-}
-
-/// The TPM manufacturers' roots this binary ships.
-#[must_use]
-pub fn shipped_tpm_anchors() -> Vec<TpmAnchor> {
-    let mut vendors: BTreeMap<String, Vec<_>> = BTreeMap::new();
-    for name in Shipped::iter() {
-        let Some((vendor, file)) = name.strip_prefix("tpm/hardware/").and_then(|path| path.split_once('/')) else {
-            continue;
-        };
-        if let (Some(stem), Some(data)) = (file.strip_suffix(".der"), Shipped::get(&name)) {
-            vendors.entry(vendor.to_owned()).or_default().push((stem.to_owned(), vec![data.data.into_owned()]));
-        }
-    }
-    vendors.into_iter().flat_map(|(vendor, files)| tpm_anchors(&vendor, Assurance::Hardware, files)).collect()
-}
-
-/// The root named `root_stem` and every other certificate of a folder; `None` when the folder is not there.
-fn read_anchor(dir: &Path, root_stem: &str) -> Result<Option<RootAndIntermediates>, ConfigError> {
-    let mut root = None;
-    let mut intermediates = Vec::new();
-    let files = list_dir(dir)?;
-    for path in &files {
-        let extension = path.extension().unwrap_or_default();
-        if extension != "der" && extension != "pem" {
-            continue;
-        }
-        for certificate in read_certificates(path)? {
-            if path.file_stem().is_some_and(|stem| stem == root_stem) && root.is_none() {
-                root = Some(certificate);
-            } else {
-                intermediates.push(certificate);
-            }
-        }
-    }
-    match root {
-        Some(root) => Ok(Some((root, intermediates))),
-        None if files.is_empty() => Ok(None),
-        None => Err(ConfigError::content(dir, format!("{root_stem}.der or {root_stem}.pem"), "no root certificate")),
-    }
-}
-
-/// The certificates of a DER or PEM file.
-///
-/// # Errors
-/// [`ConfigError`] when the file is unreadable or holds none.
-pub fn read_certificates(path: &Path) -> Result<Vec<Vec<u8>>, ConfigError> {
-    let bytes = read_bounded(path, FILE_BYTES_MAX)?;
-    if !bytes.starts_with(b"-----") {
-        return Ok(vec![bytes]);
-    }
-    let certificates: Result<Vec<_>, _> =
-        CertificateDer::pem_slice_iter(&bytes).map(|item| item.map(|certificate| certificate.to_vec())).collect();
-    match certificates {
-        Ok(certificates) if !certificates.is_empty() => Ok(certificates),
-        Ok(_) => Err(ConfigError::content(path, "a PEM certificate", "none")),
-        Err(error) => Err(ConfigError::content(path, "PEM certificates", error)),
-    }
-}
-
 /// Anchors and lists as they are archived with a decision: what the verifier was given, bit for bit.
 #[derive(Serialize)]
 struct Archived {
@@ -242,6 +108,10 @@ struct Archived {
     tpm_denials: TpmDenials,
     intel_anchors: Vec<(String, Assurance, HexBytes)>,
     intel: Vec<IntelDocuments>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tpm_crls: Vec<HexBytes>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    grace: Option<Grace>,
 }
 
 #[derive(serde::Deserialize)]
@@ -261,9 +131,28 @@ struct ArchivedText {
     intel_anchors: Vec<(String, Assurance, HexBytes)>,
     #[serde(default)]
     intel: Vec<IntelDocuments>,
+    /// Absent where there are none.
+    #[serde(default)]
+    tpm_crls: Vec<String>,
+    #[serde(default)]
+    grace: Option<Grace>,
 }
 
 impl Collateral {
+    /// The same with the documents of `items` that count under the anchors.
+    #[must_use]
+    pub fn with(self, items: &mut Items) -> Self {
+        items.settle(&self.anchors);
+        let Sorted { amd, tpm, intel } = Sorted::of(items);
+        Self { crls: amd, tpm_crls: tpm, intel, ..self }
+    }
+
+    /// The moment `now`, judged with the grace in force.
+    #[must_use]
+    pub fn at(&self, now: UnixMillis) -> JudgedAt {
+        Grace::at(self.grace.as_ref(), now)
+    }
+
     /// The bytes that are archived.
     #[must_use]
     pub fn to_archive(&self) -> Vec<u8> {
@@ -276,7 +165,8 @@ impl Collateral {
         let (amd, tpm, ak) = (amd.collect(), tpm.collect(), ak.collect());
         let intel_anchors = self.anchors.intel.iter().map(|a| (a.name.clone(), a.assurance, hex(&a.root))).collect();
         let intel = self.intel.iter().map(|collateral| collateral.documents.clone()).collect();
-        let archived = Archived { amd, tpm, ak, crls: all(&self.crls), tpm_denials, intel_anchors, intel };
+        let (crls, tpm_crls, grace) = (all(&self.crls), all(&self.tpm_crls), self.grace.clone());
+        let archived = Archived { amd, tpm, ak, crls, tpm_denials, intel_anchors, intel, tpm_crls, grace };
         // Strings, numbers and lists always serialize.
         serde_json::to_vec(&archived).unwrap_or_default()
     }
@@ -286,7 +176,9 @@ impl Collateral {
     pub fn from_archive(bytes: &[u8]) -> Option<Self> {
         let text: ArchivedText = serde_json::from_slice(bytes).ok()?;
         let all = |list: Vec<String>| list.iter().map(hex::decode).collect::<Result<Vec<_>, _>>().ok();
-        let mut collateral = Self { crls: all(text.crls)?, tpm_denials: text.tpm_denials, ..Self::default() };
+        let (crls, tpm_crls) = (all(text.crls)?, all(text.tpm_crls)?);
+        let (tpm_denials, grace) = (text.tpm_denials, text.grace);
+        let mut collateral = Self { crls, tpm_crls, tpm_denials, grace, ..Self::default() };
         let intel_anchor = |(name, assurance, root): (_, _, HexBytes)| IntelAnchor { name, assurance, root: root.0 };
         collateral.anchors.intel = text.intel_anchors.into_iter().map(intel_anchor).collect();
         let intel = text.intel.into_iter().map(PlatformCollateral::new).collect::<Result<_, _>>();
@@ -311,7 +203,8 @@ mod tests {
     use countersign_attestation::digest::Sha256Digest;
     use countersign_attestation::x509::Certificate;
 
-    use super::{Collateral, install_shipped_anchors, load, shipped_tpm_anchors};
+    use super::anchors::{install_shipped_anchors, shipped_tpm_anchors};
+    use super::{Collateral, load};
     use crate::config::DataDir;
 
     #[test]

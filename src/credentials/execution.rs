@@ -1,5 +1,5 @@
-//! Execution credentials: an X.509-SVID and an EAR for one key, one decision, one lease. Both arguments can only be
-//! had from a durable entry: issuing before recording does not compile.
+//! Execution credentials: an X.509-SVID, an EAR and JWT-SVIDs for one key, one decision, one lease. Both arguments
+//! can only be had from a durable entry: issuing before recording does not compile.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,11 +8,13 @@ use countersign_attestation::UnixMillis;
 use countersign_attestation::anchor::Assurance;
 use countersign_attestation::claims::{Claims, Presented};
 use countersign_attestation::endorsement::intel::TcbStatus;
-use countersign_attestation::protocol::IssuedCredential;
+use countersign_attestation::lineage::entry::CredentialRecord;
+use countersign_attestation::protocol::{IssuedCredential, IssuedToken};
 use countersign_attestation::result::ear::{
     self, Confirmation, Ear, StatusClaim, StatusReference, Submodule, TrustVector, VerifierId,
 };
 use countersign_attestation::result::jws::Thumbprint;
+use countersign_attestation::result::jwt_svid::{self, JwtSvid};
 use countersign_attestation::result::svid::{CredentialExtension, EXTENSION_OID, SpiffeId, TrustDomain};
 use countersign_policies::waiver::WaiverUse;
 use rcgen::ExtendedKeyUsagePurpose;
@@ -36,6 +38,15 @@ pub struct Proven<'a> {
     pub waivers: &'a [WaiverUse],
 }
 
+/// Whom a credential is for.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// The credential key, `SubjectPublicKeyInfo`.
+    pub spki: &'a [u8],
+    /// Audiences of JWT-SVIDs.
+    pub audiences: &'a [String],
+}
+
 /// Issues execution credentials.
 #[derive(Clone, Debug)]
 pub struct Issuer {
@@ -45,12 +56,14 @@ pub struct Issuer {
     pub trust_domain: TrustDomain,
     /// Where status lists are served: the URI's part before the number.
     pub list_uri: String,
+    /// The issuer of JWT-SVIDs: where OpenID Connect Discovery finds the keys.
+    pub issuer: String,
     /// This build, as the EAR names it.
     pub build: String,
 }
 
 impl Issuer {
-    /// The credential that `recorded` decided on, for the key in `spki`; `None` when it decided on none.
+    /// The credential that `recorded` decided on, for the key that is `wanted`; `None` when it decided on none.
     ///
     /// # Errors
     /// [`KeyError`] when the key cannot be certified.
@@ -58,11 +71,11 @@ impl Issuer {
         &self,
         recorded: &Recorded,
         lease: &Lease,
-        spki: &[u8],
+        wanted: Wanted<'_>,
         proven: Proven<'_>,
         now: UnixMillis,
     ) -> Result<Option<IssuedCredential>, KeyError> {
-        let Proven { claims, .. } = proven;
+        let (Proven { claims, .. }, Wanted { spki, audiences }) = (proven, wanted);
         let waivers: Vec<String> = proven.waivers.iter().map(|waiver| waiver.id.clone()).collect();
         let Some(credential) = recorded.entry().credential() else { return Ok(None) };
         let (status_list, status_index) = split_index(credential.status_index);
@@ -87,6 +100,13 @@ impl Issuer {
         let certificate = self.keys.workload.sign(spki, profile, now)?;
         let thumbprint = Thumbprint::of_spki(spki)
             .ok_or_else(|| KeyError::Unusable { doing: "name a key", reason: "it is not a P-256 key".to_owned() })?;
+        let cnf = Confirmation { jkt: thumbprint.to_string() };
+        let status = StatusClaim {
+            status_list: StatusReference { idx: status_index, uri: format!("{}{status_list}", self.list_uri) },
+        };
+        let face =
+            Face { recorded, lease, credential: &credential, subject: &subject, cnf: &cnf, status: &status, now };
+        let jwt_svids = audiences.iter().map(|audience| self.token(face, audience)).collect::<Result<_, _>>()?;
         let ear = Ear {
             eat_profile: ear::PROFILE.to_owned(),
             iss: self.trust_domain.clone(),
@@ -94,12 +114,10 @@ impl Issuer {
             iat: now.seconds(),
             exp: credential.not_after.seconds(),
             jti: recorded.leaf_hash(),
-            cnf: Confirmation { jkt: thumbprint.to_string() },
+            cnf,
             ear_verifier_id: VerifierId { developer: "countersign".to_owned(), build: self.build.clone() },
             submods: submodules(proven),
-            status: StatusClaim {
-                status_list: StatusReference { idx: status_index, uri: format!("{}{status_list}", self.list_uri) },
-            },
+            status,
             assurance: claims.assurance,
             generation: lease.generation(),
             log_index: recorded.index(),
@@ -108,11 +126,45 @@ impl Issuer {
         Ok(Some(IssuedCredential {
             certificate_chain: certificate.pem,
             ear: self.keys.token.sign(ear::KIND, &ear.to_payload())?,
+            jwt_svids,
             trust_bundle: self.keys.workload.root_pem().to_owned(),
             serial: hex::encode(&credential.serial),
             not_after: credential.not_after,
             renew_at: now.plus(credential.not_after.since(now) / 2),
         }))
+    }
+}
+
+/// What all faces of one credential have in common.
+#[derive(Clone, Copy)]
+struct Face<'a> {
+    recorded: &'a Recorded,
+    lease: &'a Lease,
+    credential: &'a CredentialRecord,
+    subject: &'a SpiffeId,
+    cnf: &'a Confirmation,
+    status: &'a StatusClaim,
+    now: UnixMillis,
+}
+
+impl Issuer {
+    /// The JWT-SVID for an audience.
+    fn token(&self, face: Face<'_>, audience: &str) -> Result<IssuedToken, KeyError> {
+        let Face { recorded, lease, credential, subject, cnf, status, now } = face;
+        let svid = JwtSvid {
+            iss: self.issuer.clone(),
+            sub: subject.clone(),
+            aud: [audience.to_owned()],
+            iat: now.seconds(),
+            exp: credential.not_after.seconds(),
+            jti: JwtSvid::id(recorded.leaf_hash(), audience),
+            cnf: cnf.clone(),
+            status: status.clone(),
+            decision: recorded.leaf_hash(),
+            generation: lease.generation(),
+        };
+        let token = self.keys.token.sign(jwt_svid::KIND, &svid.to_payload())?;
+        Ok(IssuedToken { audience: audience.to_owned(), token })
     }
 }
 

@@ -3,11 +3,13 @@
 //! replayed.
 
 pub mod exceptions;
+mod published;
 
 use std::path::Path;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use countersign_attestation::UnixMillis;
 use countersign_attestation::digest::Sha256Digest;
 use countersign_policies::decision::Standards;
 use countersign_policies::finding::Finding;
@@ -16,11 +18,14 @@ use countersign_policies::policy::{PolicySet, SHIPPED};
 use countersign_policies::reference::{ReferenceManifest, ReferenceSet};
 use countersign_policies::waiver::{Waiver, WaiverSet};
 
-use crate::collateral::{self, Collateral};
+use crate::collateral::Collateral;
+use crate::collateral::items::Items;
 use crate::config::{ConfigError, DataDir, create_private_dir, list_dir, read_bounded, write_new};
 use crate::lineage::archive::Archive;
 use crate::problem::{Problem, Refusal};
 use crate::store::{Store, Table, Write};
+
+pub use self::published::{Offer, Offered, Outcome};
 
 /// Policies are a few hundred lines at most.
 const POLICY_BYTES_MAX: u64 = 256 * 1024;
@@ -32,8 +37,10 @@ pub struct Governance {
     pub references: ReferenceSet,
     /// Policies.
     pub policy: PolicySet,
-    /// Anchors and revocation lists.
+    /// Anchors, and what vendors publish about hardware.
     pub collateral: Collateral,
+    /// The documents in it, one by one; none where the set comes from the archive.
+    pub items: Items,
     /// What is accepted for now all the same.
     pub waivers: WaiverSet,
     /// Hardware that is no longer believed.
@@ -71,6 +78,7 @@ struct Parts {
     manifests: Vec<ReferenceManifest>,
     policy: PolicySet,
     collateral: Collateral,
+    items: Items,
     waivers: Vec<Waiver>,
     denials: Vec<Denial>,
 }
@@ -130,7 +138,7 @@ impl References {
     ///
     /// # Errors
     /// [`LoadError`].
-    pub fn load(data: &DataDir, store: Store, archive: Archive) -> Result<Self, LoadError> {
+    pub fn load(data: &DataDir, store: Store, archive: Archive, now: UnixMillis) -> Result<Self, LoadError> {
         let storage = |error: &dyn std::fmt::Display| LoadError::Storage(error.to_string());
         let mut manifests = Vec::new();
         for (id, json) in store.scan(Table::References).map_err(|error| storage(&error))? {
@@ -139,9 +147,9 @@ impl References {
             manifests.push(ReferenceManifest::parse(&json).map_err(refused)?);
         }
         let policy = load_policies(&data.policies())?;
-        let collateral = collateral::load(data)?;
+        let (collateral, items) = published::load(data, &store, &archive, now)?;
         let (waivers, denials) = (exceptions::load_waivers(&store)?, exceptions::load_denials(&store)?);
-        let parts = Parts { manifests, policy, collateral, waivers, denials };
+        let parts = Parts { manifests, policy, collateral, items, waivers, denials };
         let governance = parts.assemble(&archive).map_err(|error| LoadError::Storage(error.to_string()))?;
         Ok(Self { store, archive, current: ArcSwap::from_pointee(governance), changing: std::sync::Mutex::new(()) })
     }
@@ -188,17 +196,28 @@ impl References {
 
     /// Puts a changed set in force: archived, then stored, then used. Callers hold `changing`.
     fn replace(&self, write: &Write, change: impl FnOnce(&mut Parts)) -> Result<(), Problem> {
-        let failed = |error: &dyn std::fmt::Display| {
-            tracing::error!(%error, "references not changed");
-            Refusal::StoreFailed.plain()
-        };
+        let governance = self.changed(change)?;
+        self.put_in_force(std::slice::from_ref(write), governance)
+    }
+
+    /// A changed set, archived and not in force.
+    fn changed(&self, change: impl FnOnce(&mut Parts)) -> Result<Governance, Problem> {
         let mut parts = self.current().parts();
         change(&mut parts);
-        let governance = parts.assemble(&self.archive).map_err(|error| failed(&error))?;
-        self.store.commit(std::slice::from_ref(write)).map_err(|error| failed(&error))?;
+        parts.assemble(&self.archive).map_err(|error| not_changed(&error))
+    }
+
+    /// Stores what changed, then uses it.
+    fn put_in_force(&self, writes: &[Write], governance: Governance) -> Result<(), Problem> {
+        self.store.commit(writes).map_err(|error| not_changed(&error))?;
         self.current.store(Arc::new(governance));
         Ok(())
     }
+}
+
+fn not_changed(error: &dyn std::fmt::Display) -> Problem {
+    tracing::error!(%error, "what hosts are judged by is not changed");
+    Refusal::StoreFailed.plain()
 }
 
 /// The policies of a directory's `.cedar` files.
@@ -226,7 +245,7 @@ fn parse_policies(texts: &[(String, String)]) -> Result<PolicySet, Finding> {
 
 impl Parts {
     fn assemble(self, archive: &Archive) -> Result<Governance, Box<dyn std::error::Error + Send + Sync>> {
-        let Self { manifests, policy, collateral, waivers, denials } = self;
+        let Self { manifests, policy, collateral, items, waivers, denials } = self;
         let list = |documents: Vec<Vec<u8>>| -> Result<Sha256Digest, Box<dyn std::error::Error + Send + Sync>> {
             // Each by itself: what one change writes does not grow with what is there.
             let digests = documents.iter().map(|document| archive.put(document)).collect::<Result<Vec<_>, _>>()?;
@@ -241,7 +260,7 @@ impl Parts {
         };
         let (references, waivers, denials) =
             (ReferenceSet::new(manifests), WaiverSet::new(waivers), DenialSet::new(denials));
-        Ok(Governance { references, policy, collateral, waivers, denials, digests })
+        Ok(Governance { references, policy, collateral, items, waivers, denials, digests })
     }
 }
 
@@ -258,6 +277,7 @@ impl Governance {
             manifests: self.references.manifests().cloned().collect(),
             policy: self.policy.clone(),
             collateral: self.collateral.clone(),
+            items: self.items.clone(),
             waivers: self.waivers.waivers().cloned().collect(),
             denials: self.denials.denials().cloned().collect(),
         }
@@ -285,6 +305,7 @@ impl Governance {
         let denials: Vec<_> = list(digests.denials)?.into_iter().map(denial).collect::<Result<_, _>>()?;
         let (references, waivers, denials) =
             (ReferenceSet::new(manifests), WaiverSet::new(waivers), DenialSet::new(denials));
-        Ok(Self { references, policy, collateral, waivers, denials, digests })
+        let items = Items::default();
+        Ok(Self { references, policy, collateral, items, waivers, denials, digests })
     }
 }

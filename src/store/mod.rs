@@ -24,12 +24,15 @@ pub enum Table {
     Waivers,
     /// Denied pieces of hardware, by the denial's id.
     Denials,
+    /// Newest documents of collateral, by subject.
+    Collateral,
     /// Single values: epoch, tree head, applied index.
     Meta,
 }
 
 impl Table {
-    const ALL: [Self; 6] = [Self::Hosts, Self::Trust, Self::References, Self::Waivers, Self::Denials, Self::Meta];
+    const ALL: [Self; 7] =
+        [Self::Hosts, Self::Trust, Self::References, Self::Waivers, Self::Denials, Self::Collateral, Self::Meta];
 
     const fn definition(self) -> TableDefinition<'static, &'static [u8], &'static [u8]> {
         TableDefinition::new(match self {
@@ -38,6 +41,7 @@ impl Table {
             Self::References => "references",
             Self::Waivers => "waivers",
             Self::Denials => "denials",
+            Self::Collateral => "collateral",
             Self::Meta => "meta",
         })
     }

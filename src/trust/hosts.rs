@@ -43,6 +43,12 @@ pub struct Enrolled {
     /// What the EK certificate says the TPM is. A record of a version that did not keep it says unknown.
     #[serde(default = "unknown_tpm")]
     pub identity: TpmIdentity,
+    /// The certificates that endorsed the TPM, an [`EndorsementPath`] in the archive. Absent in a record of a version
+    /// that did not keep them: no list is then compared with them.
+    ///
+    /// [`EndorsementPath`]: countersign_attestation::endorsement::tpm::EndorsementPath
+    #[serde(default)]
+    pub path: Option<Sha256Digest>,
     /// Which of the TPM's keys the manufacturer certified: [`Host::ek_sha256`] is its digest.
     #[serde(default)]
     pub endorsed_by: EndorsedBy,
@@ -209,6 +215,7 @@ mod tests {
             identity: super::unknown_tpm(),
             endorsed_by: super::EndorsedBy::EndorsementKey,
             channel_key: Sha256Digest([ak; 32]),
+            path: None,
             at: UnixMillis(2),
         }
     }

@@ -295,7 +295,8 @@ fn transition(host: &mut HostTrust, entry: &Entry) -> bool {
         | Event::WaiverRegistered
         | Event::WaiverEnded
         | Event::InstanceDenied
-        | Event::DenialWithdrawn => return false,
+        | Event::DenialWithdrawn
+        | Event::CollateralChanged => return false,
     }
     host.revision = host.revision.saturating_add(1);
     true

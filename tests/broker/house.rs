@@ -151,30 +151,35 @@ impl Host {
         let (mut tpm, boot) = (SimTpm::new(AkKind::P256), Boot::secure(true));
         boot.measure(&mut tpm);
         let list = List::begin(&mut tpm);
+        Self::enroll(house, id, &tpm).await.unwrap();
         let id = HostId::parse(id).unwrap();
-        let host = Self { id: id.clone(), tpm, boot, list, processor: None, key: CredentialKey::new() };
-        let ek = Sha256Digest::of(&[&Public::read(host.tpm.ek_public()).unwrap().spki()]);
-        house.broker().register(&operator(), id.clone(), ek, [].into()).await.unwrap();
+        Self { id, tpm, boot, list, processor: None, key: CredentialKey::new() }
+    }
+
+    /// Registers a TPM under a name, and enrols it.
+    pub(crate) async fn enroll(house: &House, id: &str, tpm: &SimTpm) -> Result<(), Problem> {
+        let id = HostId::parse(id).unwrap();
+        let ek = Sha256Digest::of(&[&Public::read(tpm.ek_public()).unwrap().spki()]);
+        house.broker().register(&operator(), id.clone(), ek, [].into()).await?;
         let channel = CredentialKey::new();
         let request = EnrollmentRequest {
             host: id,
             endorsement: Endorsement::EndorsementKey {
-                certificate: Base64Bytes(house.maker.ek_certificate(&host.tpm)),
-                public: Base64Bytes(host.tpm.ek_public().to_vec()),
+                certificate: Base64Bytes(house.maker.ek_certificate(tpm)),
+                public: Base64Bytes(tpm.ek_public().to_vec()),
                 intermediates: Vec::new(),
             },
-            ak_public: Base64Bytes(host.tpm.ak_public().to_vec()),
+            ak_public: Base64Bytes(tpm.ak_public().to_vec()),
             channel_key: Base64Bytes(channel.spki()),
         };
-        let begun = house.broker().begin_enrollment(request).unwrap();
+        let begun = house.broker().begin_enrollment(request)?;
         let EnrollmentTask::ActivateCredential { credential_blob, encrypted_secret } = &begun.task else {
             panic!("an EK is asked to activate a credential: {begun:?}");
         };
-        let secret = host.tpm.activate(&credential_blob.0, &encrypted_secret.0).unwrap();
+        let secret = tpm.activate(&credential_blob.0, &encrypted_secret.0).unwrap();
         let proof = activation_proof(&secret, &begun.enrollment, &channel.spki());
         let proof = ActivationRequest { proof: Base64Bytes(proof.to_vec()) };
-        house.broker().activate_enrollment(&begun.enrollment, proof).await.unwrap();
-        host
+        house.broker().activate_enrollment(&begun.enrollment, proof).await.map(drop)
     }
 
     /// Another boot of the same machine: its counts, its PCRs and its list begin anew.
@@ -220,6 +225,7 @@ impl Host {
         let Logs { event_log, ima } = logs;
         AttestationRequest {
             challenge: challenge.challenge.clone(),
+            audiences: Vec::new(),
             credential_key: Base64Bytes(self.key.spki()),
             evidence: Bundle { tpm_quote, tpm_pcrs, tpm_certify, event_log, ima, snp, tdx: None, paravisor: None }
                 .encode(),

@@ -3,10 +3,15 @@
 
 #[path = "../sim/amd.rs"]
 mod amd;
+mod collateral;
 mod exceptions;
 mod house;
+#[path = "../sim/intel.rs"]
+mod intel;
 mod lists;
 mod logs;
 mod measured;
 #[path = "../sim/tpm.rs"]
 mod tpm;
+#[path = "../sim/vendor.rs"]
+mod vendor;

@@ -6,6 +6,7 @@
 mod amd;
 mod bad_input;
 mod client;
+mod collateral;
 mod crash;
 mod drift;
 mod exceptions;
@@ -33,5 +34,8 @@ mod story;
 #[path = "../sim/swtpm.rs"]
 mod swtpm;
 mod tdx;
+mod tokens;
 #[path = "../sim/tpm.rs"]
 mod tpm;
+#[path = "../sim/vendor.rs"]
+mod vendor;

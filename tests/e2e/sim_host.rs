@@ -38,6 +38,8 @@ pub(crate) struct SimHost {
     key: CredentialKey,
     /// The confidential VM that the host is, if it is one.
     pub(crate) hardware: Option<Reports>,
+    /// Whom it wants JWT-SVIDs for.
+    pub(crate) audiences: Vec<String>,
     /// The secrets that were activated, for those who look for them where they must not be.
     pub(crate) secrets: Vec<Vec<u8>>,
 }
@@ -52,7 +54,7 @@ impl SimHost {
         let (channel, key) = (CredentialKey::new(), CredentialKey::new());
         fs::write(folder.join("key.pem"), pem("PRIVATE KEY", &channel.pkcs8())).unwrap();
         let (id, secrets) = (id.to_owned(), Vec::new());
-        Self { id, tpm, ek_certificate, channel, folder, key, hardware: None, secrets }
+        Self { id, tpm, ek_certificate, channel, folder, key, hardware: None, audiences: Vec::new(), secrets }
     }
 
     /// A machine that is registered and enrolled.
@@ -193,6 +195,7 @@ impl SimHost {
         }
         AttestationRequest {
             challenge: challenge.challenge.clone(),
+            audiences: self.audiences.clone(),
             credential_key: Base64Bytes(self.key.spki()),
             evidence: bundle.encode(),
         }
@@ -217,6 +220,11 @@ impl SimHost {
         let answer = self.attest(fleet);
         assert_eq!(answer.status, 200, "{}", answer.text());
         answer.json()
+    }
+
+    /// The credential key.
+    pub(crate) fn spki(&self) -> Vec<u8> {
+        self.key.spki()
     }
 
     /// A new credential key from the next attestation on.

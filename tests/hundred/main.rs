@@ -202,7 +202,7 @@ async fn enroll_all(fleet: &Fleet, folder: &Path, machines: &[Swtpm]) -> Vec<Att
                     tpm,
                     enrollment.ak_key,
                     logs,
-                    HardwareSource::system(None, folder.join("ccel")),
+                    HardwareSource::system(None, None, folder.join("ccel")),
                     broker,
                     quoted,
                 ),

@@ -177,13 +177,19 @@ impl Authority {
     /// Issues a revocation list of these serial numbers. An empty `next_update` leaves nextUpdate out.
     #[must_use]
     pub fn revoke(&self, serials: &[&[u8]], this_update: &str, next_update: &str) -> Vec<u8> {
+        self.revoke_numbered(1, serials, this_update, next_update)
+    }
+
+    /// [`Authority::revoke`] with a cRLNumber.
+    #[must_use]
+    pub fn revoke_numbered(&self, number: u8, serials: &[&[u8]], this_update: &str, next_update: &str) -> Vec<u8> {
         let entries: Vec<u8> = serials
             .iter()
             .flat_map(|serial| sequence(&[&tlv(2, serial), &tlv(0x17, this_update.as_bytes())]))
             .collect();
         let entries = if serials.is_empty() { Vec::new() } else { tlv(0x30, &entries) };
         let next = if next_update.is_empty() { Vec::new() } else { tlv(0x17, next_update.as_bytes()) };
-        let number = sequence(&[&tlv(6, &[0x55, 0x1d, 20]), &tlv(4, &integer(1))]);
+        let number = sequence(&[&tlv(6, &[0x55, 0x1d, 20]), &tlv(4, &integer(number))]);
         self.sign(&sequence(&[
             &integer(1),
             &pss_sha384(),

@@ -339,6 +339,25 @@ impl SimManufacturer {
         self.certificate(&Public::read(&tpm.ek_public).unwrap().spki(), |_| {})
     }
 
+    /// The root's list of these serial numbers, from 2026 until the beginning of a year.
+    pub(crate) fn crl(&self, number: u64, serials: &[&[u8]], until_year: i32) -> Vec<u8> {
+        let revoked = |serial: &&[u8]| rcgen::RevokedCertParams {
+            serial_number: rcgen::SerialNumber::from_slice(serial),
+            revocation_time: rcgen::date_time_ymd(2026, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let list = rcgen::CertificateRevocationListParams {
+            this_update: rcgen::date_time_ymd(2026, 1, 1),
+            next_update: rcgen::date_time_ymd(until_year, 1, 1),
+            crl_number: rcgen::SerialNumber::from(number),
+            issuing_distribution_point: None,
+            revoked_certs: serials.iter().map(revoked).collect(),
+            key_identifier_method: rcgen::KeyIdMethod::Sha256,
+        };
+        list.signed_by(&self.issuer).unwrap().der().to_vec()
+    }
+
     /// A certificate for any key, with whatever `change` does to it.
     pub(crate) fn certificate(&self, spki: &[u8], change: impl FnOnce(&mut rcgen::CertificateParams)) -> Vec<u8> {
         let mut params = params("");

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use countersign_attestation::evidence::bundle::{ParavisorEvidence, SnpEvidence, TdxEvidence};
 
+use crate::collect::kds::Kds;
 use crate::collect::snp::{SnpError, SnpSource, read_certificate};
 use crate::collect::tdx::{TdxError, TdxSource};
 use crate::collect::tsm::{ConfigfsEntry, ReportEntry as _, TsmError};
@@ -68,9 +69,9 @@ pub enum HardwareError {
 impl HardwareSource {
     /// The kernel's paths.
     #[must_use]
-    pub fn system(vek: Option<PathBuf>, ccel: PathBuf) -> Self {
+    pub fn system(vek: Option<PathBuf>, kds: Option<Kds>, ccel: PathBuf) -> Self {
         let configfs = "/sys/kernel/config/tsm/report".into();
-        Self::Guest { configfs, snp: SnpSource::system(vek), tdx: TdxSource { ccel } }
+        Self::Guest { configfs, snp: SnpSource::system(vek, kds), tdx: TdxSource { ccel } }
     }
 
     /// Where the log behind RTMRs is.

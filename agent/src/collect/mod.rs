@@ -2,6 +2,7 @@
 
 pub mod hardware;
 pub mod ima;
+pub mod kds;
 pub mod logs;
 pub mod snp;
 pub mod snp_table;

@@ -11,6 +11,7 @@ use countersign_attestation::reader::Reader;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 
+use crate::collect::kds::{Kds, KdsError};
 use crate::collect::snp_table::{Entry, Vek, certificate};
 use crate::collect::tsm::{Answer, Auxblob, ReportEntry, TsmError};
 
@@ -30,8 +31,13 @@ pub enum SnpError {
     #[error("the host's certificate table is malformed: {0}")]
     Table(&'static str),
     /// No certificate for the signing key.
-    #[error("the host gave no {0:?} certificate; fetch it from AMD's KDS and name it with --snp-vek FILE")]
+    #[error(
+        "the host gave no {0:?} certificate; let the agent fetch it with --kds URL, or name it with --snp-vek FILE"
+    )]
     NoVek(Vek),
+    /// The certificate cannot be fetched.
+    #[error(transparent)]
+    Kds(#[from] KdsError),
     /// `--snp-vek` names something else than one certificate.
     #[error("{} holds no certificate in PEM or DER", .0.display())]
     VekFile(PathBuf),
@@ -52,13 +58,15 @@ pub struct SnpSource {
     pub device: PathBuf,
     /// Certificate of the signing key, for hosts that give none.
     pub vek: Option<PathBuf>,
+    /// Where a VCEK's certificate is fetched from where there is neither.
+    pub kds: Option<Kds>,
 }
 
 impl SnpSource {
     /// The kernel's paths.
     #[must_use]
-    pub fn system(vek: Option<PathBuf>) -> Self {
-        Self { device: "/dev/sev-guest".into(), vek }
+    pub fn system(vek: Option<PathBuf>, kds: Option<Kds>) -> Self {
+        Self { device: "/dev/sev-guest".into(), vek, kds }
     }
 
     /// The report over `report_data` that a configfs-tsm entry gives.
@@ -81,11 +89,12 @@ impl SnpSource {
 
     fn evidence(&self, report: Vec<u8>, table: &[u8], report_data: &[u8; 64]) -> Result<SnpEvidence, SnpError> {
         let kind = signing_key(&report, report_data)?;
-        let vek = match (certificate(table, kind), &self.vek) {
-            (Entry::Found(der), _) => der.to_vec(),
-            (Entry::Malformed(fault), _) => return Err(SnpError::Table(fault)),
-            (Entry::Absent, Some(path)) => read_certificate(path)?,
-            (Entry::Absent, None) => return Err(SnpError::NoVek(kind)),
+        let vek = match (certificate(table, kind), &self.vek, &self.kds) {
+            (Entry::Found(der), _, _) => der.to_vec(),
+            (Entry::Malformed(fault), _, _) => return Err(SnpError::Table(fault)),
+            (Entry::Absent, Some(path), _) => read_certificate(path)?,
+            (Entry::Absent, None, Some(kds)) => kds.vcek(&report)?,
+            (Entry::Absent, None, None) => return Err(SnpError::NoVek(kind)),
         };
         Ok(SnpEvidence { report, vek })
     }

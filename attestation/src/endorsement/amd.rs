@@ -11,11 +11,12 @@ use crate::digest::Sha256Digest;
 use crate::evidence::snp::SnpReason;
 use crate::rejection::Rejection;
 use crate::signature::{PreparedKey, Scheme};
-use crate::time::UnixMillis;
-use crate::x509::{Certificate, Crl, VerifiedPath, X509Reason, crl, verify_path};
+use crate::time::{JudgedAt, UnixMillis};
+use crate::x509::{Certificate, Crl, ListValidity, VerifiedPath, X509Reason, crl, verify_path};
 
 mod extensions;
 
+pub(crate) use self::extensions::hwid_size;
 use self::extensions::{certificate_tcb, check_product_name, identity};
 
 /// Anchors tried for one certificate: three products, hardware and simulated, and room for a root's successor.
@@ -99,13 +100,13 @@ impl VerifiedVek {
         &self.csp_id
     }
 
-    /// Whether the chain was checked against a revocation list.
+    /// Whether the chain was checked against a revocation list, and how that list stands now.
     #[must_use]
-    pub const fn revocation(&self) -> Revocation {
-        self.validity.revocation
+    pub fn revocation(&self, now: UnixMillis) -> Revocation {
+        self.validity.revocation(now)
     }
 
-    /// Earliest notAfter of the chain, and nextUpdate of the revocation list where there was one.
+    /// Earliest notAfter of the chain, and nextUpdate of the revocation list, with its grace, where there was one.
     #[must_use]
     pub fn valid_until(&self) -> UnixMillis {
         self.validity.valid_until()
@@ -176,13 +177,13 @@ impl VerifiedIntermediate {
         self.assurance
     }
 
-    /// Whether it was checked against a revocation list.
+    /// Whether it was checked against a revocation list, and how that list stands now.
     #[must_use]
-    pub const fn revocation(&self) -> Revocation {
-        self.validity.revocation
+    pub fn revocation(&self, now: UnixMillis) -> Revocation {
+        self.validity.revocation(now)
     }
 
-    /// Earliest notAfter, and nextUpdate of the revocation list where there was one.
+    /// Earliest notAfter, and nextUpdate of the revocation list, with its grace, where there was one.
     #[must_use]
     pub fn valid_until(&self) -> UnixMillis {
         self.validity.valid_until()
@@ -194,8 +195,7 @@ impl VerifiedIntermediate {
 struct ChainValidity {
     not_before: UnixMillis,
     not_after: UnixMillis,
-    crl_this_update: UnixMillis,
-    revocation: Revocation,
+    list: Option<ListValidity>,
 }
 
 impl ChainValidity {
@@ -206,22 +206,15 @@ impl ChainValidity {
         if self.not_after < now {
             return Err(X509Reason::Expired.because(format_args!("a time up to {}", self.not_after), now));
         }
-        match self.revocation {
-            Revocation::NotRevoked { next_update } if next_update <= now => {
-                Err(X509Reason::CrlExpired.because(format_args!("a time before nextUpdate {next_update}"), now))
-            }
-            Revocation::NotRevoked { .. } if now < self.crl_this_update => {
-                Err(X509Reason::CrlNotYetValid.because(format_args!("a time from {}", self.crl_this_update), now))
-            }
-            Revocation::NotRevoked { .. } | Revocation::NotPresented => Ok(()),
-        }
+        self.list.map_or(Ok(()), |list| list.check(now))
+    }
+
+    fn revocation(&self, now: UnixMillis) -> Revocation {
+        self.list.map_or(Revocation::NotPresented, |list| list.revocation(now))
     }
 
     fn valid_until(&self) -> UnixMillis {
-        match self.revocation {
-            Revocation::NotRevoked { next_update } => self.not_after.min(next_update),
-            Revocation::NotPresented => self.not_after,
-        }
+        self.list.map_or(self.not_after, |list| self.not_after.min(list.until()))
     }
 }
 
@@ -229,20 +222,26 @@ impl ChainValidity {
 /// chip and TCB it stands for.
 ///
 /// `crls` holds the revocation lists there are, DER. None at all leaves [`Revocation::NotPresented`] in the claims,
-/// for the policy to judge; otherwise one must be the current list of the chain's own ARK.
+/// for the policy to judge; otherwise one must be the current list of the chain's own ARK, or one whose grace lasts.
 ///
 /// # Errors
 /// An [`SnpReason`] or [`X509Reason`] for what does not hold.
-pub fn endorse(vek: &[u8], anchors: &[AmdAnchor], crls: &[&[u8]], now: UnixMillis) -> Result<VerifiedVek, Rejection> {
+pub fn endorse(
+    vek: &[u8],
+    anchors: &[AmdAnchor],
+    crls: &[&[u8]],
+    at: impl Into<JudgedAt>,
+) -> Result<VerifiedVek, Rejection> {
+    let at = at.into();
     let certificate = Certificate::parse(vek)?;
     let kind = vek_kind(&certificate)?;
     let issuer = certificate.issuer_common_name().unwrap_or("no common name");
     let (anchor, (validity, _)) = first_anchor(anchors, issuer, kind, |anchor, ark| {
         let intermediates = anchor.intermediates.iter().map(|der| Certificate::parse(der));
         let intermediates = intermediates.collect::<Result<Vec<_>, _>>()?;
-        let path = verify_path(&certificate, &intermediates, ark, now, &[])?;
+        let path = verify_path(&certificate, &intermediates, ark, at.now, &[])?;
         check_shape(&path)?;
-        chain_validity(&path, ark, crls, now)
+        chain_validity(&path, ark, crls, at)
     })?;
     read_vek(&certificate, kind, anchor.product, anchor.assurance, validity)
 }
@@ -291,15 +290,16 @@ pub fn endorse_intermediate(
     intermediate: &[u8],
     anchors: &[AmdAnchor],
     crls: &[&[u8]],
-    now: UnixMillis,
+    at: impl Into<JudgedAt>,
 ) -> Result<VerifiedIntermediate, Rejection> {
+    let at = at.into();
     let certificate = Certificate::parse(intermediate)?;
     let name = certificate.subject_common_name().unwrap_or("no common name");
     let kind = if name.starts_with("SEV-VLEK-") { SnpSigningKey::Vlek } else { SnpSigningKey::Vcek };
     let (anchor, (validity, revoked)) = first_anchor(anchors, name, kind, |_, ark| {
-        let path = verify_path(&certificate, &[], ark, now, &[])?;
+        let path = verify_path(&certificate, &[], ark, at.now, &[])?;
         certificate.check_may_issue()?;
-        chain_validity(&path, ark, crls, now)
+        chain_validity(&path, ark, crls, at)
     })?;
     let digest = Sha256Digest::of(&[intermediate]);
     let (product, assurance) = (anchor.product, anchor.assurance);
@@ -391,17 +391,17 @@ fn chain_validity(
     path: &VerifiedPath<'_>,
     ark: &Certificate<'_>,
     crls: &[&[u8]],
-    now: UnixMillis,
+    at: JudgedAt,
 ) -> Result<(ChainValidity, Vec<Vec<u8>>), Rejection> {
-    let Listed { this_update, revocation, serials } = check_revocation(path, ark, crls, now)?;
+    let Listed { list, serials } = check_revocation(path, ark, crls, at)?;
     let (not_before, not_after) = (path.not_before(), path.not_after());
-    Ok((ChainValidity { not_before, not_after, crl_this_update: this_update, revocation }, serials))
+    Ok((ChainValidity { not_before, not_after, list }, serials))
 }
 
 /// What the lists of one root say.
 struct Listed {
-    this_update: UnixMillis,
-    revocation: Revocation,
+    /// The current one; none where there are no lists at all.
+    list: Option<ListValidity>,
     serials: Vec<Vec<u8>>,
 }
 
@@ -413,11 +413,11 @@ fn check_revocation(
     path: &VerifiedPath<'_>,
     ark: &Certificate<'_>,
     crls: &[&[u8]],
-    now: UnixMillis,
+    at: JudgedAt,
 ) -> Result<Listed, Rejection> {
     let mut serials = Vec::new();
     if crls.is_empty() {
-        return Ok(Listed { this_update: UnixMillis(0), revocation: Revocation::NotPresented, serials });
+        return Ok(Listed { list: None, serials });
     }
     if CRLS_MAX < crls.len() {
         return Err(SnpReason::CrlProduct.because(format_args!("at most {CRLS_MAX} lists"), crls.len()));
@@ -435,9 +435,9 @@ fn check_revocation(
         }
         check_not_listed(path, &crl)?;
         serials.extend(crl.revoked().map(<[u8]>::to_vec));
-        match crl.check_current(now) {
-            Ok(next_update) if current.is_none_or(|(_, known)| known < next_update) => {
-                current = Some((crl.this_update(), next_update));
+        match ListValidity::of(&crl, at) {
+            Ok(list) if current.is_none_or(|known: ListValidity| known.next_update() < list.next_update()) => {
+                current = Some(list);
             }
             Ok(_) => {}
             Err(rejection) => closest = Some(rejection),
@@ -445,9 +445,7 @@ fn check_revocation(
     }
     serials.sort_unstable();
     match current {
-        Some((this_update, next_update)) => {
-            Ok(Listed { this_update, revocation: Revocation::NotRevoked { next_update }, serials })
-        }
+        Some(list) => Ok(Listed { list: Some(list), serials }),
         None => Err(closest.unwrap_or_else(|| {
             let root = ark.subject_common_name().unwrap_or("the pinned root");
             SnpReason::CrlProduct.because(format_args!("a list of {root}"), "lists of other roots")

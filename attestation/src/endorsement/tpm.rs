@@ -19,11 +19,13 @@ pub use self::attestation_key::{
 pub use self::denials::{FirmwareVersion, MinimumFirmware, TpmDenials};
 pub use self::identity::{TpmIdentity, TpmKind};
 pub use self::name::TpmAttributes;
+pub use self::path::EndorsementPath;
 
 mod attestation_key;
 mod denials;
 mod identity;
 mod name;
+mod path;
 
 /// tcg-kp-EKCertificate, 2.23.133.8.1.
 const EK_CERTIFICATE: Oid = Oid::new(&[0x67, 0x81, 0x05, 8, 1], "tcg-kp-EKCertificate");
@@ -68,6 +70,12 @@ impl<'a> EndorsedTpm<'a> {
     pub const fn identity(&self) -> &TpmIdentity {
         &self.certificate.identity
     }
+
+    /// The certificates that led to the anchor.
+    #[must_use]
+    pub const fn path(&self) -> &EndorsementPath {
+        &self.certificate.path
+    }
 }
 
 /// Checks an EK certificate (DER) to one of `anchors`, over their own and the presented `intermediates`, and that
@@ -94,6 +102,7 @@ pub struct VerifiedEkCertificate {
     assurance: Assurance,
     valid_until: UnixMillis,
     identity: TpmIdentity,
+    path: EndorsementPath,
 }
 
 impl VerifiedEkCertificate {
@@ -129,22 +138,22 @@ pub fn verify_certificate(
 ) -> Result<VerifiedEkCertificate, Rejection> {
     let leaf = Certificate::parse(certificate)?;
     let identity = check_profile(&leaf)?;
-    let (assurance, valid_until) = closest_path(&leaf, intermediates, anchors, now)?;
-    Ok(VerifiedEkCertificate { assurance, valid_until, identity })
+    let (assurance, valid_until, path) = closest_path(&leaf, intermediates, anchors, now)?;
+    Ok(VerifiedEkCertificate { assurance, valid_until, identity, path })
 }
 
-/// A path from `leaf` to the first of `anchors` that one leads to: the anchor's class, and the path's earliest
-/// notAfter.
+/// A path from `leaf` to the first of `anchors` that one leads to: the anchor's class, the path's earliest notAfter,
+/// and the path.
 fn closest_path(
     leaf: &Certificate<'_>,
     intermediates: &[&[u8]],
     anchors: &[TpmAnchor],
     now: UnixMillis,
-) -> Result<(Assurance, UnixMillis), Rejection> {
+) -> Result<(Assurance, UnixMillis, EndorsementPath), Rejection> {
     let mut closest = X509Reason::NoPath.because("a pinned TPM manufacturer root", "no anchor leads here");
     for anchor in anchors {
         match path_to(leaf, intermediates, anchor, now) {
-            Ok(path) => return Ok((anchor.assurance, path.not_after())),
+            Ok(path) => return Ok((anchor.assurance, path.not_after(), (&path).into())),
             // "No path" says least: another anchor's rejection explains more.
             Err(rejection) if rejection.reason() != X509Reason::NoPath.into() => closest = rejection,
             Err(_) => {}

@@ -20,7 +20,7 @@ use crate::endorsement::amd::{self, VerifiedVek};
 use crate::endorsement::intel::VerifiedCollateral;
 use crate::protocol::PcrSelection;
 use crate::rejection::Rejection;
-use crate::time::UnixMillis;
+use crate::time::{JudgedAt, UnixMillis};
 use bundle::{Bundle, BundleReason, ParavisorEvidence};
 use paravisor::HclReport;
 use snp::ReportDataExpectation;
@@ -58,13 +58,13 @@ pub struct Endorsements<'a> {
 
 impl Endorsements<'_> {
     /// The VEK with this certificate: the one endorsed before where it is that and still holds, else endorsed now.
-    fn vek(&self, vek: &[u8], now: UnixMillis) -> Result<Cow<'_, VerifiedVek>, Rejection> {
+    fn vek(&self, vek: &[u8], at: JudgedAt) -> Result<Cow<'_, VerifiedVek>, Rejection> {
         let kept = self.endorsed.filter(|kept| kept.digest() == Sha256Digest::of(&[vek]));
-        if let Some(vek) = kept.filter(|vek| vek.check_current(now).is_ok()) {
+        if let Some(vek) = kept.filter(|vek| vek.check_current(at.now).is_ok()) {
             return Ok(Cow::Borrowed(vek));
         }
         let crls: Vec<&[u8]> = self.crls.iter().map(Vec::as_slice).collect();
-        amd::endorse(vek, &self.anchors.amd, &crls, now).map(Cow::Owned)
+        amd::endorse(vek, &self.anchors.amd, &crls, at).map(Cow::Owned)
     }
 }
 
@@ -100,14 +100,15 @@ impl Hardware {
         bundle: &Bundle,
         expected: &Expected<'_>,
         endorsements: &Endorsements<'_>,
-        now: UnixMillis,
+        at: JudgedAt,
     ) -> Result<Self, Rejection> {
+        let now = at.now;
         if let Some(evidence) = &bundle.paravisor {
-            return Self::below_paravisor(bundle, evidence, expected, endorsements, now);
+            return Self::below_paravisor(bundle, evidence, expected, endorsements, at);
         }
         let binder = ReportDataExpectation::Binder(expected.binder.report_data());
         let snp = bundle.snp.as_ref().map(|evidence| {
-            let vek = endorsements.vek(&evidence.vek, now)?;
+            let vek = endorsements.vek(&evidence.vek, at)?;
             snp::verify_report(&evidence.report, &vek, binder, now)
         });
         let tdx = bundle.tdx.as_ref().map(|evidence| endorsements.td_quote(&evidence.quote, binder, now));
@@ -119,12 +120,13 @@ impl Hardware {
         evidence: &ParavisorEvidence,
         expected: &Expected<'_>,
         endorsements: &Endorsements<'_>,
-        now: UnixMillis,
+        at: JudgedAt,
     ) -> Result<Self, Rejection> {
+        let now = at.now;
         let hcl = HclReport::parse(&evidence.hcl_report)?;
         let (verified, tdx) = match (&evidence.vek, &bundle.tdx) {
             (Some(vek), None) => {
-                let vek = endorsements.vek(vek, now)?;
+                let vek = endorsements.vek(vek, at)?;
                 (paravisor::azure::verify(&hcl, paravisor::azure::Hardware::Snp(&vek), now)?, Presented::NotPresented)
             }
             (None, Some(tdx)) => {
@@ -159,10 +161,10 @@ pub fn verify(
     bundle: &Bundle,
     expected: &Expected<'_>,
     endorsements: &Endorsements<'_>,
-    now: UnixMillis,
+    at: impl Into<JudgedAt>,
 ) -> Result<Claims, Rejection> {
     let tpm = tpm::verify(bundle, expected.tpm, expected.pcr_selection, expected.binder, expected.credential_key)?;
-    let hardware = Hardware::verify(bundle, expected, endorsements, now)?;
+    let hardware = Hardware::verify(bundle, expected, endorsements, at.into())?;
     let assurance = hardware.assurance().map_or(tpm.assurance, |hardware| hardware.min(tpm.assurance));
     let credential_key = Sha256Digest::of(&[expected.credential_key]);
     // The logs are read by themselves, gone on with from what is known: see [`logs`].

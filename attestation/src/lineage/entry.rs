@@ -140,7 +140,8 @@ const fn members_of(event: Event) -> (u16, u16) {
         | Event::WaiverRegistered
         | Event::WaiverEnded
         | Event::InstanceDenied
-        | Event::DenialWithdrawn => (ACTOR | SUBJECT, 0),
+        | Event::DenialWithdrawn
+        | Event::CollateralChanged => (ACTOR | SUBJECT, 0),
     }
 }
 
@@ -341,6 +342,13 @@ impl Entry {
     #[must_use]
     pub fn denial_withdrawn(at: UnixMillis, actor: &str, subject: Sha256Digest) -> Self {
         Self::governed(at, Event::DenialWithdrawn, actor, subject)
+    }
+
+    /// Collateral came into force; the actor is the operator who brought it, or the broker that fetched it, and
+    /// `subject` the digest of all collateral in its archived form.
+    #[must_use]
+    pub fn collateral_changed(at: UnixMillis, actor: &str, subject: Sha256Digest) -> Self {
+        Self::governed(at, Event::CollateralChanged, actor, subject)
     }
 
     fn governed(at: UnixMillis, event: Event, actor: &str, subject: Sha256Digest) -> Self {
@@ -580,6 +588,7 @@ mod tests {
             Entry::waiver_ended(AT, "broker", digest),
             Entry::instance_denied(AT, "admin", digest),
             Entry::denial_withdrawn(AT, "admin", digest),
+            Entry::collateral_changed(AT, "broker", digest),
         ]
     }
 

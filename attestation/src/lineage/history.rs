@@ -82,7 +82,8 @@ impl History {
             | Event::WaiverRegistered
             | Event::WaiverEnded
             | Event::InstanceDenied
-            | Event::DenialWithdrawn => return Ok(()),
+            | Event::DenialWithdrawn
+            | Event::CollateralChanged => return Ok(()),
         };
         if !holds {
             self.superseded = self.superseded.saturating_add(1);
@@ -103,7 +104,8 @@ impl History {
             | Event::WaiverRegistered
             | Event::WaiverEnded
             | Event::InstanceDenied
-            | Event::DenialWithdrawn => Standing::Untrusted,
+            | Event::DenialWithdrawn
+            | Event::CollateralChanged => Standing::Untrusted,
         };
         host.revision = host.revision.saturating_add(1);
         host.since = index;

@@ -1,8 +1,9 @@
 //! The reading side of what the broker signs for relying parties: the compact JWS all of it travels in ([`jws`]), the
-//! attestation result ([`ear`]) and the X.509-SVID ([`svid`]).
+//! attestation result ([`ear`]), the X.509-SVID ([`svid`]) and the JWT-SVID ([`jwt_svid`]).
 
 pub mod ear;
 pub mod jws;
+pub mod jwt_svid;
 pub mod svid;
 
 use crate::rejection::reasons;
@@ -70,6 +71,26 @@ reasons! {
         EarStatus = "result.ear.status",
             "a status contradicts its trustworthiness vector",
             "issue the result again: each status is the worst tier of its vector, and at least one submodule is there";
+        /// SPIFFE JWT-SVID, 3.
+        JwtSvidIssuer = "result.jwt_svid.issuer",
+            "the token is of another issuer",
+            "present a token of the issuer and trust domain this verifier serves";
+        /// SPIFFE JWT-SVID, 3.2 and 5.4: another service's token is worth nothing here.
+        JwtSvidAudience = "result.jwt_svid.audience",
+            "the token is for another audience",
+            "ask for a token for the audience named as expected";
+        /// RFC 7519, 4.1.4: no grace.
+        JwtSvidExpired = "result.jwt_svid.expired",
+            "the token has expired",
+            "attest again and present the new token";
+        /// RFC 7519, 4.1.6.
+        JwtSvidNotYetIssued = "result.jwt_svid.not_yet_issued",
+            "the token was issued in the future",
+            "synchronise the clocks of broker and verifier";
+        /// RFC 7800.
+        JwtSvidHolder = "result.jwt_svid.holder",
+            "the token is bound to another key",
+            "prove possession of the credential key that the token was issued for";
         /// RFC 5280, 4.1.2.5.
         SvidExpired = "result.svid.expired",
             "the credential has expired",

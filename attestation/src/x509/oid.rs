@@ -92,6 +92,8 @@ oids! {
     SUBJECT_ALT_NAME = "subjectAltName", [0x55, 0x1d, 17];
     /// 2.5.29.19,
     BASIC_CONSTRAINTS = "basicConstraints", [0x55, 0x1d, 19];
+    /// 2.5.29.20,
+    CRL_NUMBER = "cRLNumber", [0x55, 0x1d, 20];
     /// 2.5.29.30,
     NAME_CONSTRAINTS = "nameConstraints", [0x55, 0x1d, 30];
     /// 2.5.29.32,

@@ -84,6 +84,7 @@ impl Vocabulary {
             ("tcb_date", number(claims.tcb.tcb_date.seconds())),
             ("evaluation_data_number", number(u64::from(claims.tcb.evaluation_data_number))),
             ("qe_evaluation_data_number", number(u64::from(claims.tcb.qe_evaluation_data_number))),
+            ("collateral_overdue", RestrictedExpression::new_bool(claims.collateral_overdue.is_some())),
             ("advisories", advisories(false)),
             ("open_advisories", advisories(true)),
             ("fmspc", hexadecimal(&claims.platform.fmspc)),

@@ -45,6 +45,8 @@ pub(crate) fn tpm_claims() -> Claims {
                 authorization: KeyAuthorization::Password,
                 creation: Presented::NotPresented,
             },
+            revocation: Revocation::NotPresented,
+            lists_until: None,
         },
         credential_key: Sha256Digest([0xc0; 32]),
         boot: Presented::NotPresented,
@@ -229,6 +231,7 @@ pub(crate) fn tdx_claims() -> TdxClaims {
         },
         module: TdxModuleClaims { id: "TDX_01".into(), isv_svn: 5 },
         collateral: Sha256Digest([0xcc; 32]),
+        collateral_overdue: None,
         valid_until: NOW.plus(86_400_000),
     }
 }

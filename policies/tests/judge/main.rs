@@ -7,6 +7,8 @@ mod claims;
 #[cfg(test)]
 mod common;
 #[cfg(test)]
+mod mitigations;
+#[cfg(test)]
 mod policy;
 #[cfg(test)]
 mod references;

@@ -309,6 +309,25 @@ fn a_forbid_names_itself_with_its_reason_and_remedy() {
     assert!(finding.expected.contains("VMPL 0") && finding.remedy.contains("guest's kernel"), "{finding:?}");
 }
 
+fn overdue() -> Revocation {
+    Revocation::Overdue { next_update: UnixMillis(NOW.0 - 1), until: NOW.plus(1) }
+}
+
+/// The operator who states a grace admits what is overdue; a policy may refuse it all the same.
+#[test]
+fn a_policy_may_refuse_what_holds_by_grace_alone() {
+    let refuse = r#"
+        @id("no-grace") @reason("r") @remedy("m")
+        forbid (principal, action == Action::"issueCredential", resource)
+        when { (context has snp && context.snp.revocation == Revocation::"overdue")
+            || (context has tdx && context.tdx.collateral_overdue) };"#;
+    let strict = policies(&["baseline", "simulated"], &[("strict", refuse)]);
+    let late = with_snp(|snp| snp.revocation = overdue());
+    assert!(granted(&judge(&both_claims(), &golden_both(), &strict)));
+    assert!(granted(&judge(&late, &golden_both(), &policies(&["baseline", "simulated"], &[]))));
+    assert_eq!(codes(&judge(&late, &golden_both(), &strict)), ["policy.forbidden"]);
+}
+
 #[test]
 fn confidential_vm_demands_every_proof() {
     let policy = policies(&["baseline", "confidential-vm"], &[]);
@@ -532,6 +551,7 @@ fn case_claims(facts: &serde_json::Value) -> Claims {
                     "snp.vmpl" => snp.vmpl = number().into(),
                     "snp.committed.snp" => snp.committed_tcb.snp = number(),
                     "snp.revocation" if value == "not_presented" => snp.revocation = Revocation::NotPresented,
+                    "snp.revocation" if value == "overdue" => snp.revocation = overdue(),
                     _ => panic!("unknown fact {name}"),
                 }
             }

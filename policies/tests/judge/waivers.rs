@@ -37,7 +37,7 @@ fn sign(text: &str) -> String {
 }
 
 /// A waiver of a Genoa's SNP firmware one below the manifest's minimum, for the host that is judged.
-fn lower_snp() -> Value {
+pub(crate) fn lower_snp() -> Value {
     json!({
         "id": "psp", "trust_domain": DOMAIN,
         "scope": { "hosts": ["gpu-17"] },
@@ -53,11 +53,11 @@ fn with(change: impl FnOnce(&mut Value)) -> Value {
     waiver
 }
 
-fn open(waiver: &Value) -> Result<Waiver, &'static str> {
+pub(crate) fn open(waiver: &Value) -> Result<Waiver, &'static str> {
     Waiver::open(&sign(&waiver.to_string()), &key_of("alice", 1)).map_err(|finding| finding.code)
 }
 
-fn waivers(waivers: &[Value]) -> WaiverSet {
+pub(crate) fn waivers(waivers: &[Value]) -> WaiverSet {
     WaiverSet::new(waivers.iter().map(|waiver| open(waiver).unwrap()))
 }
 
@@ -71,7 +71,7 @@ fn judge_under(claims: &Claims, policy: &PolicySet, waivers: &WaiverSet, denials
     judge_under_at(claims, &golden_both(), policy, waivers, denials, NOW)
 }
 
-fn judge_under_at(
+pub(crate) fn judge_under_at(
     claims: &Claims,
     references: &ReferenceSet,
     policy: &PolicySet,
@@ -86,7 +86,7 @@ fn judge_under_at(
     appraise(claims, &ImaTallies::new(), &host, standards, TERMS, now)
 }
 
-fn used(decision: &Decision) -> Vec<&str> {
+pub(crate) fn used(decision: &Decision) -> Vec<&str> {
     let grant = decision.grant().unwrap_or_else(|| panic!("{:?}", decision.findings()));
     grant.waivers().iter().map(|waiver| waiver.id.as_str()).collect()
 }

@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 use x509_parser::prelude::FromDer as _;
 
 use super::{CaseError, CaseFiles, Judgement};
-use crate::collateral::shipped_tpm_anchors;
+use crate::collateral::anchors::shipped_tpm_anchors;
 
 /// Judges an EK certificate: under the root of its case, as simulated hardware, or, where the case names none, under
 /// the manufacturers' roots that this release pins. Intermediates are those of the case; none is ever fetched.

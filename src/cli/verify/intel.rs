@@ -18,7 +18,7 @@ pub fn judge_tcb_info(files: CaseFiles<'_>, now: UnixMillis) -> Result<Judgement
     let anchors = tdx::case_anchors(files)?;
     Ok(judgement(|| {
         let answer = Answer::tcb_info(&body)?;
-        let info = check_tcb_info_alone(answer.body, &answer.signature, text(&chain)?, &anchors, now)?;
+        let (info, _) = check_tcb_info_alone(answer.body, &answer.signature, text(&chain)?, &anchors, now)?;
         Ok(tcb_info_claims(&info))
     }))
 }
@@ -32,7 +32,7 @@ pub fn judge_qe_identity(files: CaseFiles<'_>, now: UnixMillis) -> Result<Judgem
     let anchors = tdx::case_anchors(files)?;
     Ok(judgement(|| {
         let answer = Answer::enclave_identity(&body)?;
-        let identity = check_qe_identity_alone(answer.body, &answer.signature, text(&chain)?, &anchors, now)?;
+        let (identity, _) = check_qe_identity_alone(answer.body, &answer.signature, text(&chain)?, &anchors, now)?;
         Ok(identity_claims(&identity))
     }))
 }

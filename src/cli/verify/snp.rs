@@ -189,7 +189,7 @@ pub fn judge_chain(files: CaseFiles<'_>, now: UnixMillis) -> Result<Judgement, C
                     "product": verified.product(),
                     "issues": verified.issues(),
                     "assurance": verified.assurance(),
-                    "revocation": verified.revocation(),
+                    "revocation": verified.revocation(now),
                     "valid_until": verified.valid_until(),
                 });
                 claims.insert(role.to_owned(), claim);

@@ -5,7 +5,7 @@ use crate::collect::snp::SnpSource;
 use crate::collect::tdx::TdxSource;
 
 fn guest(configfs: &std::path::Path) -> HardwareSource {
-    let snp = SnpSource { device: "/nonexistent".into(), vek: None };
+    let snp = SnpSource { device: "/nonexistent".into(), vek: None, kds: None };
     HardwareSource::Guest { configfs: configfs.to_path_buf(), snp, tdx: TdxSource { ccel: "/nonexistent".into() } }
 }
 

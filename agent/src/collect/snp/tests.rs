@@ -57,7 +57,7 @@ impl ReportEntry for Kernel {
 }
 
 fn source(vek: Option<PathBuf>) -> SnpSource {
-    SnpSource { device: "/nonexistent".into(), vek }
+    SnpSource { device: "/nonexistent".into(), vek, kds: None }
 }
 
 #[test]

@@ -80,7 +80,7 @@ pub(super) fn identity(
 }
 
 /// Bytes of hwID (AMD 57230): CHIP_ID is padded with zeros where it is shorter than 64.
-const fn hwid_size(product: AmdProduct) -> usize {
+pub(crate) const fn hwid_size(product: AmdProduct) -> usize {
     match product {
         AmdProduct::Milan | AmdProduct::Genoa => 64,
         AmdProduct::Turin => 8,

@@ -7,24 +7,38 @@ use crate::anchor::IntelAnchor;
 use crate::digest::Sha256Digest;
 use crate::rejection::Rejection;
 use crate::signature::Scheme;
-use crate::time::UnixMillis;
+use crate::time::{JudgedAt, UnixMillis};
 use crate::x509::{Certificate, Crl, verify_path};
 
 const TCB_SIGNING_NAME: &str = "Intel SGX TCB Signing";
-const CA_NAMES: [&str; 2] = ["Intel SGX PCK Platform CA", "Intel SGX PCK Processor CA"];
+const PLATFORM_CA_NAME: &str = "Intel SGX PCK Platform CA";
+const CA_NAMES: [&str; 2] = [PLATFORM_CA_NAME, "Intel SGX PCK Processor CA"];
 
 /// When something and all that it rests on holds: from the latest beginning through the earliest end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Validity {
     /// The latest issueDate, thisUpdate or notBefore.
     pub from: UnixMillis,
-    /// The earliest nextUpdate or notAfter.
+    /// The earliest nextUpdate or notAfter; a nextUpdate with the grace after it.
     pub until: UnixMillis,
+    /// The earliest nextUpdate. What holds after it does so by grace.
+    pub due: UnixMillis,
 }
 
 impl Validity {
+    /// Of something that is issued anew: from thisUpdate or issueDate through `due`, and the grace there is.
+    pub(super) fn of_issue(from: UnixMillis, due: UnixMillis, grace_ms: u64) -> Self {
+        Self { from, until: due.plus(grace_ms), due }
+    }
+
+    /// Of a certificate, which gets no grace.
+    fn of_certificate(certificate: &Certificate<'_>) -> Self {
+        Self { from: certificate.not_before(), until: certificate.not_after(), due: UnixMillis(u64::MAX) }
+    }
+
     pub(super) fn and(self, other: Self) -> Self {
-        Self { from: self.from.max(other.from), until: self.until.min(other.until) }
+        let (from, until) = (self.from.max(other.from), self.until.min(other.until));
+        Self { from, until, due: self.due.min(other.due) }
     }
 
     /// Checks that `now` is in it.
@@ -50,12 +64,12 @@ pub(super) struct VerifiedList {
 }
 
 impl VerifiedList {
-    fn check(der: &[u8], issuer: &Certificate<'_>, now: UnixMillis) -> Result<Self, Rejection> {
+    fn check(der: &[u8], issuer: &Certificate<'_>, at: JudgedAt) -> Result<Self, Rejection> {
         let crl = Crl::parse(der)?;
         crl.check_signed_by(issuer)?;
         // A list holds until just before its nextUpdate, a certificate through its notAfter.
-        let until = UnixMillis(crl.check_current(now)?.0.saturating_sub(1));
-        Ok(Self { der: der.to_vec(), validity: Validity { from: crl.this_update(), until } })
+        let due = UnixMillis(crl.check_current(at)?.0.saturating_sub(1));
+        Ok(Self { der: der.to_vec(), validity: Validity::of_issue(crl.this_update(), due, at.grace_ms) })
     }
 
     pub(super) fn check_not_revoked(
@@ -87,13 +101,14 @@ impl VerifiedRootCrl {
         root_ca_crl: &[u8],
         chain: &str,
         anchors: &[IntelAnchor],
-        now: UnixMillis,
+        at: impl Into<JudgedAt>,
     ) -> Result<Self, Rejection> {
+        let at = at.into();
         let chain = pem::certificates(chain.as_bytes())?;
         let anchor = anchor_of(&chain, anchors)?;
         let root = Certificate::parse(&anchor.root)?;
-        root.check_valid_at(now)?;
-        let list = VerifiedList::check(root_ca_crl, &root, now)?;
+        root.check_valid_at(at.now)?;
+        let list = VerifiedList::check(root_ca_crl, &root, at)?;
         list.check_not_revoked(&root, IntelReason::CaRevoked)?;
         Ok(Self { anchor: anchor.clone(), list })
     }
@@ -151,17 +166,18 @@ pub fn endorse_pck_crl(
     pck_crl: &[u8],
     chain: &str,
     root_crl: &VerifiedRootCrl,
-    now: UnixMillis,
+    at: impl Into<JudgedAt>,
 ) -> Result<VerifiedPckCrl, Rejection> {
+    let at = at.into();
     let chain = pem::certificates(chain.as_bytes())?;
     let root = Certificate::parse(&root_crl.anchor.root)?;
-    let path = path(&chain, &root, now)?;
+    let path = path(&chain, &root, at.now)?;
     let [authority, _root] = path.as_slice() else {
         return Err(IntelReason::Chain.because("a CA and the root", path.len()));
     };
     check_authority(authority)?;
     root_crl.list.check_not_revoked(authority, IntelReason::CaRevoked)?;
-    let list = VerifiedList::check(pck_crl, authority, now)?;
+    let list = VerifiedList::check(pck_crl, authority, at)?;
     let validity = list.validity.and(root_crl.list.validity).and(validity_of(&path));
     Ok(VerifiedPckCrl { issuer: authority.der().to_vec(), list, validity })
 }
@@ -175,10 +191,9 @@ pub(super) fn check_authority(certificate: &Certificate<'_>) -> Result<(), Rejec
 }
 
 pub(super) fn validity_of(path: &[Certificate<'_>]) -> Validity {
-    let whole = Validity { from: UnixMillis(0), until: UnixMillis(u64::MAX) };
-    path.iter().fold(whole, |validity, certificate| {
-        validity.and(Validity { from: certificate.not_before(), until: certificate.not_after() })
-    })
+    let end = UnixMillis(u64::MAX);
+    let whole = Validity { from: UnixMillis(0), until: end, due: end };
+    path.iter().fold(whole, |validity, certificate| validity.and(Validity::of_certificate(certificate)))
 }
 
 /// Checks a signature of Intel's signer of TCBs over exactly these bytes, and that the root's list does not name it.
@@ -196,16 +211,36 @@ pub(super) fn check_signed(
 }
 
 /// The same without the root's list: nothing is known of the signer's revocation.
-pub(super) fn check_signed_without_list(
+pub(super) fn check_signed_without_list<'a>(
     text: &str,
     signature: &[u8],
     chain: &str,
-    anchors: &[IntelAnchor],
+    anchors: &'a [IntelAnchor],
     now: UnixMillis,
-) -> Result<Validity, Rejection> {
+) -> Result<&'a IntelAnchor, Rejection> {
     let chain = pem::certificates(chain.as_bytes())?;
-    let root = Certificate::parse(&anchor_of(&chain, anchors)?.root)?;
-    check_signature(text, signature, &chain, &root, now, |_| Ok(()))
+    let anchor = anchor_of(&chain, anchors)?;
+    check_signature(text, signature, &chain, &Certificate::parse(&anchor.root)?, now, |_| Ok(()))?;
+    Ok(anchor)
+}
+
+/// Checks who signed the list of a CA of PCKs, without the root's list: tells the anchor, and which CA it is.
+pub(crate) fn check_pck_crl_alone<'a>(
+    list: &Crl<'_>,
+    chain: &str,
+    anchors: &'a [IntelAnchor],
+    now: UnixMillis,
+) -> Result<(&'a IntelAnchor, &'static str), Rejection> {
+    let chain = pem::certificates(chain.as_bytes())?;
+    let anchor = anchor_of(&chain, anchors)?;
+    let path = path(&chain, &Certificate::parse(&anchor.root)?, now)?;
+    let [authority, _root] = path.as_slice() else {
+        return Err(IntelReason::Chain.because("a CA and the root", path.len()));
+    };
+    check_authority(authority)?;
+    list.check_signed_by(authority)?;
+    let is_platform = authority.subject_common_name() == Some(PLATFORM_CA_NAME);
+    Ok((anchor, if is_platform { "platform" } else { "processor" }))
 }
 
 fn check_signature(

@@ -13,7 +13,7 @@ use crate::anchor::{Assurance, IntelAnchor};
 use crate::digest::Sha256Digest;
 use crate::evidence::tdx::EnclaveReport;
 use crate::rejection::Rejection;
-use crate::time::UnixMillis;
+use crate::time::{JudgedAt, UnixMillis};
 use crate::x509::Certificate;
 
 /// Collateral of DCAP, version 3, as it came.
@@ -79,23 +79,24 @@ impl VerifiedCollateral {
     pub fn endorse(
         collateral: &IntelCollateral<'_>,
         anchors: &[IntelAnchor],
-        now: UnixMillis,
+        at: impl Into<JudgedAt>,
     ) -> Result<Self, Rejection> {
-        let root_crl = VerifiedRootCrl::endorse(collateral.root_ca_crl, collateral.pck_crl_issuer_chain, anchors, now)?;
-        let pck_crl = endorse_pck_crl(collateral.pck_crl, collateral.pck_crl_issuer_chain, &root_crl, now)?;
+        let at = at.into();
+        let root_crl = VerifiedRootCrl::endorse(collateral.root_ca_crl, collateral.pck_crl_issuer_chain, anchors, at)?;
+        let pck_crl = endorse_pck_crl(collateral.pck_crl, collateral.pck_crl_issuer_chain, &root_crl, at)?;
         let tcb_info = endorse_tcb_info(
             collateral.tcb_info,
             collateral.tcb_info_signature,
             collateral.tcb_info_issuer_chain,
             &root_crl,
-            now,
+            at,
         )?;
         let qe_identity = endorse_qe_identity(
             collateral.qe_identity,
             collateral.qe_identity_signature,
             collateral.qe_identity_issuer_chain,
             &root_crl,
-            now,
+            at,
         )?;
         let validity = pck_crl.validity.and(tcb_info.validity()).and(qe_identity.validity());
         Ok(Self { digest: collateral.digest(), root_crl, pck_crl, tcb_info, qe_identity, validity })
@@ -131,10 +132,16 @@ impl VerifiedCollateral {
         &self.qe_identity
     }
 
-    /// The earliest end of all of it.
+    /// The earliest end of all of it, with the grace that it was endorsed with.
     #[must_use]
     pub const fn valid_until(&self) -> UnixMillis {
         self.validity.until
+    }
+
+    /// The earliest nextUpdate of all of it, where that has passed and grace lasts.
+    #[must_use]
+    pub fn overdue(&self, now: UnixMillis) -> Option<UnixMillis> {
+        (self.validity.due < now).then_some(self.validity.due)
     }
 
     /// Checks at every use that no part is out of date.

@@ -5,6 +5,7 @@
 //! so that a quote is judged without JSON and without a certificate chain.
 
 pub use self::answer::Answer;
+pub(crate) use self::chain::check_pck_crl_alone;
 pub use self::chain::{Validity, VerifiedPckCrl, VerifiedRootCrl, endorse_pck_crl};
 use self::chain::{check_signed, check_signed_without_list};
 pub use self::collateral::{IntelCollateral, VerifiedCollateral};
@@ -15,7 +16,7 @@ pub use self::tcb_info::{ModuleIdentity, TcbInfo, TcbKind, VerifiedTcbInfo};
 pub(crate) use self::tcb_info::{module_major, module_name};
 use crate::anchor::IntelAnchor;
 use crate::rejection::{Rejection, reasons};
-use crate::time::UnixMillis;
+use crate::time::{JudgedAt, UnixMillis};
 
 mod answer;
 mod chain;
@@ -126,12 +127,13 @@ pub fn endorse_tcb_info(
     signature: &[u8],
     chain: &str,
     root_crl: &VerifiedRootCrl,
-    now: UnixMillis,
+    at: impl Into<JudgedAt>,
 ) -> Result<VerifiedTcbInfo, Rejection> {
-    let validity = check_signed(tcb_info, signature, chain, root_crl, now)?;
+    let at = at.into();
+    let validity = check_signed(tcb_info, signature, chain, root_crl, at.now)?;
     let info = TcbInfo::read(tcb_info)?;
-    let validity = validity.and(Validity { from: info.issue_date, until: info.next_update });
-    validity.check(now)?;
+    let validity = validity.and(Validity::of_issue(info.issue_date, info.next_update, at.grace_ms));
+    validity.check(at.now)?;
     Ok(VerifiedTcbInfo::new(info, validity))
 }
 
@@ -144,48 +146,49 @@ pub fn endorse_qe_identity(
     signature: &[u8],
     chain: &str,
     root_crl: &VerifiedRootCrl,
-    now: UnixMillis,
+    at: impl Into<JudgedAt>,
 ) -> Result<VerifiedQeIdentity, Rejection> {
-    let validity = check_signed(qe_identity, signature, chain, root_crl, now)?;
+    let at = at.into();
+    let validity = check_signed(qe_identity, signature, chain, root_crl, at.now)?;
     let identity = QeIdentity::read(qe_identity)?;
-    let validity = validity.and(Validity { from: identity.issue_date, until: identity.next_update });
-    validity.check(now)?;
+    let validity = validity.and(Validity::of_issue(identity.issue_date, identity.next_update, at.grace_ms));
+    validity.check(at.now)?;
     Ok(VerifiedQeIdentity::new(identity, validity))
 }
 
 /// Checks TCB info alone, without the root's list: nothing is known of its signer's revocation, so what it says is no
-/// [`VerifiedTcbInfo`].
+/// [`VerifiedTcbInfo`]. Tells the anchor it leads to.
 ///
 /// # Errors
 /// An [`IntelReason`] or [`crate::x509::X509Reason`] for what does not hold.
-pub fn check_tcb_info_alone(
+pub fn check_tcb_info_alone<'a>(
     tcb_info: &str,
     signature: &[u8],
     chain: &str,
-    anchors: &[IntelAnchor],
+    anchors: &'a [IntelAnchor],
     now: UnixMillis,
-) -> Result<TcbInfo, Rejection> {
-    check_signed_without_list(tcb_info, signature, chain, anchors, now)?;
+) -> Result<(TcbInfo, &'a IntelAnchor), Rejection> {
+    let anchor = check_signed_without_list(tcb_info, signature, chain, anchors, now)?;
     let info = TcbInfo::read(tcb_info)?;
-    Validity { from: info.issue_date, until: info.next_update }.check(now)?;
-    Ok(info)
+    Validity::of_issue(info.issue_date, info.next_update, 0).check(now)?;
+    Ok((info, anchor))
 }
 
 /// Checks an enclave identity alone, likewise.
 ///
 /// # Errors
 /// An [`IntelReason`] or [`crate::x509::X509Reason`] for what does not hold.
-pub fn check_qe_identity_alone(
+pub fn check_qe_identity_alone<'a>(
     qe_identity: &str,
     signature: &[u8],
     chain: &str,
-    anchors: &[IntelAnchor],
+    anchors: &'a [IntelAnchor],
     now: UnixMillis,
-) -> Result<QeIdentity, Rejection> {
-    check_signed_without_list(qe_identity, signature, chain, anchors, now)?;
+) -> Result<(QeIdentity, &'a IntelAnchor), Rejection> {
+    let anchor = check_signed_without_list(qe_identity, signature, chain, anchors, now)?;
     let identity = QeIdentity::read(qe_identity)?;
-    Validity { from: identity.issue_date, until: identity.next_update }.check(now)?;
-    Ok(identity)
+    Validity::of_issue(identity.issue_date, identity.next_update, 0).check(now)?;
+    Ok((identity, anchor))
 }
 
 /// A field of fixed size, written in hex of either case.

@@ -13,7 +13,7 @@ use crate::x509::{BasicConstraints, Certificate};
 
 use super::identity::{TpmIdentity, TpmKind};
 use super::name::TpmAttributes;
-use super::{check_key, closest_path};
+use super::{EndorsementPath, check_key, closest_path};
 
 /// tcg-kp-AIKCertificate, 2.23.133.8.3.
 const AIK_CERTIFICATE: Oid = Oid::new(&[0x67, 0x81, 0x05, 8, 3], "tcg-kp-AIKCertificate");
@@ -34,9 +34,16 @@ pub struct CertifiedAk {
     assurance: Assurance,
     valid_until: UnixMillis,
     identity: TpmIdentity,
+    path: EndorsementPath,
 }
 
 impl CertifiedAk {
+    /// The certificates that led to the anchor.
+    #[must_use]
+    pub const fn path(&self) -> &EndorsementPath {
+        &self.path
+    }
+
     /// The attestation key. The certificate does not show that the sender has it: a signature over a nonce does.
     #[must_use]
     pub const fn ak(&self) -> &AttestationKey {
@@ -85,8 +92,8 @@ pub fn verify_ak_certificate(
     let verified = verify_ak_certificate_alone(certificate, intermediates, anchors, now)?;
     let public = Public::read(ak_public)?;
     check_key(&Certificate::parse(certificate)?, &public, TpmReason::AkKey)?;
-    let VerifiedAkCertificate { assurance, valid_until, identity } = verified;
-    Ok(CertifiedAk { ak, id: Sha256Digest::of(&[&public.spki()]), assurance, valid_until, identity })
+    let VerifiedAkCertificate { assurance, valid_until, identity, path } = verified;
+    Ok(CertifiedAk { ak, id: Sha256Digest::of(&[&public.spki()]), assurance, valid_until, identity, path })
 }
 
 /// An AK certificate that fits its profile and led to a pinned anchor; nothing is known of the key's public area.
@@ -95,6 +102,7 @@ pub struct VerifiedAkCertificate {
     assurance: Assurance,
     valid_until: UnixMillis,
     identity: TpmIdentity,
+    path: EndorsementPath,
 }
 
 impl VerifiedAkCertificate {
@@ -129,8 +137,8 @@ pub fn verify_ak_certificate_alone(
 ) -> Result<VerifiedAkCertificate, Rejection> {
     let leaf = Certificate::parse(certificate)?;
     let identity = check_profile(&leaf)?;
-    let (assurance, valid_until) = closest_path(&leaf, intermediates, anchors, now)?;
-    Ok(VerifiedAkCertificate { assurance, valid_until, identity })
+    let (assurance, valid_until, path) = closest_path(&leaf, intermediates, anchors, now)?;
+    Ok(VerifiedAkCertificate { assurance, valid_until, identity, path })
 }
 
 /// What makes a certificate one of an attestation key, and what it says of its TPM.

@@ -120,7 +120,9 @@ mod tests {
 
     use super::{FirmwareVersion, TpmDenials};
     use crate::anchor::Assurance;
-    use crate::claims::{ClockInfo, HexBytes, KeyAuthorization, Presented, TpmClaims, TpmIdentity, TpmKeyClaims};
+    use crate::claims::{
+        ClockInfo, HexBytes, KeyAuthorization, Presented, Revocation, TpmClaims, TpmIdentity, TpmKeyClaims,
+    };
     use crate::digest::Sha256Digest;
 
     fn claims(manufacturer: &str, model: &str, firmware: &str) -> TpmClaims {
@@ -136,6 +138,8 @@ mod tests {
                 authorization: KeyAuthorization::Password,
                 creation: Presented::NotPresented,
             },
+            revocation: Revocation::NotPresented,
+            lists_until: None,
         }
     }
 

@@ -10,6 +10,7 @@ use crate::anchor::AmdProduct;
 use crate::claims::{HexBytes, Presented, SnpClaims, SnpCpuid, SnpSigningKey, SnpTcb};
 use crate::endorsement::amd::VerifiedVek;
 use crate::rejection::Rejection;
+use crate::time::UnixMillis;
 use crate::verified::Verified;
 
 // POLICY (ABI, table "Guest Policy Structure").
@@ -65,8 +66,13 @@ const VMPL_HOST: u32 = u32::MAX;
 /// The least privileged layer that is believed: a guest kernel under a paravisor in VMPL 0. A policy may demand 0.
 const VMPL_MAX: u32 = 1;
 
+/// SIGNING_KEY, as the report says it.
+pub(super) const fn is_signed_by_vcek(report: &Report) -> bool {
+    (report.key_info >> 2) & 7 == 0
+}
+
 /// Checks a report under the VEK that signed it.
-pub(super) fn claims(report: Verified<Report>, vek: &VerifiedVek) -> Result<SnpClaims, Rejection> {
+pub(super) fn claims(report: Verified<Report>, vek: &VerifiedVek, now: UnixMillis) -> Result<SnpClaims, Rejection> {
     // Table "ATTESTATION_REPORT Structure": 1 is ECDSA P-384 with SHA-384.
     if report.signature_algo != 1 {
         return Err(SnpReason::SignatureAlgorithm.because(1, report.signature_algo));
@@ -111,7 +117,7 @@ pub(super) fn claims(report: Verified<Report>, vek: &VerifiedVek) -> Result<SnpC
         current_version: report.current_firmware,
         committed_version: report.committed_firmware,
         mitigation_vectors: mitigations(report.mitigation_vectors),
-        revocation: vek.revocation(),
+        revocation: vek.revocation(now),
         valid_until: vek.valid_until(),
     })
 }
@@ -214,7 +220,7 @@ fn check_vmpl(vmpl: u32) -> Result<(), Rejection> {
 }
 
 /// The product line of a CPUID family and model (AMD 57230, 3.1).
-const fn product_of(cpuid: SnpCpuid) -> Option<AmdProduct> {
+pub(super) const fn product_of(cpuid: SnpCpuid) -> Option<AmdProduct> {
     match (cpuid.family, cpuid.model) {
         (0x19, 0x00..=0x0f) => Some(AmdProduct::Milan),
         // A0h to AFh is Bergamo and Siena, under Genoa's root.

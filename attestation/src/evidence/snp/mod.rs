@@ -7,13 +7,14 @@ use crate::claims::SnpClaims;
 use crate::endorsement::amd::{self, VerifiedVek};
 use crate::evidence::bundle::SnpEvidence;
 use crate::rejection::{Rejection, reasons};
-use crate::time::UnixMillis;
+use crate::time::{JudgedAt, UnixMillis};
 use crate::verified::Verified;
 
 use self::report::{REPORT_BYTES, Report, SIGNED_BYTES};
 
 mod appraise;
 pub mod id_block;
+pub mod kds;
 mod report;
 
 reasons! {
@@ -206,10 +207,11 @@ pub fn verify(
     anchors: &[AmdAnchor],
     crls: &[&[u8]],
     report_data: ReportDataExpectation<'_>,
-    now: UnixMillis,
+    at: impl Into<JudgedAt>,
 ) -> Result<SnpClaims, Rejection> {
-    let vek = amd::endorse(&evidence.vek, anchors, crls, now)?;
-    verify_report(&evidence.report, &vek, report_data, now)
+    let at = at.into();
+    let vek = amd::endorse(&evidence.vek, anchors, crls, at)?;
+    verify_report(&evidence.report, &vek, report_data, at.now)
 }
 
 /// Verifies a report under a VEK whose chain was checked before and still holds at `now`: one signature.
@@ -238,7 +240,7 @@ pub fn verify_report(
     {
         return Err(BindingReason::ReportData.because(hex::encode(binder), hex::encode(report.report_data)));
     }
-    appraise::claims(report, vek)
+    appraise::claims(report, vek, now)
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use crate::endorsement::intel::{
     PckExtensions, TcbEvaluation, VerifiedCollateral, VerifiedPck, module_major, module_name,
 };
 use crate::rejection::Rejection;
+use crate::time::UnixMillis;
 
 /// What vouches for the signed part of a quote.
 #[derive(Clone, Copy)]
@@ -22,6 +23,7 @@ pub(super) struct Grounds<'a> {
     pub(super) collateral: &'a VerifiedCollateral,
     pub(super) qe: &'a EnclaveReport,
     pub(super) auth_data_bytes: u16,
+    pub(super) now: UnixMillis,
 }
 
 impl Grounds<'_> {
@@ -32,7 +34,7 @@ impl Grounds<'_> {
 
 /// Claims of a TD report. DEBUG rejects: whatever such a TD says, its host can make it say.
 pub(super) fn td(signed: &Signed, report: &TdReport, grounds: Grounds<'_>) -> Result<TdxClaims, Rejection> {
-    let Grounds { pck, collateral, qe, .. } = grounds;
+    let Grounds { pck, collateral, qe, now, .. } = grounds;
     if report.attributes() & DEBUG != 0 {
         return Err(TdxReason::Debug.because("DEBUG clear", hex::encode(report.td_attributes)));
     }
@@ -70,6 +72,7 @@ pub(super) fn td(signed: &Signed, report: &TdReport, grounds: Grounds<'_>) -> Re
         tcb,
         module: TdxModuleClaims { id: module_name(module_major(&report.tee_tcb_svn)), isv_svn: report.tee_tcb_svn[0] },
         collateral: collateral.digest(),
+        collateral_overdue: collateral.overdue(now),
         valid_until: pck.valid_until().min(collateral.valid_until()),
     })
 }
@@ -93,7 +96,7 @@ fn check_module(report: &TdReport, collateral: &VerifiedCollateral) -> Result<()
 
 /// Claims of an enclave report. DEBUG rejects.
 pub(super) fn enclave(signed: &Signed, report: &EnclaveReport, grounds: Grounds<'_>) -> Result<SgxClaims, Rejection> {
-    let Grounds { pck, collateral, qe, .. } = grounds;
+    let Grounds { pck, collateral, qe, now, .. } = grounds;
     if report.is_debug() {
         return Err(TdxReason::Debug.because("DEBUG clear", hex::encode(report.attributes)));
     }
@@ -117,6 +120,7 @@ pub(super) fn enclave(signed: &Signed, report: &EnclaveReport, grounds: Grounds<
         qe: grounds.qe_claims(&tcb),
         tcb,
         collateral: collateral.digest(),
+        collateral_overdue: collateral.overdue(now),
         valid_until: pck.valid_until().min(collateral.valid_until()),
     })
 }

@@ -98,6 +98,9 @@ pub struct TdxClaims {
     pub module: TdxModuleClaims,
     /// Digest of the collateral that said so.
     pub collateral: Sha256Digest,
+    /// nextUpdate of that collateral where it has passed: what is said here holds by an operator's grace, and no longer
+    /// than `valid_until`.
+    pub collateral_overdue: Option<UnixMillis>,
     /// The earliest end of the certificates, lists and collateral that this rests on.
     pub valid_until: UnixMillis,
 }
@@ -193,6 +196,9 @@ pub struct SgxClaims {
     pub tcb: TcbEvaluation,
     /// Digest of the collateral that said so.
     pub collateral: Sha256Digest,
+    /// nextUpdate of that collateral where it has passed: what is said here holds by an operator's grace, and no longer
+    /// than `valid_until`.
+    pub collateral_overdue: Option<UnixMillis>,
     /// The earliest end of the certificates, lists and collateral that this rests on.
     pub valid_until: UnixMillis,
 }

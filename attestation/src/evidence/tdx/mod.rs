@@ -155,7 +155,7 @@ pub fn verify(
 ) -> Result<TdxClaims, Rejection> {
     let quote = Quote::parse(quote)?;
     let pck = collateral.endorse_pck(quote.pck_chain()?, now)?;
-    warm(&quote, &pck, collateral, report_data)
+    warm(&quote, &pck, collateral, report_data, now)
 }
 
 /// [`verify`] with the PCK of the very chain in the quote, endorsed before by the same collateral: two P-256
@@ -172,7 +172,7 @@ pub fn verify_warm(
 ) -> Result<TdxClaims, Rejection> {
     let quote = Quote::parse(quote)?;
     check_pck(&quote, pck, collateral, now)?;
-    warm(&quote, pck, collateral, report_data)
+    warm(&quote, pck, collateral, report_data, now)
 }
 
 /// What is left when PCK and collateral were found to hold now.
@@ -181,10 +181,11 @@ fn warm(
     pck: &VerifiedPck,
     collateral: &VerifiedCollateral,
     report_data: ReportDataExpectation<'_>,
+    now: UnixMillis,
 ) -> Result<TdxClaims, Rejection> {
     let qe = Qe::check(quote, pck)?;
     let signed = Verified::read(qe.verify(quote)?, Signed::read)?;
-    let grounds = Grounds { pck, collateral, qe: &qe.report, auth_data_bytes: qe.auth_data_bytes };
+    let grounds = Grounds { pck, collateral, qe: &qe.report, auth_data_bytes: qe.auth_data_bytes, now };
     judge(&signed, grounds, report_data)
 }
 
@@ -204,7 +205,7 @@ pub fn verify_hot(
     qe.check_is_of(&quote, collateral, now)?;
     let signed = Verified::read(qe.verify(&quote)?, Signed::read)?;
     let (report, auth_data_bytes) = qe.qe();
-    judge(&signed, Grounds { pck: qe.pck(), collateral, qe: &report, auth_data_bytes }, report_data)
+    judge(&signed, Grounds { pck: qe.pck(), collateral, qe: &report, auth_data_bytes, now }, report_data)
 }
 
 fn judge(

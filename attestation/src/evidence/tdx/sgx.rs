@@ -30,6 +30,6 @@ pub fn verify(
         return Err(TdxReason::OtherTee.because("an enclave report", signed.kind));
     };
     check_report_data(&report.report_data, report_data)?;
-    let grounds = Grounds { pck: &pck, collateral, qe: &qe.report, auth_data_bytes: qe.auth_data_bytes };
+    let grounds = Grounds { pck: &pck, collateral, qe: &qe.report, auth_data_bytes: qe.auth_data_bytes, now };
     appraise::enclave(&signed, report, grounds)
 }

@@ -13,7 +13,7 @@ use crate::signature::{Scheme, count};
 use crate::sim_intel::{
     COMPONENTS, Collateral, CollateralProfile, IntelSimulator, PCE_SVN, QuoteKind, QuoteProfile, pem, sgx_extension,
 };
-use crate::time::UnixMillis;
+use crate::time::{JudgedAt, UnixMillis};
 
 /// 2026-11-23.
 const NOW: UnixMillis = UnixMillis(1_795_392_000_000);
@@ -668,6 +668,36 @@ fn collateral_holds_from_its_issue_to_its_update() {
     let quote = intel.quote(QuoteKind::Td4, &[7; 64]);
     let late = tdx::verify(&quote, &collateral, Recorded, UnixMillis(END.0 + 1));
     assert_eq!(code(late), Err("intel.expired"), "kept collateral ends as well");
+}
+
+/// C13: the earliest nextUpdate of all parts, with the grace an operator states, is the end; certificates get none.
+#[test]
+fn c13_collateral_past_its_update_holds_for_the_stated_grace_and_says_so() {
+    let intel = IntelSimulator::new();
+    let due = UnixMillis(1_798_761_600_000);
+    let collateral = intel.collateral_with(|profile| replace(&mut profile.tcb_info, "2045-01-01", "2027-01-01"));
+    let endorsed = |now: UnixMillis, grace_ms| {
+        VerifiedCollateral::endorse(&collateral.parts(), &[intel.anchor()], JudgedAt { now, grace_ms })
+    };
+    let grace_ms = 86_400_000;
+    let end = due.plus(grace_ms);
+    let kept = endorsed(NOW, grace_ms).expect("collateral");
+    assert_eq!((kept.valid_until(), kept.overdue(due), kept.overdue(due.plus(1))), (end, None, Some(due)));
+    let quote = intel.quote(QuoteKind::Td4, &[7; 64]);
+    for (now, overdue) in [(NOW, None), (due, None), (due.plus(1), Some(due)), (end, Some(due))] {
+        for collateral in [&kept, &endorsed(now, grace_ms).expect("collateral")] {
+            let claims = tdx::verify(&quote, collateral, Recorded, now).expect("claims");
+            assert_eq!((claims.collateral_overdue, claims.valid_until), (overdue, end), "{now}");
+        }
+    }
+    assert_eq!(code(endorsed(due.plus(1), 0)), Err("intel.expired"));
+    assert_eq!(code(endorsed(end.plus(1), grace_ms)), Err("intel.expired"));
+    assert_eq!(code(tdx::verify(&quote, &kept, Recorded, end.plus(1))), Err("intel.expired"));
+    // Lists likewise; and a year of grace is not a day more for certificates, which end with 2044.
+    let lists = intel.collateral();
+    let late = JudgedAt { now: UnixMillis(END.0 + 1001), grace_ms: 365 * 86_400_000 };
+    let ended = VerifiedCollateral::endorse(&lists.parts(), &[intel.anchor()], late);
+    assert_eq!(code(ended), Err("x509.expired"));
 }
 
 #[test]

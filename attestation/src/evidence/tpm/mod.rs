@@ -13,7 +13,7 @@ use alloc::collections::BTreeMap;
 
 use crate::anchor::Assurance;
 use crate::binder::Binder;
-use crate::claims::{HexBytes, PcrBank, PcrHash, TpmClaims};
+use crate::claims::{HexBytes, PcrBank, PcrHash, Revocation, TpmClaims};
 use crate::digest::Sha256Digest;
 use crate::endorsement::tpm::TpmIdentity;
 use crate::protocol::PcrSelection;
@@ -99,6 +99,10 @@ reasons! {
         FirmwareBelowMinimum = "tpm.firmware.below_minimum",
             "the TPM's firmware is older than the operator believes",
             "update the TPM's firmware";
+        /// On the list of an authority that led to its root.
+        EndorsementRevoked = "tpm.endorsement.revoked",
+            "an authority revoked the certificate of the TPM's key, or of who issued it",
+            "take the TPM out of service, or have its manufacturer certify it again and enrol it anew";
         /// TPM 2.0 Part 2, 10.9.7: empty says nothing.
         SelectionEmpty = "tpm.quote.selection.empty",
             "the quote selects no PCR",
@@ -216,6 +220,8 @@ pub fn verify(
         firmware_version: quote.firmware_version(),
         clock: quote.clock(),
         credential_key,
+        revocation: Revocation::NotPresented,
+        lists_until: None,
     })
 }
 

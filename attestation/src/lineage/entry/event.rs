@@ -56,6 +56,9 @@ pub enum Event {
     /// An operator believes it again.
     #[n(15)]
     DenialWithdrawn,
+    /// Newer lists, TCB info or identities came into force, or other anchors, firmware floors or grace.
+    #[n(16)]
+    CollateralChanged,
 }
 
 impl Event {
@@ -79,6 +82,7 @@ impl Event {
             Self::WaiverEnded => "waiver_ended",
             Self::InstanceDenied => "instance_denied",
             Self::DenialWithdrawn => "denial_withdrawn",
+            Self::CollateralChanged => "collateral_changed",
         }
     }
 }
