@@ -7,8 +7,8 @@ fn main() -> Result<(), Box<dyn core::error::Error>> {
         .build_client(false)
         .build_transport(false)
         .btree_map(".")
-        // It holds a key.
-        .skip_debug(["X509SVID"])
+        // They hold a key and a token.
+        .skip_debug(["X509SVID", "JWTSVID"])
         .compile_fds(files)?;
     Ok(())
 }

@@ -8,6 +8,7 @@ use clap::builder::ArgPredicate;
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use countersign_attestation::anchor::AmdProduct;
 use countersign_attestation::protocol::HostId;
+use countersign_attestation::result::jwt_svid::{AUDIENCE_BYTES_MAX, JwtSvid};
 
 use crate::collect::{logs, tdx};
 use crate::endorser::{CertificateAt, CertifiedKey, Endorser};
@@ -218,8 +219,8 @@ pub struct RunArgs {
     /// cgroup v2 directory to make the workload's cgroup in [default: the agent's own, where it is delegated].
     #[arg(long, value_name = "DIR")]
     pub workload_cgroup: Option<PathBuf>,
-    /// What happens to workloads when trust ends, each verb with the time until the next: warn, drain, freeze, kill. The
-    /// credential is taken away at once in any case [default: freeze for --grace, then kill].
+    /// What happens to workloads when trust ends, each verb with the time until the next: warn, drain, freeze, kill.
+    /// The credential is taken away at once in any case [default: freeze for --grace, then kill].
     #[arg(long, value_name = "VERB:TIME,...")]
     pub on_loss: Option<Ladder>,
     /// Program of the verb `drain`: it tells the workload to finish. Its end brings the next verb.
@@ -236,6 +237,10 @@ pub struct RunArgs {
     /// hold. Repeat for alternatives; without any, nobody does.
     #[arg(long, value_name = "SELECTOR,...", requires = "workload_socket")]
     pub admit: Vec<Rule>,
+    /// A service that gets JWT-SVIDs of this host, which workloads fetch from the socket. Repeat for more, eight at
+    /// most.
+    #[arg(long, value_name = "AUDIENCE", value_parser = audience, requires = "workload_socket")]
+    pub audience: Vec<String>,
     /// Append events to this file, one JSON object a line.
     #[arg(long, value_name = "FILE")]
     pub events: Option<PathBuf>,
@@ -304,6 +309,11 @@ fn kds_url(text: &str) -> Result<String, String> {
 fn host_id(text: &str) -> Result<HostId, String> {
     let demand = "1 to 63 of a-z, 0-9, '-' and '.', starting and ending with a letter or digit";
     HostId::parse(text).ok_or_else(|| demand.to_owned())
+}
+
+fn audience(text: &str) -> Result<String, String> {
+    let demand = || format!("1 to {AUDIENCE_BYTES_MAX} printable ASCII characters without spaces");
+    JwtSvid::is_audience(text).then(|| text.to_owned()).ok_or_else(demand)
 }
 
 /// Milliseconds or seconds: `250ms`, `2s`. At least one millisecond.

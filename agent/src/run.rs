@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use countersign_attestation::protocol::{IssuedCredential, Problem};
 use countersign_attestation::result::jws::JwkSet;
+use countersign_attestation::result::jwt_svid::AUDIENCES_MAX;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Interval, MissedTickBehavior, interval};
@@ -32,6 +33,7 @@ use crate::trust::{Cause, Change, Event, Grant, Lease, Trust};
 use crate::watch as measurements;
 use crate::workload_api::Socket;
 use crate::workload_api::feed::Source;
+use crate::workload_api::jwt::jwt_bundle;
 use crate::workload_api::selector::Admission;
 
 /// How often clocks are looked at. It bounds how late the end of a lease is noticed.
@@ -75,9 +77,14 @@ pub async fn run(args: RunArgs) -> Result<u8, AgentError> {
     let (baseline, quoted) = watch::channel(None);
     let hardware = hardware(&args, &tpm).await?;
     let token_keys = enrollment.token_keys.clone();
+    let jwt_bundle = token_keys.as_deref().and_then(jwt_bundle);
     let logs = Logs::at(&args.event_log, &args.ima_list).with_ccel(hardware.ccel());
     let ima = logs.ima.clone();
     let mut attester = Attester::new(tpm.clone(), enrollment.ak_key, logs, hardware, broker.clone(), baseline);
+    if AUDIENCES_MAX < args.audience.len() {
+        return Err(AgentError::Options("--audience can be given eight times at most"));
+    }
+    attester.audiences.clone_from(&args.audience);
     let (subject, watched) = watch::channel(None);
     let (offers, offered) = watch::channel(None);
     let socket = args.workload_socket.as_deref().map(Socket::bind).transpose()?;
@@ -105,7 +112,8 @@ pub async fn run(args: RunArgs) -> Result<u8, AgentError> {
     let watching = tokio::spawn(measurements::run(tpm, ima, args.watch_interval, quoted, commands, events));
     let (revoked, revocations) = mpsc::channel(QUEUE);
     let following = tokio::spawn(follow(broker, token_keys, watched, revoked));
-    let serving = socket.map(|socket| tokio::spawn(serve(socket, Source::new(offered, Admission::new(args.admit)))));
+    let source = Source::new(offered, Admission::new(args.admit)).with_jwt_bundle(jwt_bundle);
+    let serving = socket.map(|socket| tokio::spawn(serve(socket, source)));
     let result = host.supervise(outcomes, revocations).await;
     if let Some(serving) = serving {
         serving.abort();
@@ -335,6 +343,7 @@ impl Host {
         let svid = SvidKey::from_pem(key_pem).and_then(|key| {
             Svid::new(&credential.certificate_chain, &credential.trust_bundle, key, credential.not_after)
         });
+        let svid = svid.map(|svid| svid.with_tokens(&credential.jwt_svids));
         let offer = svid.map(|svid| Offer { svid: Arc::new(svid), lease });
         self.offers.send_replace(offer.map_err(|error| tracing::warn!(%error, "no SVID for workloads")).ok());
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _};
 use countersign_attestation::UnixMillis;
+use countersign_attestation::protocol::IssuedToken;
 use countersign_attestation::result::svid::SpiffeId;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
@@ -62,6 +63,19 @@ impl SvidKey {
     }
 }
 
+/// A JWT-SVID for one audience.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token {
+    audience: String,
+    token: Zeroizing<String>,
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Token").field("audience", &self.audience).finish_non_exhaustive()
+    }
+}
+
 /// One X.509-SVID. [`Self::new`] is the only constructor: certificate and key belong together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Svid {
@@ -71,6 +85,7 @@ pub struct Svid {
     key: SvidKey,
     serial: String,
     not_after: UnixMillis,
+    tokens: Vec<Token>,
 }
 
 impl Svid {
@@ -95,7 +110,24 @@ impl Svid {
         let serial = hex::encode(leaf.raw_serial());
         let ends = u64::try_from(leaf.validity().not_after.timestamp()).unwrap_or(0).saturating_mul(1000);
         let not_after = UnixMillis(not_after.0.min(ends));
-        Ok(Self { id, chain, roots, key, serial, not_after })
+        Ok(Self { id, chain, roots, key, serial, not_after, tokens: Vec::new() })
+    }
+
+    /// With the JWT-SVIDs that came with it.
+    #[must_use]
+    pub fn with_tokens(mut self, tokens: &[IssuedToken]) -> Self {
+        let token = |issued: &IssuedToken| Token {
+            audience: issued.audience.clone(),
+            token: Zeroizing::new(issued.token.clone()),
+        };
+        self.tokens = tokens.iter().map(token).collect();
+        self
+    }
+
+    /// The JWT-SVID for an audience.
+    #[must_use]
+    pub fn token(&self, audience: &str) -> Option<&str> {
+        self.tokens.iter().find(|token| token.audience == audience).map(|token| token.token.as_str())
     }
 
     /// The SPIFFE id.

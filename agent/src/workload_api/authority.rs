@@ -1,9 +1,10 @@
 //! Lets gRPC clients built on grpc-core (Python, C++, Ruby, PHP) and on grpc-java talk to us over a Unix socket.
 //!
-//! They send the socket's path as `:authority`, percent-encoded or raw, which is no authority of a URI (RFC 3986, 3.2);
-//! the HTTP/2 library resets such a stream before any of our code runs. Nothing here routes by authority, so `%` and `/`
-//! in it are replaced where they pass by: one octet by one octet, so that lengths and the decoder's dynamic table (RFC
-//! 7541, 2.3.2) stay what the client thinks they are. Whatever is not understood passes unchanged and meets the library.
+//! They send the socket's path as `:authority`, percent-encoded or raw, which is no authority of a URI (RFC 3986,
+//! 3.2); the HTTP/2 library resets such a stream before any of our code runs. Nothing here routes by authority, so `%`
+//! and `/` in it are replaced where they pass by: one octet by one octet, so that lengths and the decoder's dynamic
+//! table (RFC 7541, 2.3.2) stay what the client thinks they are. Whatever is not understood passes unchanged and meets
+//! the library.
 
 use core::pin::Pin;
 use core::task::{Context, Poll, ready};

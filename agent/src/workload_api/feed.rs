@@ -10,8 +10,8 @@ use super::selector::Admission;
 use crate::clock;
 use crate::svid::{Offers, Svid};
 
-/// What callers learn, whatever the reason, in the words that clients look for: which rule failed, and whether this host
-/// is trusted, is not theirs to know.
+/// What callers learn, whatever the reason, in the words that clients look for: which rule failed, and whether this
+/// host is trusted, is not theirs to know.
 pub(crate) fn refused() -> Status {
     Status::permission_denied("no identity issued")
 }
@@ -21,13 +21,27 @@ pub(crate) fn refused() -> Status {
 pub struct Source {
     offers: Offers,
     admission: Arc<Admission>,
+    jwt_bundle: Option<Arc<[u8]>>,
 }
 
 impl Source {
     /// Hands `offers` to whom `admission` admits.
     #[must_use]
     pub fn new(offers: Offers, admission: Admission) -> Self {
-        Self { offers, admission: Arc::new(admission) }
+        Self { offers, admission: Arc::new(admission), jwt_bundle: None }
+    }
+
+    /// With the keys that sign JWT-SVIDs, a JWKS document, where they are known.
+    #[must_use]
+    pub fn with_jwt_bundle(mut self, document: Option<Vec<u8>>) -> Self {
+        self.jwt_bundle = document.map(Arc::from);
+        self
+    }
+
+    /// The keys that sign JWT-SVIDs.
+    #[must_use]
+    pub fn jwt_bundle(&self) -> Option<Arc<[u8]>> {
+        self.jwt_bundle.clone()
     }
 
     /// What `caller` gets.

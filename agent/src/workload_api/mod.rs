@@ -30,6 +30,7 @@ use proto::spiffe_workload_api_server::SpiffeWorkloadApiServer;
 pub mod authority;
 pub mod caller;
 pub mod feed;
+pub mod jwt;
 pub mod sds;
 pub mod selector;
 pub mod x509;
