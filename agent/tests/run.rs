@@ -495,6 +495,9 @@ fn workloads_of_others_run_only_with_trust() {
     agent.args(["--on-loss", "freeze:1s,kill:1s", "--enforce", &by_pid, "--enforce", &by_group]);
     let mut agent = Running { child: agent.spawn().unwrap(), events: host.path("events") };
     eventually("they wait for trust", || all.iter().all(|pid| state_of(*pid) == Some('T')));
+    // Whoever lets one go on does so in vain.
+    assert!(Command::new("kill").args(["-CONT", &process.pid().to_string()]).status().unwrap().success());
+    eventually("it waits again", || state_of(process.pid()) == Some('T'));
     host.broker.answer(Answer::Grant(45_000));
     eventually("they go on", || all.iter().all(|pid| state_of(*pid) == Some('S')));
 

@@ -45,6 +45,8 @@ pub struct Enforcer {
     targets: Vec<Target>,
     drain_hook: Option<PathBuf>,
     hook: Hook,
+    /// Whether trust has not begun yet.
+    before_trust: bool,
     /// Boot clock milliseconds at which targets are stopped again.
     again_at: u64,
     events: Events,
@@ -66,7 +68,17 @@ impl Enforcer {
         let targets = args.enforce.iter().map(|named| Target::hold(named, mount.as_deref()));
         let targets = targets.collect::<Result<Vec<_>, _>>()?;
         let (climb, drain_hook) = (Climb::new(ladder), args.drain_hook.clone());
-        let enforcer = Self { workload: None, climb, targets, drain_hook, hook: Hook::Idle, again_at: 0, events, tpm };
+        let enforcer = Self {
+            workload: None,
+            climb,
+            targets,
+            drain_hook,
+            hook: Hook::Idle,
+            before_trust: true,
+            again_at: 0,
+            events,
+            tpm,
+        };
         enforcer.hold_targets();
         Ok(enforcer)
     }
@@ -104,11 +116,12 @@ impl Enforcer {
             self.hook = Hook::Idle;
             return self.act(verb);
         }
-        if self.is_climbing() && self.again_at <= now {
+        if self.again_at <= now {
             self.again_at = now.saturating_add(AGAIN_MS);
             match self.climb.verb() {
                 Some(Verb::Freeze) => self.hold_targets(),
                 Some(Verb::Kill) => self.each_target("killed", Target::kill),
+                None if self.before_trust => self.hold_targets(),
                 Some(Verb::Warn | Verb::Drain) | None => {}
             }
         }
@@ -122,6 +135,7 @@ impl Enforcer {
     pub fn regained(&mut self) -> Result<(), EnforceError> {
         let was_frozen = self.climb.verb() == Some(Verb::Freeze);
         self.climb.regained();
+        self.before_trust = false;
         self.hook = Hook::Idle;
         self.each_target("thawed", Target::thaw);
         if was_frozen {
