@@ -8,15 +8,16 @@ LOCKED := --locked
 # What the agent, the tests and the demo need beside Rust: a software TPM and its tools, the TSS libraries that the
 # agent links, a reverse proxy that asks the gate, and curl and openssl as relying parties see them.
 PACKAGES := build-essential ca-certificates curl jq libssl-dev libtss2-dev libtss2-tcti-swtpm0 nginx-light openssl pkg-config \
-	swtpm swtpm-tools tpm2-openssl tpm2-tools
+	python3-venv swtpm swtpm-tools tpm2-openssl tpm2-tools
 
 .PHONY: help setup demo run test peers fuzz bench lint build clean
 
 help: ## Lists the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-setup: ## Installs the Debian packages that are missing; quiet when there are none
+setup: ## Installs the Debian and Python packages that are missing; quiet when there are none
 	@./deploy/setup.sh $(PACKAGES)
+	@./deploy/python.sh
 
 build: setup ## Builds everything, debug
 	@$(CARGO) build $(LOCKED) --workspace

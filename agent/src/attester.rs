@@ -73,6 +73,8 @@ pub struct Attester {
     pub broker: BrokerClient,
     /// Tells the watch what was quoted.
     pub baseline: watch::Sender<Option<Baseline>>,
+    /// Whom JWT-SVIDs are wanted for.
+    pub audiences: Vec<String>,
     /// The credential key of the live credential, and when to renew.
     current: Option<(WrappedKey, countersign_attestation::UnixMillis)>,
 }
@@ -88,7 +90,8 @@ impl Attester {
         broker: BrokerClient,
         baseline: watch::Sender<Option<Baseline>>,
     ) -> Self {
-        Self { tpm, attestation_key, logs, hardware, broker, baseline, current: None }
+        let (audiences, current) = (Vec::new(), None);
+        Self { tpm, attestation_key, logs, hardware, broker, baseline, audiences, current }
     }
 
     /// Attests once.
@@ -154,7 +157,7 @@ impl Attester {
             challenge: challenge.challenge,
             credential_key: Base64Bytes(key.p256_spki()?),
             evidence: bundle.encode(),
-            audiences: Vec::new(),
+            audiences: self.audiences.clone(),
         };
         let mut response = self.broker.attest(&request).await?;
         // The lease is counted from here, where its end on the broker's clock is known.

@@ -1,8 +1,8 @@
 //! The workload's cgroup, where the agent's own cgroup (v2) is delegated to it: a freezer that also holds processes
 //! that left the process group.
 
-use std::fs;
-use std::io;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use crate::files::{At as _, FileError};
@@ -41,15 +41,7 @@ impl Cgroup {
     /// # Errors
     /// [`FileError`].
     pub fn freeze(&self) -> Result<(), FileError> {
-        self.write("cgroup.freeze", "1")?;
-        let events = self.path.join("cgroup.events");
-        for _ in 0..FROZEN_LOOKS {
-            if fs::read_to_string(&events).at("read", &events)?.lines().any(|line| line == "frozen 1") {
-                return Ok(());
-            }
-            std::thread::yield_now();
-        }
-        Err(io::Error::from(io::ErrorKind::TimedOut)).at("freeze", &self.path)
+        freeze(&self.path)
     }
 
     /// Lets every process in it go on.
@@ -57,7 +49,7 @@ impl Cgroup {
     /// # Errors
     /// [`FileError`].
     pub fn thaw(&self) -> Result<(), FileError> {
-        self.write("cgroup.freeze", "0")
+        thaw(&self.path)
     }
 
     /// Kills every process in it (Linux 5.14).
@@ -66,11 +58,6 @@ impl Cgroup {
     /// [`FileError`].
     pub fn kill(&self) -> Result<(), FileError> {
         kill(&self.path)
-    }
-
-    fn write(&self, name: &str, value: &str) -> Result<(), FileError> {
-        let path = self.path.join(name);
-        fs::write(&path, value).at("write", &path)
     }
 }
 
@@ -83,10 +70,34 @@ impl Drop for Cgroup {
     }
 }
 
+/// Freezes every process in the cgroup at `path` and waits until the kernel says so.
+pub(crate) fn freeze(path: &Path) -> Result<(), FileError> {
+    write(path, "cgroup.freeze", "1")?;
+    let events = path.join("cgroup.events");
+    for _ in 0..FROZEN_LOOKS {
+        if fs::read_to_string(&events).at("read", &events)?.lines().any(|line| line == "frozen 1") {
+            return Ok(());
+        }
+        std::thread::yield_now();
+    }
+    Err(io::Error::from(io::ErrorKind::TimedOut)).at("freeze", path)
+}
+
+/// Lets every process in the cgroup at `path` go on.
+pub(crate) fn thaw(path: &Path) -> Result<(), FileError> {
+    write(path, "cgroup.freeze", "0")
+}
+
 /// Kills every process in the cgroup at `path`.
 pub(crate) fn kill(path: &Path) -> Result<(), FileError> {
-    let file = path.join("cgroup.kill");
-    fs::write(&file, "1").at("write", &file)
+    write(path, "cgroup.kill", "1")
+}
+
+/// Never makes a file: in a directory that is no cgroup, or on an older kernel, that would look like success.
+fn write(path: &Path, name: &str, value: &str) -> Result<(), FileError> {
+    let file = path.join(name);
+    let opened = OpenOptions::new().write(true).open(&file).at("open", &file)?;
+    (&opened).write_all(value.as_bytes()).at("write", &file)
 }
 
 /// Moves this process into the cgroup at `path`.
@@ -112,14 +123,18 @@ fn own_cgroup(mounts: &str, own: &str) -> Option<PathBuf> {
     let unified = own.lines().find_map(|line| line.strip_prefix("0::"))?;
     // The root is the machine's, never ours to add to.
     let relative = unified.strip_prefix('/').filter(|relative| !relative.is_empty())?;
-    let mount = mounts.lines().find_map(|line| {
+    Some(mount_point(mounts)?.join(relative))
+}
+
+/// The cgroup2 mount of `mounts` (`/proc/self/mountinfo`).
+pub(crate) fn mount_point(mounts: &str) -> Option<PathBuf> {
+    mounts.lines().find_map(|line| {
         let (head, tail) = line.split_once(" - ")?;
         // Root of the mount is the root of the hierarchy, or the paths do not match.
         let mut fields = head.split(' ').skip(3);
         let (root, point) = (fields.next()?, fields.next()?);
-        (tail.starts_with("cgroup2 ") && root == "/").then_some(point)
-    })?;
-    Some(Path::new(mount).join(relative))
+        (tail.starts_with("cgroup2 ") && root == "/").then(|| PathBuf::from(point))
+    })
 }
 
 #[cfg(test)]

@@ -8,10 +8,14 @@ use clap::builder::ArgPredicate;
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use countersign_attestation::anchor::AmdProduct;
 use countersign_attestation::protocol::HostId;
+use countersign_attestation::result::jwt_svid::{AUDIENCE_BYTES_MAX, JwtSvid};
 
 use crate::collect::{logs, tdx};
 use crate::endorser::{CertificateAt, CertifiedKey, Endorser};
+use crate::enforce::ladder::Ladder;
+use crate::enforce::target::Named;
 use crate::keys::{AkKind, EkKind};
+use crate::workload_api::selector::Rule;
 
 /// Countersign's attester: proves what this host is, keeps its execution credential, and stops the workload when trust
 /// is lost.
@@ -31,7 +35,7 @@ pub enum Command {
     /// Enrol this host with a broker: prove that one TPM holds the registered key and the Attestation Key.
     Enroll(EnrollArgs),
     /// Attest for ever, keep the credential, and run a workload only while this host is trusted.
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Become the workload, tied to the agent's life (used by `run`).
     #[command(hide = true)]
     ExecGuard(ExecGuardArgs),
@@ -215,6 +219,28 @@ pub struct RunArgs {
     /// cgroup v2 directory to make the workload's cgroup in [default: the agent's own, where it is delegated].
     #[arg(long, value_name = "DIR")]
     pub workload_cgroup: Option<PathBuf>,
+    /// What happens to workloads when trust ends, each verb with the time until the next: warn, drain, freeze, kill.
+    /// The credential is taken away at once in any case [default: freeze for --grace, then kill].
+    #[arg(long, value_name = "VERB:TIME,...")]
+    pub on_loss: Option<Ladder>,
+    /// Program of the verb `drain`: it tells the workload to finish. Its end brings the next verb.
+    #[arg(long, value_name = "PROGRAM", requires = "on_loss")]
+    pub drain_hook: Option<PathBuf>,
+    /// A workload that somebody else starts: unit:NAME.service, cgroup:/PATH, group:PID or pid:PID. Stopped until this
+    /// host is trusted, and when the agent ends.
+    #[arg(long, value_name = "TARGET", conflicts_with = "once")]
+    pub enforce: Vec<Named>,
+    /// Serve the SPIFFE Workload API and Envoy SDS on this Unix socket.
+    #[arg(long, env = "COUNTERSIGN_WORKLOAD_SOCKET", value_name = "PATH", conflicts_with = "once")]
+    pub workload_socket: Option<PathBuf>,
+    /// Who gets the SVID: uid:N, gid:N, sha256:DIGEST of the program, cgroup:/PATH, joined by commas where all must
+    /// hold. Repeat for alternatives; without any, nobody does.
+    #[arg(long, value_name = "SELECTOR,...", requires = "workload_socket")]
+    pub admit: Vec<Rule>,
+    /// A service that gets JWT-SVIDs of this host, which workloads fetch from the socket. Repeat for more, eight at
+    /// most.
+    #[arg(long, value_name = "AUDIENCE", value_parser = audience, requires = "workload_socket")]
+    pub audience: Vec<String>,
     /// Append events to this file, one JSON object a line.
     #[arg(long, value_name = "FILE")]
     pub events: Option<PathBuf>,
@@ -285,8 +311,13 @@ fn host_id(text: &str) -> Result<HostId, String> {
     HostId::parse(text).ok_or_else(|| demand.to_owned())
 }
 
+fn audience(text: &str) -> Result<String, String> {
+    let demand = || format!("1 to {AUDIENCE_BYTES_MAX} printable ASCII characters without spaces");
+    JwtSvid::is_audience(text).then(|| text.to_owned()).ok_or_else(demand)
+}
+
 /// Milliseconds or seconds: `250ms`, `2s`. At least one millisecond.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let (digits, unit) = text.split_at(text.trim_end_matches(|c: char| c.is_ascii_alphabetic()).len());
     let factor = match unit {
         "ms" => Some(1),

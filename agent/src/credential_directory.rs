@@ -149,15 +149,26 @@ impl CredentialDirectory {
         self.live = None;
         let unlinked = files::remove(&self.path.join("current"));
         let generations = self.path.join("generations");
+        let zeroised = zeroise_keys(&generations);
         let emptied = remove_directory(&generations);
         let remade = files::private_directory(&generations);
         self.tell(status)?;
-        unlinked.and(emptied).and(remade)
+        unlinked.and(zeroised).and(emptied).and(remade)
     }
 
     fn generation_path(&self, generation: u64) -> PathBuf {
         self.path.join("generations").join(generation.to_string())
     }
+}
+
+/// Every key file below, also those that an earlier run left.
+fn zeroise_keys(generations: &Path) -> Result<(), FileError> {
+    let entries = match fs::read_dir(generations) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.at("list", generations)?,
+    };
+    let keys = entries.flatten().map(|entry| files::zeroise(&entry.path().join("key.pem")));
+    keys.fold(Ok(()), Result::and)
 }
 
 fn remove_directory(path: &Path) -> Result<(), FileError> {
@@ -217,7 +228,9 @@ mod tests {
             reason: "r".to_owned(),
             remedy: "m".to_owned(),
         };
+        let held = fs::File::open(path.join("key.pem")).unwrap();
         directory.remove(&lost).unwrap();
+        assert_eq!(std::io::read_to_string(held).unwrap(), "\0\0\0\0\0", "the key is overwritten");
         for name in FILES {
             assert!(!path.join(name).exists(), "{name}");
         }

@@ -3,6 +3,10 @@
 //! A workload never outlives the agent: its first process asks the kernel for SIGKILL when the agent dies
 //! ([`crate::guard::exec`]), and a sentinel process kills the rest of the group then ([`crate::guard::sentinel`]).
 
+pub mod enforcer;
+pub mod ladder;
+pub mod target;
+
 use std::ffi::OsString;
 use std::io::{self, IsTerminal as _};
 use std::os::unix::process::ExitStatusExt as _;
@@ -42,6 +46,12 @@ pub enum EnforceError {
     /// The group got the signal, but its first process was not seen stopped.
     #[error("the workload was not seen stopped")]
     NotStopped,
+    /// A process to be stopped has ended before it was taken hold of.
+    #[error("process {0} is not there")]
+    Gone(i32),
+    /// A unit or cgroup is to be stopped, and this machine has no cgroup2 mount.
+    #[error("there is no cgroup2 mount, so units and cgroups cannot be stopped")]
+    NoCgroups,
     /// The cgroup.
     #[error(transparent)]
     Cgroup(#[from] FileError),

@@ -8,6 +8,7 @@ use crate::device::TpmError;
 use crate::enforce::EnforceError;
 use crate::files::FileError;
 use crate::state::StateError;
+use crate::workload_api::SocketError;
 
 /// Everything is as asked.
 pub const EXIT_OK: u8 = 0;
@@ -39,6 +40,12 @@ pub enum AgentError {
     /// The workload.
     #[error("workload: {0}")]
     Enforce(#[from] EnforceError),
+    /// The workload API's socket.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// Options that do not fit together.
+    #[error("{0}")]
+    Options(&'static str),
     /// The channel key.
     #[error("channel key: {0}")]
     ChannelKey(&'static str),
@@ -83,6 +90,8 @@ impl AgentError {
             Self::State(_) => "agent.state",
             Self::File(_) => "agent.file",
             Self::Enforce(_) => "agent.workload",
+            Self::Socket(_) => "agent.socket",
+            Self::Options(_) => "agent.options",
             Self::ChannelKey(_) => "agent.channel_key",
             Self::EnrolledElsewhere { .. } => "agent.enrolled_elsewhere",
             Self::Grant(_) => "agent.grant",
@@ -102,6 +111,8 @@ impl AgentError {
             | Self::State(_)
             | Self::File(_)
             | Self::Enforce(_)
+            | Self::Socket(_)
+            | Self::Options(_)
             | Self::ChannelKey(_)
             | Self::EnrolledElsewhere { .. }
             | Self::Signals(_) => EXIT_LOCAL,

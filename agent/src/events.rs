@@ -29,6 +29,10 @@ pub enum EventKind {
     TrustLost,
     /// The workload was started.
     WorkloadStarted,
+    /// Trust ended, and the workload goes on for now.
+    WorkloadWarned,
+    /// The hook that drains the workload was started.
+    WorkloadDraining,
     /// The workload was frozen.
     WorkloadFrozen,
     /// The workload goes on after a freeze.

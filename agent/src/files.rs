@@ -76,3 +76,14 @@ pub(crate) fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, FileError> {
         Err(error) => Err(error).at("read", path),
     }
 }
+
+/// Overwrites a file with zeros, if it is there, before it is removed. Whoever holds it open reads zeros.
+pub(crate) fn zeroise(path: &Path) -> Result<(), FileError> {
+    let opened = match fs::OpenOptions::new().write(true).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        opened => opened.at("open", path)?,
+    };
+    let length = opened.metadata().at("measure", path)?.len();
+    let zeros = vec![0; usize::try_from(length).unwrap_or(0)];
+    (&opened).write_all(&zeros).and_then(|()| opened.sync_data()).at("overwrite", path)
+}

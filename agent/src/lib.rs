@@ -6,6 +6,7 @@
 //! * [`run`]: what follows from each decision
 //! * [`collect`]: what the hardware signs
 //! * [`enforce`]: the workload
+//! * [`workload_api`]: the credential, for processes of this host
 
 pub mod attester;
 pub mod broker_client;
@@ -32,7 +33,9 @@ pub mod pulse_watch;
 pub mod run;
 pub mod sse;
 pub mod state;
+pub mod svid;
 pub mod trust;
 pub mod watch;
+pub mod workload_api;
 
 pub use files::FileError;

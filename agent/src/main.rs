@@ -83,7 +83,7 @@ async fn execute(command: Command) -> Result<u8, AgentError> {
                 }
             }
         }
-        Command::Run(args) => return run::run(args).await,
+        Command::Run(args) => return run::run(*args).await,
         // Handled before there was a runtime.
         Command::ExecGuard(_) | Command::GroupSentinel(_) => return Ok(EXIT_LOCAL),
     }

@@ -3,9 +3,11 @@
 
 use core::time::Duration;
 use std::env::current_exe;
+use std::sync::Arc;
 
-use countersign_attestation::protocol::Problem;
+use countersign_attestation::protocol::{IssuedCredential, Problem};
 use countersign_attestation::result::jws::JwkSet;
+use countersign_attestation::result::jwt_svid::AUDIENCES_MAX;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Interval, MissedTickBehavior, interval};
@@ -20,13 +22,19 @@ use crate::collect::logs::Logs;
 use crate::config::{ParavisorKind, RunArgs};
 use crate::credential_directory::{CredentialDirectory, Status};
 use crate::device::Tpm;
+use crate::enforce::enforcer::{Enforcer, Left};
 use crate::enforce::{Ended, EnforceError, Launch, Workload};
 use crate::error::{AgentError, EXIT_DENIED, EXIT_LOCAL, EXIT_OK};
 use crate::events::{Details, EventKind, Events};
 use crate::pulse_watch::Subject;
 use crate::state::StateDirectory;
-use crate::trust::{Cause, Change, Event, Grant, Trust};
+use crate::svid::{Offer, Svid, SvidKey};
+use crate::trust::{Cause, Change, Event, Grant, Lease, Trust};
 use crate::watch as measurements;
+use crate::workload_api::Socket;
+use crate::workload_api::feed::Source;
+use crate::workload_api::jwt::jwt_bundle;
+use crate::workload_api::selector::Admission;
 
 /// How often clocks are looked at. It bounds how late the end of a lease is noticed.
 const TICK: Duration = Duration::from_millis(25);
@@ -69,10 +77,17 @@ pub async fn run(args: RunArgs) -> Result<u8, AgentError> {
     let (baseline, quoted) = watch::channel(None);
     let hardware = hardware(&args, &tpm).await?;
     let token_keys = enrollment.token_keys.clone();
+    let jwt_bundle = token_keys.as_deref().and_then(jwt_bundle);
     let logs = Logs::at(&args.event_log, &args.ima_list).with_ccel(hardware.ccel());
     let ima = logs.ima.clone();
     let mut attester = Attester::new(tpm.clone(), enrollment.ak_key, logs, hardware, broker.clone(), baseline);
-    let (subject, watched) = tokio::sync::watch::channel(None);
+    if AUDIENCES_MAX < args.audience.len() {
+        return Err(AgentError::Options("--audience can be given eight times at most"));
+    }
+    attester.audiences.clone_from(&args.audience);
+    let (subject, watched) = watch::channel(None);
+    let (offers, offered) = watch::channel(None);
+    let socket = args.workload_socket.as_deref().map(Socket::bind).transpose()?;
     let (commands, inbox) = mpsc::channel(QUEUE);
     let host = Host {
         trust: Trust::Never,
@@ -80,11 +95,12 @@ pub async fn run(args: RunArgs) -> Result<u8, AgentError> {
         events: events.clone(),
         commands: commands.clone(),
         launch: launch(&args, &path)?,
-        workload: None,
+        enforcer: Enforcer::new(&args, events.clone(), tpm.clone())?,
+        killed: false,
         starting: false,
         tpm: tpm.clone(),
-        killing_at: None,
         subject,
+        offers,
         grace_ms: u64::try_from(args.grace.as_millis()).unwrap_or(u64::MAX),
     };
     if args.once {
@@ -96,11 +112,23 @@ pub async fn run(args: RunArgs) -> Result<u8, AgentError> {
     let watching = tokio::spawn(measurements::run(tpm, ima, args.watch_interval, quoted, commands, events));
     let (revoked, revocations) = mpsc::channel(QUEUE);
     let following = tokio::spawn(follow(broker, token_keys, watched, revoked));
+    let source = Source::new(offered, Admission::new(args.admit)).with_jwt_bundle(jwt_bundle);
+    let serving = socket.map(|socket| tokio::spawn(serve(socket, source)));
     let result = host.supervise(outcomes, revocations).await;
+    if let Some(serving) = serving {
+        serving.abort();
+    }
     following.abort();
     attesting.abort();
     watching.abort();
     result
+}
+
+/// Serves the workload API. Without it, the credential directory and enforcement are what they are.
+async fn serve(socket: Socket, source: Source) {
+    if let Err(error) = socket.serve(source).await {
+        tracing::error!(%error, "the workload API is not served any more");
+    }
 }
 
 /// Follows the pulse, where the broker's keys are known or can be had. Without, the lease still bounds trust.
@@ -141,14 +169,16 @@ struct Host {
     events: Events,
     commands: mpsc::Sender<Command>,
     launch: Option<Launch>,
-    workload: Option<Workload>,
+    enforcer: Enforcer,
+    /// Whether the workload was killed because trust was lost: the end of the story.
+    killed: bool,
     /// Whether the workload starts as soon as the TPM is closed.
     starting: bool,
     tpm: Tpm,
-    /// Boot clock milliseconds at which a frozen workload is killed.
-    killing_at: Option<u64>,
     /// The live credential, for whoever follows the pulse.
     subject: watch::Sender<Option<Subject>>,
+    /// The live credential, for workloads that ask.
+    offers: watch::Sender<Option<Offer>>,
     grace_ms: u64,
 }
 
@@ -166,7 +196,9 @@ impl Host {
         revocations: mpsc::Receiver<Subject>,
     ) -> Result<u8, AgentError> {
         let result = self.story(outcomes, revocations).await;
-        self.kill()?;
+        self.offers.send_replace(None);
+        self.enforcer.kill_workload()?;
+        self.enforcer.hold_targets();
         self.leave()?;
         result
     }
@@ -190,7 +222,7 @@ impl Host {
                     // The attester panicked: no proof will come, so trust ends now rather than with the lease.
                     None => return Err(AgentError::Grant("the attester stopped")),
                 },
-                ended = ended(self.workload.as_mut()) => self.workload_ended(ended?)?,
+                ended = ended(self.enforcer.workload.as_mut()) => self.workload_ended(ended?)?,
                 () = either(&mut terminate, &mut interrupt) => return self.stop(&mut tick).await,
             };
             if let Next::Exit(code) = next {
@@ -219,8 +251,8 @@ impl Host {
         if let Change::Lost(cause) = self.trust.on(Event::Tick, now) {
             self.lose(&cause)?;
         }
-        if self.killing_at.is_some_and(|at| at <= now.boot_ms) {
-            self.kill()?;
+        self.killed |= self.enforcer.tick()? == Left::Killed;
+        if self.killed {
             return Ok(Next::Exit(EXIT_DENIED));
         }
         if self.starting {
@@ -293,22 +325,33 @@ impl Host {
                 tracing::warn!("the credential names no status; only the lease bounds trust");
             }
             self.subject.send_replace(subject);
+            self.offer(&credential, &key_pem, lease);
         } else {
             self.directory.prolong(&response)?;
+            self.offers.send_modify(|offer| {
+                if let Some(offer) = offer {
+                    offer.lease = lease;
+                }
+            });
         }
         // The credential is there before the workload looks for it.
         if change == Change::Gained { self.resume() } else { Ok(()) }
     }
 
+    /// Hands a new credential to the workload API.
+    fn offer(&self, credential: &IssuedCredential, key_pem: &str, lease: Lease) {
+        let svid = SvidKey::from_pem(key_pem).and_then(|key| {
+            Svid::new(&credential.certificate_chain, &credential.trust_bundle, key, credential.not_after)
+        });
+        let svid = svid.map(|svid| svid.with_tokens(&credential.jwt_svids));
+        let offer = svid.map(|svid| Offer { svid: Arc::new(svid), lease });
+        self.offers.send_replace(offer.map_err(|error| tracing::warn!(%error, "no SVID for workloads")).ok());
+    }
+
     /// Trust began or came back: start the workload, or let it go on.
     fn resume(&mut self) -> Result<(), AgentError> {
-        if self.killing_at.take().is_some()
-            && let Some(workload) = &self.workload
-        {
-            workload.thaw()?;
-            self.events.record(EventKind::WorkloadThawed, &Details::default());
-        }
-        self.starting = self.workload.is_none() && self.launch.is_some();
+        self.enforcer.regained()?;
+        self.starting = self.enforcer.workload.is_none() && self.launch.is_some();
         if self.starting { self.start() } else { Ok(()) }
     }
 
@@ -318,7 +361,7 @@ impl Host {
         let workload = Workload::start(launch)?;
         self.starting = false;
         let details = Details { pid: Some(workload.pid()), ..Details::default() };
-        self.workload = Some(workload);
+        self.enforcer.workload = Some(workload);
         self.events.record(EventKind::WorkloadStarted, &details);
         Ok(())
     }
@@ -326,26 +369,9 @@ impl Host {
     /// Trust ended. The workload first, since it acts; then the credential; then the explanations.
     fn lose(&mut self, cause: &Cause) -> Result<(), AgentError> {
         self.subject.send_replace(None);
+        self.offers.send_replace(None);
         self.starting = false;
-        let frozen = match (&self.workload, self.killing_at) {
-            (Some(workload), None) => match workload.freeze() {
-                Ok(took_us) => Some(took_us),
-                // What cannot be frozen is killed, without a grace.
-                Err(error) => {
-                    tracing::error!(%error, "the workload could not be frozen");
-                    workload.kill()?;
-                    None
-                }
-            },
-            (Some(_), Some(_)) | (None, _) => None,
-        };
-        if let Some(took_us) = frozen {
-            self.killing_at = Some(clock::boot_ms().saturating_add(self.grace_ms));
-            let details = Details { took_us: Some(took_us), ..Details::default() };
-            self.events.record(EventKind::WorkloadFrozen, &details);
-        } else if self.workload.is_some() {
-            self.killing_at = self.killing_at.or(Some(clock::boot_ms()));
-        }
+        self.killed |= self.enforcer.lost()? == Left::Killed;
         let status = Status::Lost {
             since: clock::wall(),
             code: cause.code.clone(),
@@ -357,29 +383,21 @@ impl Host {
         self.command(Command::RenewKey)
     }
 
-    fn kill(&mut self) -> Result<(), AgentError> {
-        if let Some(workload) = self.workload.take() {
-            workload.kill()?;
-            self.events.record(EventKind::WorkloadKilled, &Details::default());
-        }
-        Ok(())
-    }
-
     fn workload_ended(&mut self, ended: Ended) -> Result<Next, AgentError> {
         match ended {
             Ended::Unguarded => {
-                self.kill()?;
+                self.enforcer.kill_workload()?;
                 tracing::error!("the workload's sentinel ended; a workload that could outlive the agent is not kept");
                 Ok(Next::Exit(EXIT_LOCAL))
             }
             // Killed because trust was lost; its own code says nothing.
-            Ended::Exited(_) if self.killing_at.is_some() => {
-                self.kill()?;
+            Ended::Exited(_) if self.enforcer.is_climbing() => {
+                self.enforcer.kill_workload()?;
                 Ok(Next::Exit(EXIT_DENIED))
             }
             Ended::Exited(code) => {
                 // Dropping it kills what its first process left behind.
-                self.workload = None;
+                self.enforcer.workload = None;
                 self.events.record(EventKind::WorkloadEnded, &Details::code(&code.to_string()));
                 Ok(Next::Exit(code))
             }
@@ -390,9 +408,10 @@ impl Host {
     async fn stop(&mut self, tick: &mut Interval) -> Result<u8, AgentError> {
         let until = clock::boot_ms().saturating_add(self.grace_ms);
         let mut gone = false;
-        if let Some(workload) = &mut self.workload {
+        let is_trusted = !self.enforcer.is_climbing();
+        if let Some(workload) = &mut self.enforcer.workload {
             // A frozen workload hears nothing: it has lost trust and is not let go on to end nicely.
-            if self.killing_at.is_none() {
+            if is_trusted {
                 workload.terminate()?;
                 while !gone && clock::boot_ms() < until {
                     tokio::select! {
@@ -403,7 +422,7 @@ impl Host {
             }
         }
         if gone {
-            self.workload = None;
+            self.enforcer.workload = None;
             self.events.record(EventKind::WorkloadEnded, &Details::default());
         }
         Ok(EXIT_OK)

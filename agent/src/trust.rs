@@ -22,6 +22,14 @@ impl Lease {
         Self { wall_until: now.wall.plus(left), boot_until_ms: now.boot_ms.saturating_add(left) }
     }
 
+    /// Milliseconds until the first of both clocks says that it is over.
+    #[must_use]
+    pub const fn left_ms(self, now: Now) -> u64 {
+        let (wall, boot) =
+            (self.wall_until.0.saturating_sub(now.wall.0), self.boot_until_ms.saturating_sub(now.boot_ms));
+        if wall < boot { wall } else { boot }
+    }
+
     /// Whether either clock says that it is over.
     #[must_use]
     pub const fn expired(self, now: Now) -> bool {

@@ -405,3 +405,119 @@ fn a_log_that_cannot_be_read_is_no_absent_log() {
     assert!(stderr(&once).contains("event-log"), "{}", stderr(&once));
     assert_eq!(host.broker.attestations().len(), 0);
 }
+
+#[test]
+fn the_workload_api_says_that_the_key_is_in_the_tpm_and_ends_with_trust() {
+    let host = Host::enrolled();
+    let socket = host.path("agent.sock").display().to_string();
+    let own = format!("uid:{}", rustix::process::geteuid().as_raw());
+    let agent = host.run(&["--grace", "20s", "--workload-socket", &socket, "--admit", &own], WORKLOAD);
+    agent.until("workload_started", 1);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let client = spiffe::WorkloadApiClient::connect_to(format!("unix:{socket}")).await.unwrap();
+        assert_eq!(client.fetch_x509_bundles().await.unwrap().len(), 1);
+        let refused = client.fetch_x509_svid().await.unwrap_err().to_string();
+        assert!(refused.contains("lives in its TPM"), "{refused}");
+        host.broker.answer(Answer::Deny);
+        host.tpm.extend(14, &"cd".repeat(32));
+        agent.until("trust_lost", 1);
+        let ended = client.fetch_x509_bundles().await.unwrap_err().to_string();
+        assert_eq!(ended, "no identity issued");
+    });
+    drop(agent);
+}
+
+#[test]
+fn every_rung_of_the_ladder_comes_in_its_time() {
+    let host = Host::enrolled();
+    let (hook, proof) = (host.path("hook"), host.path("drained"));
+    fs::write(&hook, format!("#!/bin/sh\necho $COUNTERSIGN_WORKLOAD_PID > {}\n", proof.display())).unwrap();
+    fs::set_permissions(&hook, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    let hook = hook.display().to_string();
+    let ladder = "warn:300ms,drain:20s,freeze:300ms,kill:1s";
+    let mut agent = host.run(&["--on-loss", ladder, "--drain-hook", &hook], WORKLOAD);
+    let pid = agent.until("workload_started", 1)["pid"].as_u64().unwrap();
+    host.broker.answer(Answer::Deny);
+    host.tpm.extend(14, &"cd".repeat(32));
+    assert_eq!(agent.code(), 3);
+    let at = |kind: &str| agent.until(kind, 1)["at_ms"].as_u64().unwrap();
+    let times = ["workload_warned", "workload_draining", "workload_frozen", "workload_killed"].map(at);
+    assert!(times.is_sorted(), "{times:?}");
+    // An event is written a little after its verb began.
+    assert!(250 <= times[1] - times[0] && 250 <= times[3] - times[2], "{times:?}");
+    assert!(times[2] - times[1] < 10_000, "the hook's end brings the next verb: {times:?}");
+    assert_eq!(fs::read_to_string(proof).unwrap().trim(), pid.to_string());
+    eventually("the workload is dead", || is_dead(pid));
+    // The credential went with trust, and not with the last rung.
+    let lost = agent.until("trust_lost", 1)["at_ms"].as_u64().unwrap();
+    assert!(lost - times[0] < 300, "{lost} {times:?}");
+    let unfit = host.agent().args(["run", "--on-loss", "drain:1s"]).output().unwrap();
+    assert_eq!(unfit.status.code(), Some(1));
+    assert!(stderr(&unfit).contains("--drain-hook"), "{}", stderr(&unfit));
+}
+
+/// Killed when dropped.
+struct Other(Child);
+
+impl Other {
+    fn start(script: &str) -> Self {
+        let mut command = Command::new("sh");
+        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        Self(command.args(["-c", script]).spawn().unwrap())
+    }
+
+    fn pid(&self) -> u64 {
+        self.0.id().into()
+    }
+}
+
+impl Drop for Other {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn workloads_of_others_run_only_with_trust() {
+    let host = Host::enrolled();
+    host.broker.answer(Answer::Silence);
+    let process = Other::start("exec sleep 100");
+    let member = host.path("member");
+    let group = Other::start(&format!("sleep 100 & echo $! > {0}.new; mv {0}.new {0}; wait", member.display()));
+    eventually("the group has its member", || member.exists());
+    let member: u64 = fs::read_to_string(&member).unwrap().trim().parse().unwrap();
+    let all = [process.pid(), group.pid(), member];
+    let (by_pid, by_group) = (format!("pid:{}", process.pid()), format!("group:{}", group.pid()));
+    let mut agent = host.agent();
+    agent.arg("run").arg("--events").arg(host.path("events"));
+    agent.args(["--on-loss", "freeze:1s,kill:1s", "--enforce", &by_pid, "--enforce", &by_group]);
+    let mut agent = Running { child: agent.spawn().unwrap(), events: host.path("events") };
+    eventually("they wait for trust", || all.iter().all(|pid| state_of(*pid) == Some('T')));
+    // Whoever lets one go on does so in vain.
+    assert!(Command::new("kill").args(["-CONT", &process.pid().to_string()]).status().unwrap().success());
+    eventually("it waits again", || state_of(process.pid()) == Some('T'));
+    host.broker.answer(Answer::Grant(45_000));
+    eventually("they go on", || all.iter().all(|pid| state_of(*pid) == Some('S')));
+
+    // When the agent ends, nobody watches them: they wait for the next one.
+    assert!(Command::new("kill").args(["-TERM", &agent.child.id().to_string()]).status().unwrap().success());
+    assert_eq!(agent.code(), 0);
+    assert!(all.iter().all(|pid| state_of(*pid) == Some('T')));
+    let mut again = host.agent();
+    again.args(["run", "--on-loss", "freeze:1s,kill:1s", "--enforce", &by_pid, "--enforce", &by_group]);
+    let again = Running {
+        child: again.arg("--events").arg(host.path("events")).spawn().unwrap(),
+        events: agent.events.clone(),
+    };
+    eventually("they go on", || all.iter().all(|pid| state_of(*pid) == Some('S')));
+    host.broker.answer(Answer::Deny);
+    host.tpm.extend(14, &"cd".repeat(32));
+    again.until("workload_frozen", 1);
+    assert!(all.iter().all(|pid| matches!(state_of(*pid), Some('T'))));
+    again.until("workload_killed", 1);
+    eventually("they are dead", || all.iter().all(|pid| is_dead(*pid)));
+    // The agent goes on: it has a host to attest.
+    again.until("denied", 2);
+}

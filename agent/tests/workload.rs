@@ -8,6 +8,7 @@ use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use countersign_agent::enforce::target::{Named, Target, cgroup_mount};
 use countersign_agent::enforce::{Ended, Launch, Workload};
 
 fn launch(directory: &Path, script: &str, cgroup_parent: Option<PathBuf>) -> Launch {
@@ -113,6 +114,33 @@ async fn the_freezer_holds_and_kills_processes_that_left_the_group() {
         let _ = fs::remove_dir(inner);
         fs::remove_dir(&root).is_ok()
     });
+}
+
+#[test]
+fn a_cgroup_of_another_is_frozen_thawed_and_killed() {
+    // Only where this machine lets us make a cgroup.
+    let name = format!("countersign-target-{}", std::process::id());
+    let Some(mount) = cgroup_mount().filter(|mount| fs::create_dir(mount.join(&name)).is_ok()) else {
+        eprintln!("skipped: no cgroup can be made");
+        return;
+    };
+    let path = mount.join(&name);
+    let mut child = Command::new("sh").args(["-c", "while :; do sleep 0.01; done"]).spawn().unwrap();
+    fs::write(path.join("cgroup.procs"), child.id().to_string()).unwrap();
+    let target = Target::hold(&format!("cgroup:/{name}").parse::<Named>().unwrap(), Some(&mount)).unwrap();
+    let says = |line: &str| fs::read_to_string(path.join("cgroup.events")).unwrap().lines().any(|found| found == line);
+    target.freeze().unwrap();
+    assert!(says("frozen 1") && says("populated 1"));
+    target.thaw().unwrap();
+    eventually("it goes on", || says("frozen 0"));
+    target.freeze().unwrap();
+    target.kill().unwrap();
+    let status = child.wait().unwrap();
+    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9));
+    eventually("the cgroup can be removed", || fs::remove_dir(&path).is_ok());
+    // A unit that does not run: nobody to stop, and nothing made up.
+    target.freeze().unwrap();
+    assert!(!path.exists());
 }
 
 #[tokio::test]

@@ -39,3 +39,4 @@ mod tokens;
 mod tpm;
 #[path = "../sim/vendor.rs"]
 mod vendor;
+mod workload_api;
