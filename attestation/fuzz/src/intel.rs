@@ -1,5 +1,5 @@
-//! TCB info and identities of quoting enclaves: any text, as Intel would have signed it. Extensions of PCK certificates:
-//! any value, in a certificate that Intel's CA would have signed.
+//! TCB info and identities of quoting enclaves: any text, as Intel would have signed it. Extensions of PCK
+//! certificates: any value, in a certificate that Intel's CA would have signed.
 
 use std::sync::LazyLock;
 
