@@ -41,6 +41,17 @@ pub fn from_headers(headers: &HeaderMap) -> Result<Vec<Vec<u8>>, Denial> {
     }
 }
 
+/// Reads the caller's certificate as Envoy's external authorization has it: PEM with percent-encoding, the leaf alone.
+///
+/// # Errors
+/// [`GateReason::Unreadable`].
+pub fn from_envoy(text: &str) -> Result<Vec<Vec<u8>>, Denial> {
+    if VALUE_BYTES_MAX < text.len() {
+        return Err(unreadable(&format!("a certificate of {} bytes", text.len())));
+    }
+    one(percent_decoded_pem(text)?)
+}
+
 /// The value of a header that is there once; an empty one is nginx's way to say that there is no certificate.
 fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, Denial> {
     let mut values = headers.get_all(name).iter();

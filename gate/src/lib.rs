@@ -3,7 +3,8 @@
 //! It holds the newest pulse and its status lists, and answers from them alone; nothing is asked over the network while
 //! a caller waits. Without an unexpired pulse it denies. It never falls back to an older one.
 //!
-//! * as a service: `countersign-gate`, asked by a proxy that terminates mutual TLS ([`forward_auth`])
+//! * as a service: `countersign-gate`, asked by a proxy that terminates mutual TLS, over HTTP ([`forward_auth`]) or by
+//!   Envoy over gRPC ([`ext_authz`])
 //! * as a library: [`state::GateState`], fed by [`feed::Feed`], asked with [`state::GateState::decide`]; open sessions
 //!   are judged again at every pulse ([`state::GateState::subscribe`])
 //!
@@ -31,6 +32,7 @@
 pub mod certificate;
 pub mod clock;
 pub mod decide;
+pub mod ext_authz;
 pub mod feed;
 pub mod forward_auth;
 pub mod metrics;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use clap::Parser as _;
 use countersign_gate::clock::{Clock, SystemClock};
+use countersign_gate::ext_authz;
 use countersign_gate::feed::Feed;
 use countersign_gate::forward_auth::{self, Door};
 use countersign_gate::metrics::Metrics;
@@ -33,7 +34,8 @@ async fn main() -> anyhow::Result<()> {
         tokio::spawn(Feed::new(broker, &material.broker_ca, state, clock, metrics)?.follow());
     }
 
-    let router = forward_auth::router(Door { state, clock, metrics });
+    let door = Door { state, clock, metrics };
+    let router = forward_auth::router(door.clone()).merge(ext_authz::router(door));
     let end = end_of_service()?;
     match settings.listen {
         Listen::Loopback(address) => {

@@ -204,6 +204,11 @@ impl Fleet {
         (0..size).map(read).collect()
     }
 
+    /// `kill -9` of the gate.
+    pub(crate) fn kill_gate(&mut self) {
+        self.gate.kill();
+    }
+
     /// Everything that broker and gate logged.
     pub(crate) fn logs(&self) -> String {
         ["broker.log", "gate.log"].map(|log| fs::read_to_string(self.path().join(log)).unwrap()).concat()

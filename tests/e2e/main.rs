@@ -9,6 +9,7 @@ mod client;
 mod collateral;
 mod crash;
 mod drift;
+mod envoy;
 mod exceptions;
 #[path = "../sim/firmware.rs"]
 mod firmware;

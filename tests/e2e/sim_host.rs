@@ -222,7 +222,12 @@ impl SimHost {
         answer.json()
     }
 
-    /// The credential key.
+    /// The credential key, PEM.
+    pub(crate) fn key_pem(&self) -> String {
+        pem("PRIVATE KEY", &self.key.pkcs8())
+    }
+
+    /// The credential key's `SubjectPublicKeyInfo`.
     pub(crate) fn spki(&self) -> Vec<u8> {
         self.key.spki()
     }

@@ -1,0 +1,107 @@
+//! Envoy's door: `envoy.service.auth.v3.Authorization/Check` (gRPC, v3), on the address of [`forward_auth`].
+//!
+//! Judged is the certificate that Envoy verified and hands over (`include_peer_certificate: true`): never a header, and
+//! never a principal's name, which any authority that Envoy trusts can write. Envoy must deny where the gate does not
+//! answer: `failure_mode_allow: false`.
+//!
+//! [`forward_auth`]: crate::forward_auth
+
+use axum::Router;
+use countersign_attestation::protocol::Problem;
+use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
+use envoy_types::pb::envoy::config::core::v3::{HeaderValue, HeaderValueOption};
+use envoy_types::pb::envoy::service::auth::v3::authorization_server::{Authorization, AuthorizationServer};
+use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
+use envoy_types::pb::envoy::service::auth::v3::{CheckRequest, CheckResponse, DeniedHttpResponse, OkHttpResponse};
+use envoy_types::pb::envoy::r#type::v3::{HttpStatus, StatusCode};
+use envoy_types::pb::google::rpc;
+use tonic::service::Routes;
+use tonic::{Code, Request, Response, Status};
+
+use crate::certificate;
+use crate::decide::{Allowed, Decision};
+use crate::forward_auth::{ASSURANCE, DECISION, Door, REASON, SPIFFE_ID};
+use crate::reason::{Denial, GateReason};
+
+/// Longest request: headers of 60 KiB, which Envoy limits, and a certificate.
+const REQUEST_BYTES_MAX: usize = 256 * 1024;
+
+/// The gRPC service, as routes beside the others.
+pub fn router(door: Door) -> Router {
+    let server = AuthorizationServer::new(Envoy(door)).max_decoding_message_size(REQUEST_BYTES_MAX);
+    Routes::new(server).into_axum_router()
+}
+
+#[derive(Debug)]
+struct Envoy(Door);
+
+#[tonic::async_trait]
+impl Authorization for Envoy {
+    async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
+        let Self(door) = self;
+        let peer = request.into_inner().attributes.and_then(|attributes| attributes.source);
+        let certificate = peer.map(|peer| peer.certificate).filter(|certificate| !certificate.is_empty());
+        let chain = match certificate {
+            Some(certificate) => certificate::from_envoy(&certificate),
+            None => Err(GateReason::NoCertificate.because("source.certificate (include_peer_certificate)", "none")),
+        };
+        let decision = chain.map_or_else(Decision::Deny, |chain| door.state.decide(&chain, door.clock.now()));
+        door.metrics.decided(&decision);
+        Ok(Response::new(match decision {
+            Decision::Allow(allowed) => allow(&allowed),
+            Decision::Deny(denial) => {
+                tracing::info!(code = denial.code(), expected = denial.expected(), found = denial.found(), "denied");
+                deny(&denial)
+            }
+        }))
+    }
+}
+
+/// What the upstream is told of the caller, in the place of whatever the caller said of itself.
+fn allow(allowed: &Allowed) -> CheckResponse {
+    let headers = vec![
+        header(SPIFFE_ID.as_str(), allowed.spiffe_id().to_string()),
+        header(DECISION.as_str(), allowed.decision().to_hex()),
+        header(ASSURANCE.as_str(), allowed.assurance().to_string()),
+    ];
+    answer(Code::Ok, HttpResponse::OkResponse(OkHttpResponse { headers, ..OkHttpResponse::default() }))
+}
+
+/// A problem document (RFC 9457) for the caller: which rule, and what to do; not what would have been accepted.
+fn deny(denial: &Denial) -> CheckResponse {
+    let problem = Problem {
+        problem_type: format!("urn:countersign:reason:{}", denial.code()),
+        title: denial.sentence().to_owned(),
+        status: 403,
+        code: denial.code().to_owned(),
+        expected: None,
+        found: None,
+        remedy: denial.remedy().to_owned(),
+        decision: None,
+    };
+    let denied = DeniedHttpResponse {
+        status: Some(HttpStatus { code: StatusCode::Forbidden.into() }),
+        headers: vec![
+            header("content-type", "application/problem+json".to_owned()),
+            header(REASON.as_str(), denial.code().to_owned()),
+            header("cache-control", "no-store".to_owned()),
+        ],
+        // Strings and a number always serialize.
+        body: serde_json::to_string(&problem).unwrap_or_default(),
+    };
+    answer(Code::PermissionDenied, HttpResponse::DeniedResponse(denied))
+}
+
+fn answer(code: Code, response: HttpResponse) -> CheckResponse {
+    let status = rpc::Status { code: code.into(), ..rpc::Status::default() };
+    CheckResponse { status: Some(status), http_response: Some(response), ..CheckResponse::default() }
+}
+
+fn header(name: &str, value: String) -> HeaderValueOption {
+    let value = HeaderValue { key: name.to_owned(), value, ..HeaderValue::default() };
+    HeaderValueOption {
+        header: Some(value),
+        append_action: HeaderAppendAction::OverwriteIfExistsOrAdd.into(),
+        ..HeaderValueOption::default()
+    }
+}
