@@ -1,6 +1,7 @@
 //! The forward-auth door, without a network.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use axum::body::{Body, to_bytes};
@@ -9,9 +10,15 @@ use countersign_attestation::UnixMillis;
 use countersign_attestation::status_list::{Status, StatusList};
 use countersign_gate::clock::{Clock, Moment};
 use countersign_gate::decide::Trust;
+use countersign_gate::ext_authz;
 use countersign_gate::forward_auth::{Door, router};
 use countersign_gate::metrics::Metrics;
 use countersign_gate::state::GateState;
+use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
+use envoy_types::pb::envoy::service::auth::v3::attribute_context::{self, HttpRequest, Peer};
+use envoy_types::pb::envoy::service::auth::v3::authorization_client::AuthorizationClient;
+use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
+use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest};
 use serde_json::Value;
 use tower::ServiceExt as _;
 
@@ -101,6 +108,67 @@ async fn an_answer_carries_who_and_why() {
         (status, &headers["x-countersign-reason"]),
         (StatusCode::FORBIDDEN, &"gate.certificate.missing".parse().unwrap())
     );
+}
+
+/// What Envoy is told: the code, the headers by name, and the body of a denial.
+async fn check(world: &World, certificate: &str, headers: &[(&str, &str)]) -> (i32, BTreeMap<String, String>, String) {
+    let source = Peer {
+        certificate: certificate.to_owned(),
+        principal: "spiffe://fleet.test/host/gpu-1".into(),
+        ..Peer::default()
+    };
+    let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    let http = HttpRequest { headers, ..HttpRequest::default() };
+    let request = attribute_context::Request { http: Some(http), ..attribute_context::Request::default() };
+    let attributes = AttributeContext { source: Some(source), request: Some(request), ..AttributeContext::default() };
+    let mut envoy = AuthorizationClient::new(ext_authz::router(world.door.clone()));
+    let answer = envoy.check(CheckRequest { attributes: Some(attributes) }).await.unwrap().into_inner();
+    let (headers, body) = match answer.http_response.unwrap() {
+        HttpResponse::OkResponse(ok) => (ok.headers, String::new()),
+        HttpResponse::DeniedResponse(denied) => {
+            assert_eq!(denied.status.unwrap().code, 403);
+            (denied.headers, denied.body)
+        }
+        other => panic!("{other:?}"),
+    };
+    let named = headers.into_iter().map(|option| {
+        assert_eq!(option.append_action(), HeaderAppendAction::OverwriteIfExistsOrAdd, "whatever the caller sent");
+        let header = option.header.unwrap();
+        (header.key, header.value)
+    });
+    (answer.status.unwrap().code, named.collect(), body)
+}
+
+/// Envoy's door believes the certificate that Envoy verified, and neither a principal's name nor a header.
+#[tokio::test]
+async fn envoy_is_answered_for_the_certificate_alone() {
+    let world = World::new();
+    let certificate = world.certificate();
+    world.say(1, Status::Valid);
+    let (code, headers, _) = check(&world, &certificate, &[]).await;
+    assert_eq!(code, 0);
+    assert_eq!(headers["x-countersign-spiffe-id"], "spiffe://fleet.test/host/gpu-1");
+    assert_eq!(headers["x-countersign-assurance"], "simulated");
+    for (sent, reason) in [
+        ("", "gate.certificate.missing"),
+        ("%2", "gate.certificate.malformed"),
+        (&*"a".repeat(33 * 1024), "gate.certificate.malformed"),
+        (&*certificate.repeat(2), "gate.certificate.malformed"),
+    ] {
+        let (code, headers, body) = check(&world, sent, &[("x-ssl-client-cert", &certificate)]).await;
+        assert_eq!((code, headers["x-countersign-reason"].as_str()), (7, reason));
+        let problem: Value = serde_json::from_str(&body).unwrap();
+        assert_eq!((&problem["code"], problem.get("expected"), problem.get("found")), (&reason.into(), None, None));
+        assert!(!headers.contains_key("x-countersign-spiffe-id"));
+    }
+    world.say(2, Status::Suspended);
+    assert_eq!(check(&world, &certificate, &[]).await.1["x-countersign-reason"], "gate.credential.suspended");
+    *world.clock.0.lock().unwrap() = Y_MS;
+    assert_eq!(check(&world, &certificate, &[]).await.1["x-countersign-reason"], "gate.pulse.expired");
+    // Nothing at all is no caller.
+    let mut envoy = AuthorizationClient::new(ext_authz::router(world.door.clone()));
+    let answer = envoy.check(CheckRequest::default()).await.unwrap().into_inner();
+    assert_eq!(answer.status.unwrap().code, 7);
 }
 
 #[tokio::test]
