@@ -82,6 +82,7 @@ fn handler(route: &Route) -> MethodRouter<Arc<Broker>> {
         (&Method::DELETE, "/v1/hosts/{id}") => delete(operator::remove_host),
         (&Method::POST, "/v1/hosts/{id}/revocation") => post(operator::revoke_host),
         (&Method::POST, "/v1/hosts/{id}/readmission") => post(operator::readmit_host),
+        (&Method::POST, "/v1/revocations") => post(operator::revoke_selected),
         (&Method::GET, "/v1/references") => get(operator::list_references),
         (&Method::POST, "/v1/references") => post(operator::register_reference),
         (&Method::GET, "/v1/references/{id}") => get(operator::show_reference),

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::api::body::{Json, RawJson};
 use crate::api::host::to_the_end;
 use crate::api::{App, Operator};
+use crate::broker::order::{Order, Ordered};
 use crate::broker::{Broker, Latest};
 use crate::problem::{Problem, Refusal};
 use crate::trust::hosts::Host;
@@ -203,6 +204,14 @@ pub(super) async fn log_entry(State(broker): App, Path(index): Path<String>) -> 
         host: entry.host().map(ToString::to_string),
         reasons: entry.reasons().to_vec(),
     }))
+}
+
+pub(super) async fn revoke_selected(
+    State(broker): App,
+    Extension(Operator(operator)): Extension<Operator>,
+    Json(order): Json<Order>,
+) -> Result<axum::Json<Ordered>, Problem> {
+    to_the_end(async move { broker.revoke_selected(&operator, order).await }).await.map(axum::Json)
 }
 
 pub(super) async fn metrics(State(broker): App) -> Result<Response, Problem> {

@@ -46,6 +46,7 @@ pub const ROUTES: &[Route] = &[
     route(Method::DELETE, "/v1/hosts/{id}", Audience::Operator),
     route(Method::POST, "/v1/hosts/{id}/revocation", Audience::Operator),
     route(Method::POST, "/v1/hosts/{id}/readmission", Audience::Operator),
+    route(Method::POST, "/v1/revocations", Audience::Operator),
     route(Method::GET, "/v1/references", Audience::Operator),
     route(Method::POST, "/v1/references", Audience::Operator),
     route(Method::GET, "/v1/references/{id}", Audience::Operator),

@@ -11,6 +11,7 @@ pub mod forecast;
 pub mod instances;
 pub mod judge;
 pub mod known;
+pub mod order;
 pub mod reappraise;
 pub mod revoke;
 pub mod start;

@@ -13,7 +13,7 @@ use crate::trust::hosts::Host;
 use crate::trust::state::{HostTrust, Standing};
 
 /// Reason of a revocation by an operator.
-const BY_OPERATOR: &str = "operator.revoked";
+pub(super) const BY_OPERATOR: &str = "operator.revoked";
 /// The actor of a revocation that evidence alone brought about.
 const BY_EVIDENCE: &str = "broker";
 /// Reason of the revocation that comes with removing a host.
@@ -72,7 +72,7 @@ impl Broker {
         self.revoke_by(operator.as_str(), id, reason).await
     }
 
-    async fn revoke_by(&self, actor: &str, id: &HostId, reason: &str) -> Result<Recorded, Problem> {
+    pub(super) async fn revoke_by(&self, actor: &str, id: &HostId, reason: &str) -> Result<Recorded, Problem> {
         let trust = self.trust.host(id)?.filter(|trust| trust.standing != Standing::Registered);
         let trust = trust.ok_or_else(|| Refusal::HostNotEnrolled.plain())?;
         let on = trust.revision_of(id.clone());

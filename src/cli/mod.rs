@@ -12,6 +12,7 @@ pub mod init;
 pub mod inspect;
 pub mod log;
 pub mod refs;
+pub mod revoke;
 pub mod serve;
 pub mod verify;
 pub mod waiver;
@@ -45,6 +46,8 @@ enum Command {
     Operator(init::OperatorCommand),
     /// Register, inspect, revoke, re-admit and remove hosts.
     Hosts(hosts::HostsArgs),
+    /// Revoke every host that has something in common: a chip, a generation, a manifest, a policy.
+    Revoke(revoke::RevokeArgs),
     /// Register, capture and withdraw reference manifests.
     Refs(refs::RefsArgs),
     /// Accept for a while what a policy or manifest refuses: signed, scoped, ending, visible.
@@ -106,6 +109,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Operator(command) => init::operator(&command)?,
         Command::Broker(args) => runtime()?.block_on(serve::broker(&args))?,
         Command::Hosts(args) => runtime()?.block_on(hosts::run(&args))?,
+        Command::Revoke(args) => runtime()?.block_on(revoke::run(&args))?,
         Command::Refs(args) => runtime()?.block_on(refs::run(&args))?,
         Command::Waiver(args) => runtime()?.block_on(waiver::run(&args))?,
         Command::Deny(args) => runtime()?.block_on(deny::run(&args))?,

@@ -296,7 +296,8 @@ fn transition(host: &mut HostTrust, entry: &Entry) -> bool {
         | Event::WaiverEnded
         | Event::InstanceDenied
         | Event::DenialWithdrawn
-        | Event::CollateralChanged => return false,
+        | Event::CollateralChanged
+        | Event::RevocationOrdered => return false,
     }
     host.revision = host.revision.saturating_add(1);
     true

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use countersign::broker::order::Order;
 use countersign::keys::operator::OperatorKey;
 use countersign::problem::Problem;
 use countersign_attestation::UnixMillis;
@@ -276,4 +277,56 @@ async fn one_guest_under_two_names_is_denied_under_both() {
     fleet.add(&third).await.unwrap();
     fleet.house.broker().revoke(&operator(), &fleet.host.id).await.unwrap();
     moved.attest(&fleet.house).await.unwrap();
+}
+
+/// What hosts have in common takes their trust away together; who has it not stays.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_revokes_what_it_selects_and_nothing_else() {
+    let mut fleet = Fleet::new().await;
+    fleet.add(&fleet.waiver("psp", 120_000)).await.unwrap();
+    fleet.attest().await.unwrap();
+    let mut bystander = Host::enrolled(&fleet.house, "tpm-only").await;
+    let mut reference = manifest(&bystander, &json!({}));
+    reference["id"] = json!("tpm-only");
+    fleet.house.register_reference(&reference).await.unwrap();
+    bystander.attest(&fleet.house).await.unwrap();
+    let broker = Arc::clone(fleet.house.broker());
+    let order = |select: Value, dry_run: bool| {
+        let order = json!({ "select": select, "reason": "fix comes on Friday", "dry_run": dry_run });
+        serde_json::from_value::<Order>(order).unwrap()
+    };
+    let AmdSimulator { product, .. } = **fleet.host.processor.as_ref().unwrap();
+    assert_eq!(product, AmdProduct::Genoa);
+    let chip = hex::encode(crate::amd::hwid(product));
+    for (select, hosts) in [
+        (json!({ "amd_product": "genoa" }), 1),
+        (json!({ "amd_product": "milan" }), 0),
+        (json!({ "chip_id": chip }), 1),
+        (json!({ "chip_id": "00".repeat(64) }), 0),
+        (json!({ "ppid": "00" }), 0),
+        (json!({ "fmspc": "00" }), 0),
+        (json!({ "reference": "tpm-only" }), 1),
+        (json!({ "reference": "another" }), 0),
+        (json!({ "policy": "nobodys" }), 0),
+    ] {
+        let found = broker.revoke_selected(&operator(), order(select.clone(), true)).await.unwrap();
+        assert_eq!((found.hosts, found.dry_run), (hosts, true), "{select}");
+    }
+    for silent in ["", " ", "a\nb"] {
+        let empty = Order { reason: silent.into(), ..order(json!({ "amd_product": "genoa" }), false) };
+        assert_eq!(broker.revoke_selected(&operator(), empty).await.unwrap_err().code(), "request.malformed");
+    }
+    assert_eq!((fleet.standing().as_str(), &*fleet.house.standing(&bystander)), ("trusted", "trusted"), "dry runs");
+    let done = broker.revoke_selected(&operator(), order(json!({ "amd_product": "genoa" }), false)).await.unwrap();
+    assert_eq!((done.hosts, done.named), (1, vec![fleet.host.id.clone()]));
+    assert_eq!((fleet.standing().as_str(), &*fleet.house.standing(&bystander)), ("revoked", "trusted"));
+    let newest =
+        (0..broker.lineage.head().size).rev().take(4).map(|index| broker.lineage.read(index).unwrap().unwrap());
+    let ordered =
+        newest.map(|bytes| Entry::decode(&bytes).unwrap()).find(|entry| entry.event().name() == "revocation_ordered");
+    assert_eq!(ordered.unwrap().subject(), Some(done.order), "the log names the order");
+    let ak = hex::encode(broker.latest(&bystander.id).unwrap().unwrap().claims.unwrap().tpm.ak_name.0.clone());
+    let done = broker.revoke_selected(&operator(), order(json!({ "ak_name": ak }), false)).await.unwrap();
+    assert_eq!(done.named, [bystander.id.clone()]);
+    assert_eq!(fleet.house.standing(&bystander), "revoked");
 }

@@ -141,7 +141,8 @@ const fn members_of(event: Event) -> (u16, u16) {
         | Event::WaiverEnded
         | Event::InstanceDenied
         | Event::DenialWithdrawn
-        | Event::CollateralChanged => (ACTOR | SUBJECT, 0),
+        | Event::CollateralChanged
+        | Event::RevocationOrdered => (ACTOR | SUBJECT, 0),
     }
 }
 
@@ -349,6 +350,13 @@ impl Entry {
     #[must_use]
     pub fn collateral_changed(at: UnixMillis, actor: &str, subject: Sha256Digest) -> Self {
         Self::governed(at, Event::CollateralChanged, actor, subject)
+    }
+
+    /// An operator ordered the revocation of all hosts of a kind; `subject` is the digest of the order. The revocations
+    /// follow it.
+    #[must_use]
+    pub fn revocation_ordered(at: UnixMillis, actor: &str, subject: Sha256Digest) -> Self {
+        Self::governed(at, Event::RevocationOrdered, actor, subject)
     }
 
     fn governed(at: UnixMillis, event: Event, actor: &str, subject: Sha256Digest) -> Self {
@@ -589,6 +597,7 @@ mod tests {
             Entry::instance_denied(AT, "admin", digest),
             Entry::denial_withdrawn(AT, "admin", digest),
             Entry::collateral_changed(AT, "broker", digest),
+            Entry::revocation_ordered(AT, "admin", digest),
         ]
     }
 

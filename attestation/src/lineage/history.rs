@@ -83,7 +83,8 @@ impl History {
             | Event::WaiverEnded
             | Event::InstanceDenied
             | Event::DenialWithdrawn
-            | Event::CollateralChanged => return Ok(()),
+            | Event::CollateralChanged
+            | Event::RevocationOrdered => return Ok(()),
         };
         if !holds {
             self.superseded = self.superseded.saturating_add(1);
@@ -105,7 +106,8 @@ impl History {
             | Event::WaiverEnded
             | Event::InstanceDenied
             | Event::DenialWithdrawn
-            | Event::CollateralChanged => Standing::Untrusted,
+            | Event::CollateralChanged
+            | Event::RevocationOrdered => Standing::Untrusted,
         };
         host.revision = host.revision.saturating_add(1);
         host.since = index;

@@ -59,6 +59,9 @@ pub enum Event {
     /// Newer lists, TCB info or identities came into force, or other anchors, firmware floors or grace.
     #[n(16)]
     CollateralChanged,
+    /// An operator ordered the revocation of all hosts of a kind.
+    #[n(17)]
+    RevocationOrdered,
 }
 
 impl Event {
@@ -83,6 +86,7 @@ impl Event {
             Self::InstanceDenied => "instance_denied",
             Self::DenialWithdrawn => "denial_withdrawn",
             Self::CollateralChanged => "collateral_changed",
+            Self::RevocationOrdered => "revocation_ordered",
         }
     }
 }
