@@ -129,7 +129,7 @@ async fn check(world: &World, certificate: &str, headers: &[(&str, &str)]) -> (i
             assert_eq!(denied.status.unwrap().code, 403);
             (denied.headers, denied.body)
         }
-        other => panic!("{other:?}"),
+        HttpResponse::ErrorResponse(error) => panic!("{error:?}"),
     };
     let named = headers.into_iter().map(|option| {
         assert_eq!(option.append_action(), HeaderAppendAction::OverwriteIfExistsOrAdd, "whatever the caller sent");
