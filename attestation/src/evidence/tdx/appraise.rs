@@ -130,8 +130,13 @@ fn hex_bytes(bytes: &[u8]) -> HexBytes {
 }
 
 fn named(attributes: u64) -> BTreeMap<&'static str, bool> {
-    let reserved = (super::claims::RESERVED, reserved_attributes(attributes) != 0);
-    TD_ATTRIBUTES.iter().map(|(bit, name)| (*name, attributes & bit != 0)).chain([reserved]).collect()
+    // Filled one by one: collecting makes a sorted list first, and nothing but the claims is allocated here.
+    let mut named = BTreeMap::new();
+    for (bit, name) in TD_ATTRIBUTES {
+        named.insert(name, attributes & bit != 0);
+    }
+    named.insert(super::claims::RESERVED, reserved_attributes(attributes) != 0);
+    named
 }
 
 fn platform(extensions: &PckExtensions) -> IntelPlatform {

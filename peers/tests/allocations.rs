@@ -1,4 +1,4 @@
-//! What a warm verification of a report allocates: the claims it returns, and nothing else.
+//! What a warm verification of a report or quote allocates: the claims it returns, and nothing else.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -6,7 +6,14 @@ use std::cell::Cell;
 use countersign_attestation::UnixMillis;
 use countersign_attestation::anchor::{AmdAnchor, AmdProduct, Assurance};
 use countersign_attestation::endorsement::amd;
+use countersign_attestation::endorsement::intel::VerifiedCollateral;
 use countersign_attestation::evidence::snp::{ReportDataExpectation, verify_report};
+use countersign_attestation::evidence::tdx::{self, Quote, VerifiedQe};
+
+#[path = "../../tests/sim/intel.rs"]
+mod sim_intel;
+
+use sim_intel::{IntelSimulator, QuoteKind};
 
 /// Counts what this thread allocates.
 struct Counting;
@@ -69,4 +76,29 @@ fn a_warm_report_allocates_its_claims_alone() {
     assert_eq!((&again, &copy), (&claims, &claims));
     assert!(10 < copied, "the counter counts");
     assert_eq!(verified, copied, "as much as a copy of the claims");
+}
+
+#[test]
+fn a_warm_and_a_hot_quote_allocate_their_claims_alone() {
+    let intel = IntelSimulator::new();
+    // 2026-11-23.
+    let now = UnixMillis(1_795_392_000_000);
+    let collateral = VerifiedCollateral::endorse(&intel.collateral().parts(), &[intel.anchor()], now);
+    let collateral = collateral.expect("simulated collateral");
+    for kind in [QuoteKind::Td4, QuoteKind::Td15In5] {
+        let quote = intel.quote(kind, &[7; 64]);
+        let parsed = Quote::parse(&quote).expect("a quote");
+        let pck = collateral.endorse_pck(parsed.pck_chain().expect("a chain"), now).expect("a PCK");
+        let qe = VerifiedQe::endorse(&parsed, &pck, &collateral, now).expect("a QE");
+        let data = ReportDataExpectation::Recorded;
+        let warm = || tdx::verify_warm(&quote, &pck, &collateral, data, now).expect("a quote");
+        let hot = || tdx::verify_hot(&quote, &qe, &collateral, data, now).expect("a quote");
+        let claims = warm();
+        let (_, copied) = during(|| claims.clone());
+        assert!(10 < copied, "the counter counts");
+        for (again, verified) in [during(warm), during(hot)] {
+            assert!(again == claims, "{kind:?}");
+            assert_eq!(verified, copied, "{kind:?}: as much as a copy of the claims");
+        }
+    }
 }
