@@ -434,6 +434,13 @@ impl IntelSimulator {
         authority.issue(&profile)
     }
 
+    /// Another certificate of the key that signs TCB info and identities.
+    #[must_use]
+    pub fn signer_by(&self, authority: &Authority, serial: u8) -> Vec<u8> {
+        let point = self.signer.key.public_key().as_ref();
+        authority.issue(&Profile::new(serial, "Intel SGX TCB Signing", point, signer_extensions()))
+    }
+
     /// Current collateral for TDX.
     #[must_use]
     pub fn collateral(&self) -> Collateral {

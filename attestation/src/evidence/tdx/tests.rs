@@ -734,6 +734,31 @@ fn evaluation_data_numbers_of_tcb_info_and_identity_may_differ() {
     assert_eq!(claims.expect("claims").tcb.status, TcbStatus::UpToDate);
 }
 
+/// Two certificates of one key are both in use, since Intel renewed its own, and each is revoked by itself; one that
+/// an authority below the root issued is none, whoever else takes it (d4).
+#[test]
+fn d4_the_signer_of_tcbs_is_issued_by_the_root_itself_and_may_have_two_certificates() {
+    let intel = IntelSimulator::new();
+    let renewed = intel.signer_by(&intel.root, 9);
+    let first = crate::x509::Certificate::parse(&intel.signer.der).expect("a certificate").serial().to_vec();
+    let by_ca = intel.signer_by(&intel.platform_ca, 9);
+    let chains = [
+        (pem(&[&intel.signer.der, &intel.root_der]), Ok(()), Err("intel.ca.revoked")),
+        (pem(&[&renewed, &intel.root_der]), Ok(()), Ok(())),
+        (pem(&[&by_ca, &intel.platform_ca_der, &intel.root_der]), Err("intel.chain"), Err("intel.chain")),
+        (pem(&[&by_ca, &intel.root_der]), Err("x509.path.none"), Err("x509.path.none")),
+    ];
+    for (chain, expected, revoked) in chains {
+        for (serials, expected) in [(vec![], expected), (vec![first.clone()], revoked)] {
+            let mut collateral = intel.collateral_with(|profile| profile.revoked_authorities = serials);
+            // The identity under the certificate that stands.
+            collateral.qe_identity_issuer_chain = pem(&[&renewed, &intel.root_der]);
+            collateral.tcb_info_issuer_chain = chain.clone();
+            assert_eq!(code(endorse(&intel, &collateral)), expected);
+        }
+    }
+}
+
 /// Closed: a type that is not specified may protect memory as nobody knows.
 #[test]
 fn the_sgx_type_of_a_pck_is_a_specified_one() {
