@@ -107,9 +107,10 @@ impl Items {
 
     /// Finds which items count under these anchors: by every signature again, so that nothing counts for being stored.
     pub fn settle(&mut self, anchors: &TrustAnchors) {
+        // What its root is worth may have changed since; which root that is may not.
         let counts = |item: &&Arc<Item>| {
             let issue = item.document.issue(anchors, item.accepted_at);
-            issue.is_ok_and(|issue| issue == item.issue)
+            issue.is_ok_and(|issue| issue.subject == item.issue.subject)
         };
         self.usable = self.all.values().filter(counts).map(|item| item.issue.subject.clone()).collect();
     }

@@ -234,6 +234,12 @@ async fn c14_no_source_file_import_or_restart_brings_an_older_list_back() {
     std::fs::write(&ark, pinned).unwrap();
     site.house.restart();
     assert_eq!(site.number(), 5);
+    // Nor does another class of the same root, or another name of its folder, lose it.
+    let anchors = site.house.data().anchors();
+    std::fs::remove_dir_all(anchors.join("amd/genoa")).unwrap();
+    std::fs::rename(anchors.join("amd-simulated/genoa"), anchors.join("amd/genoa")).unwrap();
+    site.house.restart();
+    assert_eq!(site.number(), 5);
 }
 
 /// A newer list takes trust from a live host, which is not asked, and says so in the log.
@@ -367,6 +373,9 @@ async fn lists_of_tpm_makers_reach_enrolments_and_live_hosts() {
         host.attest(&house).await.unwrap();
         assert_eq!(state(&house, &host), Revocation::NotRevoked { next_update }, "{round}");
         if round == 1 {
+            let tpm = house.data().anchors().join("tpm/simulated");
+            let named = std::fs::read_dir(&tpm).unwrap().next().unwrap().unwrap().path();
+            std::fs::rename(named, tpm.join("another-name")).unwrap();
             house.restart();
         }
     }

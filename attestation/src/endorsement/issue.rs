@@ -99,7 +99,9 @@ impl Issue {
                 let issuer = Certificate::parse(authority)?;
                 match list.check_signed_by(&issuer) {
                     Ok(()) => {
-                        let subject = format!("tpm.crl/{}#{}", anchor.name, fingerprint(authority));
+                        // By what its certificate says: an operator may name an anchor's file anew.
+                        let name = issuer.subject_common_name().unwrap_or("unnamed");
+                        let subject = format!("tpm.crl/{name}#{}", fingerprint(authority));
                         return Self::of_list(&list, subject, anchor.assurance, now);
                     }
                     Err(rejection) => closest = closer(closest, rejection),
