@@ -7,7 +7,6 @@
 //! [`forward_auth`]: crate::forward_auth
 
 use axum::Router;
-use countersign_attestation::protocol::Problem;
 use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use envoy_types::pb::envoy::config::core::v3::{HeaderValue, HeaderValueOption};
 use envoy_types::pb::envoy::service::auth::v3::authorization_server::{Authorization, AuthorizationServer};
@@ -67,18 +66,7 @@ fn allow(allowed: &Allowed) -> CheckResponse {
     answer(Code::Ok, HttpResponse::OkResponse(OkHttpResponse { headers, ..OkHttpResponse::default() }))
 }
 
-/// A problem document (RFC 9457) for the caller: which rule, and what to do; not what would have been accepted.
 fn deny(denial: &Denial) -> CheckResponse {
-    let problem = Problem {
-        problem_type: format!("urn:countersign:reason:{}", denial.code()),
-        title: denial.sentence().to_owned(),
-        status: 403,
-        code: denial.code().to_owned(),
-        expected: None,
-        found: None,
-        remedy: denial.remedy().to_owned(),
-        decision: None,
-    };
     let denied = DeniedHttpResponse {
         status: Some(HttpStatus { code: StatusCode::Forbidden.into() }),
         headers: vec![
@@ -87,7 +75,7 @@ fn deny(denial: &Denial) -> CheckResponse {
             header("cache-control", "no-store".to_owned()),
         ],
         // Strings and a number always serialize.
-        body: serde_json::to_string(&problem).unwrap_or_default(),
+        body: serde_json::to_string(&denial.for_caller()).unwrap_or_default(),
     };
     answer(Code::PermissionDenied, HttpResponse::DeniedResponse(denied))
 }

@@ -5,6 +5,7 @@
 //!
 //! * as a service: `countersign-gate`, asked by a proxy that terminates mutual TLS, over HTTP ([`forward_auth`]) or by
 //!   Envoy over gRPC ([`ext_authz`])
+//! * as a `tower` layer in a service that terminates mutual TLS itself: [`layer::GateLayer`]
 //! * as a library: [`state::GateState`], fed by [`feed::Feed`], asked with [`state::GateState::decide`]; open sessions
 //!   are judged again at every pulse ([`state::GateState::subscribe`])
 //!
@@ -35,6 +36,7 @@ pub mod decide;
 pub mod ext_authz;
 pub mod feed;
 pub mod forward_auth;
+pub mod layer;
 pub mod metrics;
 pub mod reason;
 pub mod settings;

@@ -2,6 +2,8 @@
 
 use core::fmt;
 
+use countersign_attestation::protocol::Problem;
+
 use countersign_attestation::Rejection;
 
 macro_rules! gate_reasons {
@@ -103,6 +105,21 @@ impl Denial {
     #[must_use]
     pub fn found(&self) -> &str {
         &self.found
+    }
+
+    /// A problem document (RFC 9457) for the caller: which rule, and what to do; not what would have been accepted.
+    #[must_use]
+    pub fn for_caller(&self) -> Problem {
+        Problem {
+            problem_type: format!("urn:countersign:reason:{}", self.code),
+            title: self.sentence.to_owned(),
+            status: 403,
+            code: self.code.to_owned(),
+            expected: None,
+            found: None,
+            remedy: self.remedy.to_owned(),
+            decision: None,
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
 
 use axum::body::{Body, to_bytes};
@@ -9,9 +10,10 @@ use axum::http::{Request, StatusCode};
 use countersign_attestation::UnixMillis;
 use countersign_attestation::status_list::{Status, StatusList};
 use countersign_gate::clock::{Clock, Moment};
-use countersign_gate::decide::Trust;
+use countersign_gate::decide::{Allowed, Trust};
 use countersign_gate::ext_authz;
 use countersign_gate::forward_auth::{Door, router};
+use countersign_gate::layer::{GateLayer, PeerCertificates};
 use countersign_gate::metrics::Metrics;
 use countersign_gate::state::GateState;
 use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
@@ -20,7 +22,7 @@ use envoy_types::pb::envoy::service::auth::v3::authorization_client::Authorizati
 use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
 use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest};
 use serde_json::Value;
-use tower::ServiceExt as _;
+use tower::{Layer as _, ServiceExt as _};
 
 #[path = "../../tests/sim/issuer.rs"]
 mod issuer;
@@ -169,6 +171,44 @@ async fn envoy_is_answered_for_the_certificate_alone() {
     let mut envoy = AuthorizationClient::new(ext_authz::router(world.door.clone()));
     let answer = envoy.check(CheckRequest::default()).await.unwrap().into_inner();
     assert_eq!(answer.status.unwrap().code, 7);
+}
+
+/// The layer judges each request by what the TLS stack said of its connection, and hands the service whom it let in.
+#[tokio::test]
+async fn a_service_behind_the_layer_sees_only_callers_that_are_trusted_now() {
+    let world = World::new();
+    let service = tower::service_fn(async |request: Request<Body>| {
+        let caller = request.extensions().get::<Allowed>().unwrap().spiffe_id().to_string();
+        Ok::<_, Infallible>(axum::http::Response::new(Body::from(caller)))
+    });
+    let gate = GateLayer::new(world.door.clone()).layer(service);
+    let chain = PeerCertificates(Arc::new(vec![world.issuer.svid("gpu-1", 5, NOW).der]));
+    let ask = async |peer: Option<&PeerCertificates>, header: &str| {
+        let mut request = Request::get("/").header("x-ssl-client-cert", header).body(Body::empty()).unwrap();
+        request.extensions_mut().extend(peer.map_or_else(axum::http::Extensions::new, |peer| {
+            let mut extensions = axum::http::Extensions::new();
+            extensions.insert(peer.clone());
+            extensions
+        }));
+        let response = gate.clone().oneshot(request).await.unwrap();
+        let reason = response.headers().get("x-countersign-reason").map(|code| code.to_str().unwrap().to_owned());
+        let status = response.status();
+        let body = to_bytes(response.into_body(), 1 << 20).await.unwrap();
+        (status, reason.unwrap_or_default(), String::from_utf8(body.to_vec()).unwrap())
+    };
+    assert_eq!(ask(Some(&chain), "").await.1, "gate.pulse.none");
+    world.say(1, Status::Valid);
+    let caller = "spiffe://fleet.test/host/gpu-1".to_owned();
+    assert_eq!(ask(Some(&chain), "").await, (StatusCode::OK, String::new(), caller));
+    // A header says nothing here.
+    let (status, reason, _) = ask(None, &world.certificate()).await;
+    assert_eq!((status, reason.as_str()), (StatusCode::FORBIDDEN, "gate.certificate.missing"));
+    // The same connection, after the pulse that took its caller's trust away.
+    world.say(2, Status::Invalid);
+    let (status, reason, body) = ask(Some(&chain), "").await;
+    assert_eq!((status, reason.as_str()), (StatusCode::FORBIDDEN, "gate.credential.invalid"));
+    let problem: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!((problem.get("expected"), problem.get("found")), (None, None), "{problem}");
 }
 
 #[tokio::test]
