@@ -80,6 +80,7 @@ macro_rules! rooms {
 rooms! {
     Binding(crate::binder::BindingReason),
     Bundle(crate::evidence::bundle::BundleReason),
+    Cmw(crate::cmw::CmwReason),
     X509(crate::x509::X509Reason),
     Tpm(crate::evidence::tpm::TpmReason),
     Logs(crate::evidence::logs::LogReason),

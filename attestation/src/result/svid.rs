@@ -286,18 +286,18 @@ impl ExecutionCredential {
     }
 }
 
-fn no_chain(found: &str) -> Rejection {
+pub(super) fn no_chain(found: &str) -> Rejection {
     ResultReason::SvidChain.because("a chain of at most four certificates to a root of the trust bundle", found)
 }
 
-fn read_chain<'a>(chain: &[&'a [u8]]) -> Result<Vec<Certificate<'a>>, Rejection> {
+pub(super) fn read_chain<'a>(chain: &[&'a [u8]]) -> Result<Vec<Certificate<'a>>, Rejection> {
     if CHAIN_MAX < chain.len() {
         return Err(no_chain(&format!("{} certificates", chain.len())));
     }
     chain.iter().map(|der| Certificate::parse(der)).collect()
 }
 
-fn check_dates(from: UnixMillis, until: UnixMillis, now: UnixMillis) -> Result<(), Rejection> {
+pub(super) fn check_dates(from: UnixMillis, until: UnixMillis, now: UnixMillis) -> Result<(), Rejection> {
     if until <= now {
         return Err(ResultReason::SvidExpired.because(format!("before {until}"), now));
     }
@@ -342,7 +342,7 @@ fn read_id(leaf: &Certificate<'_>) -> Result<SpiffeId, Rejection> {
 }
 
 /// The `uniformResourceIdentifier [6]` names of GeneralNames (RFC 5280, 4.2.1.6).
-fn uris(names: &[u8]) -> Result<Vec<&[u8]>, NotDer> {
+pub(super) fn uris(names: &[u8]) -> Result<Vec<&[u8]>, NotDer> {
     let mut outer = Der::new(names);
     let mut names = outer.inner(tag::SEQUENCE)?;
     outer.finish()?;
@@ -360,12 +360,12 @@ fn uris(names: &[u8]) -> Result<Vec<&[u8]>, NotDer> {
 const CHAIN_MAX: usize = 4;
 
 /// Roots tried for one chain: the domain's current, next and previous ones.
-const ROOTS_MAX: usize = 16;
+pub(super) const ROOTS_MAX: usize = 16;
 
 const URI_NAME: u8 = 0x86;
 
-const SERVER_AUTH: Oid = Oid::new(&[0x2b, 6, 1, 5, 5, 7, 3, 1], "id-kp-serverAuth");
-const CLIENT_AUTH: Oid = Oid::new(&[0x2b, 6, 1, 5, 5, 7, 3, 2], "id-kp-clientAuth");
+pub(super) const SERVER_AUTH: Oid = Oid::new(&[0x2b, 6, 1, 5, 5, 7, 3, 1], "id-kp-serverAuth");
+pub(super) const CLIENT_AUTH: Oid = Oid::new(&[0x2b, 6, 1, 5, 5, 7, 3, 2], "id-kp-clientAuth");
 
 /// OID of the credential extension, non-critical: 2.25 (UUID-derived) and our number.
 pub const EXTENSION_OID: [u64; 3] = [2, 25, 7_014_083_229_441_153_027];
