@@ -37,6 +37,7 @@ pub mod signature;
 pub mod status_list;
 pub mod time;
 pub mod verified;
+pub mod workload_key;
 pub mod x509;
 
 /// Simulated Intel: named by the tests of more than one room.

@@ -97,6 +97,7 @@ rooms! {
     Pulse(crate::pulse::PulseReason),
     StatusList(crate::status_list::StatusListReason),
     Lineage(crate::lineage::LineageReason),
+    WorkloadKey(crate::workload_key::WorkloadKeyReason),
 }
 
 /// A reason with what was expected and what was found. `found` never carries a secret: evidence has none.

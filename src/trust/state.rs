@@ -114,6 +114,16 @@ pub struct LiveCredential {
     pub key: Sha256Digest,
     /// Not valid from this moment.
     pub not_after: UnixMillis,
+    /// SHA-256 of the workload's key that was certified with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workload: Option<Sha256Digest>,
+}
+
+impl LiveCredential {
+    /// Its keys, which are not certified again.
+    fn keys(&self) -> impl Iterator<Item = Sha256Digest> {
+        [Some(self.key), self.workload].into_iter().flatten()
+    }
 }
 
 /// Trust in every host, after the first `applied` entries of the log.
@@ -313,9 +323,10 @@ fn grant(host: &mut HostTrust, entry: &Entry) {
     }
     if let Some(credential) = entry.credential() {
         host.status_index = Some(credential.status_index);
-        let live = LiveCredential { key: credential.key, not_after: credential.not_after };
+        let workload = credential.workload.map(|workload| workload.key);
+        let live = LiveCredential { key: credential.key, not_after: credential.not_after, workload };
         if let Some(retired) = host.credential.replace(live) {
-            host.retired_keys.push(retired.key);
+            host.retired_keys.extend(retired.keys());
             let surplus = host.retired_keys.len().saturating_sub(RETIRED_KEYS_MAX);
             host.retired_keys.drain(..surplus);
         }
@@ -328,7 +339,7 @@ fn start_generation(host: &mut HostTrust) {
     host.generation = host.generation.saturating_add(1);
     host.status_index = None;
     if let Some(retired) = host.credential.take() {
-        host.retired_keys.push(retired.key);
+        host.retired_keys.extend(retired.keys());
     }
     host.inputs = None;
     host.claims = None;
@@ -381,6 +392,7 @@ mod tests {
                 key: Sha256Digest([key; 32]),
                 status_index: host.status_index.unwrap_or(index),
                 not_after: UnixMillis(1000),
+                workload: None,
             };
             let decision = DecisionRecord { inputs: Some(DIGEST), claims: None, decision: DIGEST, reasons: vec![] };
             let on = host.revision_of(id("a"));

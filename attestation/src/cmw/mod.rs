@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use crate::rejection::{Rejection, reasons};
+use crate::result::svid::push;
 use crate::x509::der::{Der, NotDer, tag};
 use crate::x509::{Certificate, Oid};
 
@@ -89,7 +90,13 @@ const COLLECTION_TYPE: &str = "__cmwc_t";
 /// id-pe-cmw (RFC 9999, 6.1): 1.3.6.1.5.5.7.1.35.
 const EXTENSION: Oid = Oid::new(&[0x2b, 6, 1, 5, 5, 7, 1, 35], "id-pe-cmw");
 
+/// id-pe-cmw, as arcs.
+pub const EXTENSION_OID: [u64; 9] = [1, 3, 6, 1, 5, 5, 7, 1, 35];
+
 const UTF8_STRING: u8 = 0x0c;
+
+/// Bit 3: an attestation result.
+const ATTESTATION_RESULTS: u32 = 1 << 3;
 
 /// A wrapper that was read. Nothing in it is believed yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -193,6 +200,24 @@ impl Cmw {
             other => Err(refused(&format!("an element with tag {other:#04x}"))),
         }
     }
+}
+
+/// The content of a certificate's extension id-pe-cmw with one attestation result in it: a CBOR record in an OCTET
+/// STRING. [`Cmw::of_certificate`] reads it.
+#[must_use]
+pub fn certificate_extension(media_type: &str, result: &str) -> Vec<u8> {
+    let mut record = Vec::new();
+    let mut encoder = minicbor::Encoder::new(&mut record);
+    // Writing to memory cannot fail; were it to, the reader would find no record.
+    let _written = encoder
+        .array(3)
+        .and_then(|encoder| encoder.str(media_type))
+        .and_then(|encoder| encoder.bytes(result.as_bytes()))
+        .and_then(|encoder| encoder.u32(ATTESTATION_RESULTS))
+        .map(|_| ());
+    let mut content = Vec::new();
+    push(&mut content, tag::OCTET_STRING, &record);
+    content
 }
 
 impl ContentType {

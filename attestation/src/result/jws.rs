@@ -130,8 +130,8 @@ fn payload(signed: &[u8]) -> Result<Vec<u8>, Rejection> {
         .map_err(|error| ResultReason::Form.because("canonical base64url", error.to_string()))
 }
 
-/// Checks a token of another issuer under the one `key` it may be signed with, and reads its payload. Its header may say
-/// more than ours do, and chooses nothing.
+/// Checks a token of another issuer under the one `key` it may be signed with, and reads its payload. Its header may
+/// say more than ours do, and chooses nothing.
 ///
 /// # Errors
 /// A [`ResultReason`] of the `result.token` group, or what `read` refuses.

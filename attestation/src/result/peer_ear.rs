@@ -245,7 +245,7 @@ impl PeerEar {
     }
 }
 
-/// Whether `status` hides that something beneath is a warning or worse. None hides nothing by itself: it does not affirm.
+/// Whether `status` hides that something beneath is a warning or worse. None hides nothing: it does not affirm.
 fn understates(status: Tier, worst: Tier) -> bool {
     Tier::Affirming < worst && status < worst
 }

@@ -38,8 +38,8 @@ pub struct SpiffeBundle {
 }
 
 impl SpiffeBundle {
-    /// Reads a bundle. Keys for uses and of types that are not known are skipped, as the specification says; one that is
-    /// known and cannot be read refuses the whole, so that no authority is lost in silence.
+    /// Reads a bundle. Keys for uses and of types that are not known are skipped, as the specification says; one that
+    /// is known and cannot be read refuses the whole, so that no authority is lost in silence.
     ///
     /// # Errors
     /// [`ResultReason::BundleMalformed`].
