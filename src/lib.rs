@@ -17,5 +17,6 @@ pub mod lineage;
 pub mod metrics;
 pub mod problem;
 pub mod references;
+pub mod relay;
 pub mod store;
 pub mod trust;

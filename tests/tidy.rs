@@ -19,7 +19,7 @@ const PACKAGE_MAY_USE: &[(&str, &[&str])] = &[
 /// Rooms of the broker, top floor first. A room calls rooms on floors below its own.
 const FLOORS: &[&[&str]] = &[
     &["main", "cli", "api"],
-    &["broker"],
+    &["broker", "relay"],
     &["credentials"],
     &["trust", "references", "collateral"],
     &["lineage"],

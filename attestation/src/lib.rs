@@ -34,6 +34,7 @@ pub mod reader;
 pub mod rejection;
 pub mod result;
 pub mod signature;
+pub mod sse;
 pub mod status_list;
 pub mod time;
 pub mod verified;

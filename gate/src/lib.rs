@@ -40,5 +40,5 @@ pub mod layer;
 pub mod metrics;
 pub mod reason;
 pub mod settings;
-pub mod sse;
+pub use countersign_attestation::sse;
 pub mod state;

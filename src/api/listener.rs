@@ -25,7 +25,7 @@ use crate::problem::Refusal;
 /// Handshakes and first requests end in time; a slow peer holds one of the connections below.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// A connection costs about 50 KiB; 4,096 of them stay far below the memory of the smallest broker machine.
-const CONNECTIONS_MAX: usize = 4096;
+pub const CONNECTIONS_MAX: usize = 4096;
 /// First byte of every TLS record that starts a connection (RFC 8446, 5.1: handshake).
 const TLS_HANDSHAKE: u8 = 0x16;
 
@@ -70,10 +70,32 @@ pub fn tls_config(
     Ok(config)
 }
 
-/// Accepts connections until `stop` turns true, then lets running requests end.
-pub async fn serve(listener: TcpListener, tls: ServerConfig, router: Router, mut stop: watch::Receiver<bool>) {
+/// The TLS configuration of a relay: TLS 1.3 only, no client certificates, since nothing here is for one client alone.
+///
+/// # Errors
+/// [`rustls::Error`] when the certificate and key do not fit.
+pub fn relay_tls_config(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> Result<ServerConfig, rustls::Error> {
+    let mut config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+/// Accepts connections, so many at a time, until `stop` turns true, then lets running requests end.
+pub async fn serve(
+    listener: TcpListener,
+    tls: ServerConfig,
+    router: Router,
+    connections: usize,
+    mut stop: watch::Receiver<bool>,
+) {
     let acceptor = TlsAcceptor::from(Arc::new(tls));
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let places = Arc::new(Semaphore::new(connections));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         let accepted = tokio::select! {

@@ -7,6 +7,7 @@ pub mod host;
 pub mod listener;
 pub mod operator;
 pub mod public;
+pub mod relay;
 pub mod routes;
 
 use std::sync::Arc;

@@ -25,12 +25,19 @@ const JOSE: HeaderValue = HeaderValue::from_static("application/jwt");
 
 pub(super) async fn pulse(State(broker): App) -> Result<Response, Problem> {
     let newest = broker.pulse.newest().ok_or_else(|| Refusal::NotReady.plain())?;
-    Ok(token(newest.pulse.clone(), JOSE))
+    Ok(pulse_of(&newest))
+}
+
+pub(super) fn pulse_of(newest: &Published) -> Response {
+    token(newest.pulse.clone(), JOSE)
 }
 
 pub(super) async fn status_list(State(broker): App, Path(n): Path<String>) -> Result<Response, Problem> {
-    let newest = broker.pulse.newest().ok_or_else(|| Refusal::NotReady.plain())?;
-    let unknown = || Refusal::StatusListUnknown.because("a number in the pulse", &n);
+    status_list_of(&*broker.pulse.newest().ok_or_else(|| Refusal::NotReady.plain())?, &n)
+}
+
+pub(super) fn status_list_of(newest: &Published, n: &str) -> Result<Response, Problem> {
+    let unknown = || Refusal::StatusListUnknown.because("a number in the pulse", n);
     let list = n.parse::<usize>().ok().and_then(|n| newest.lists.get(n)).ok_or_else(unknown)?;
     Ok(token(list.token.clone(), HeaderValue::from_static("application/statuslist+jwt")))
 }
@@ -43,7 +50,13 @@ fn token(text: String, media_type: HeaderValue) -> Response {
 /// Server-sent events: `status-list` for each list that is new to this reader, then `pulse`. A reader that falls behind
 /// misses pulses, never the newest one.
 pub(super) async fn pulse_stream(State(broker): App) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
-    Sse::new(stream::unfold(Reading::new(broker.pulse.watch()), |mut reading| async move {
+    stream_of(broker.pulse.watch())
+}
+
+pub(super) fn stream_of(
+    published: watch::Receiver<Option<Arc<Published>>>,
+) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+    Sse::new(stream::unfold(Reading::new(published), |mut reading| async move {
         let event = reading.next().await?;
         Some((Ok(event), reading))
     }))
@@ -65,7 +78,8 @@ impl Reading {
     async fn next(&mut self) -> Option<Event> {
         while self.waiting.is_empty() {
             self.published.changed().await.ok()?;
-            let newest = self.published.borrow_and_update().clone()?;
+            // A relay that has heard nothing yet has nothing to say yet.
+            let Some(newest) = self.published.borrow_and_update().clone() else { continue };
             for (n, list) in newest.lists.iter().enumerate() {
                 let known = self.last.as_ref().and_then(|last| last.lists.get(n));
                 if known.is_none_or(|known| known.list != list.list) {
@@ -116,7 +130,7 @@ pub(super) async fn openapi() -> Response {
     json(OPENAPI.to_owned())
 }
 
-fn json(text: String) -> Response {
+pub(super) fn json(text: String) -> Response {
     ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], text).into_response()
 }
 

@@ -13,6 +13,7 @@ pub mod init;
 pub mod inspect;
 pub mod log;
 pub mod refs;
+pub mod relay;
 pub mod revoke;
 pub mod serve;
 pub mod verify;
@@ -42,6 +43,8 @@ enum Command {
     Init(init::InitArgs),
     /// Run the broker.
     Broker(serve::BrokerArgs),
+    /// Fan a broker's pulses out to many gates, without a key.
+    Relay(relay::RelayArgs),
     /// Issue, list and remove operator credentials, on the broker's machine.
     #[command(subcommand)]
     Operator(init::OperatorCommand),
@@ -111,6 +114,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Init(args) => init::init(&args)?,
         Command::Operator(command) => init::operator(&command)?,
         Command::Broker(args) => runtime()?.block_on(serve::broker(&args))?,
+        Command::Relay(args) => runtime()?.block_on(relay::run(&args))?,
         Command::Hosts(args) => runtime()?.block_on(hosts::run(&args))?,
         Command::Revoke(args) => runtime()?.block_on(revoke::run(&args))?,
         Command::Refs(args) => runtime()?.block_on(refs::run(&args))?,

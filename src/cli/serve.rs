@@ -11,6 +11,7 @@ use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use crate::api::listener::CONNECTIONS_MAX;
 use crate::api::{listener, router};
 use crate::broker::Broker;
 use crate::clock::Clock;
@@ -55,7 +56,7 @@ pub async fn broker(args: &BrokerArgs) -> anyhow::Result<()> {
     };
     let tls = server_tls(&broker.keys, &config, &clock)?;
     let (stop, stopped) = watch::channel(false);
-    let serving = tokio::spawn(listener::serve(listener, tls, router(Arc::clone(&broker)), stopped));
+    let serving = tokio::spawn(listener::serve(listener, tls, router(Arc::clone(&broker)), CONNECTIONS_MAX, stopped));
     println!("{}", serde_json::to_string(&Listening { listening: config.listen })?);
     tracing::info!(listening = %config.listen, trust_domain = config.trust_domain, "broker ready");
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);

@@ -24,7 +24,7 @@ pub const TREE_HEAD: &str = "lineage/head";
 const EPOCH: &str = "pulse/epoch";
 
 /// A status list token is for verifiers without a pulse; it lives this long and is signed anew at half of it.
-const LIST_LIFE_MS: u64 = 60_000;
+pub const LIST_LIFE_MS: u64 = 60_000;
 
 /// The newest pulse with its lists.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,7 +48,8 @@ pub struct PublishedList {
     pub list: StatusList,
     /// Compact JWS.
     pub token: String,
-    signed_at: UnixMillis,
+    /// When the token was signed.
+    pub signed_at: UnixMillis,
 }
 
 /// What the pulse is made from.

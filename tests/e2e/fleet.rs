@@ -301,7 +301,7 @@ fn start_gate(root: &Path, broker: u16, log: &str) -> (Process, String) {
 }
 
 /// Starts a server that says on standard output where it listens; its log grows in a file.
-fn announced<T: for<'de> Deserialize<'de>>(command: &mut Command, log: &Path) -> (Process, T) {
+pub(crate) fn announced<T: for<'de> Deserialize<'de>>(command: &mut Command, log: &Path) -> (Process, T) {
     let log_file = File::options().create(true).append(true).open(log).unwrap();
     let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log_file).spawn().unwrap();
     let mut process = Process(child);

@@ -27,6 +27,7 @@ mod kernel;
 mod lapse;
 mod logs;
 mod machine;
+mod relay;
 mod revocation;
 mod routes;
 mod secrets;

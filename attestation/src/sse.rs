@@ -1,4 +1,8 @@
-//! Server-sent events (WHATWG HTML, 9.2.6), bounded: bytes in, events out.
+//! Server-sent events (WHATWG HTML, 9.2.6), bounded: bytes in, events out. How pulses and lists are followed.
+
+use alloc::borrow::ToOwned as _;
+use alloc::string::String;
+use alloc::vec::Vec;
 
 /// Longest line: the longest token, and its field name.
 pub const LINE_BYTES_MAX: usize = 160 * 1024;
@@ -94,6 +98,10 @@ impl Parser {
 
 #[cfg(test)]
 mod tests {
+    use alloc::borrow::ToOwned as _;
+    use alloc::vec;
+    use alloc::vec::Vec;
+
     use super::{EVENT_BYTES_MAX, Event, LINE_BYTES_MAX, Parser, SseError};
 
     fn events(chunks: &[&[u8]]) -> Result<Vec<Event>, SseError> {
