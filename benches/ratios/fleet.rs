@@ -20,7 +20,8 @@ use countersign_attestation::protocol::{
     ActivationRequest, ActivationResponse, AttestationRequest, AttestationResponse, Base64Bytes, Challenge,
     Endorsement, EnrollmentChallenge, EnrollmentRequest, EnrollmentTask, HostId, activation_proof,
 };
-use rustls_pki_types::ServerName;
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, ServerName};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -35,6 +36,7 @@ const PCRS: [u8; 14] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14];
 /// A broker and its hosts.
 pub(crate) struct Fleet {
     broker: Broker,
+    admin: reqwest::Client,
     tpm: Host,
     snp: Host,
 }
@@ -60,9 +62,14 @@ impl Load {
 
     /// The latency that `percent` of all stay below.
     pub(crate) fn quantile(&self, percent: usize) -> Duration {
-        let at = self.latencies.len().saturating_mul(percent) / 100;
-        self.latencies.get(at).copied().unwrap_or_default()
+        quantile(&self.latencies, percent)
     }
+}
+
+/// The time that `percent` of all stay below; they are sorted.
+pub(crate) fn quantile(times: &[Duration], percent: usize) -> Duration {
+    let at = times.len().saturating_mul(percent) / 100;
+    times.get(at.min(times.len().saturating_sub(1))).copied().unwrap_or_default()
 }
 
 struct Broker {
@@ -109,12 +116,47 @@ impl Fleet {
         }
         let tpm = broker.enrol(&admin, &manufacturer, "tpm", tpm, None).await?;
         let snp = broker.enrol(&admin, &manufacturer, "snp", snp, Some(amd)).await?;
-        Ok(Self { broker, tpm, snp })
+        Ok(Self { broker, admin, tpm, snp })
+    }
+
+    /// What gates pin of the broker.
+    pub(crate) fn public(&self) -> PathBuf {
+        self.broker.data.join("public")
+    }
+
+    /// The broker's address.
+    pub(crate) fn url(&self) -> String {
+        format!("https://localhost:{}", self.broker.address.port())
+    }
+
+    /// Has the first host attest with a new key; its chain.
+    pub(crate) async fn trusted(&mut self) -> anyhow::Result<Vec<Vec<u8>>> {
+        self.tpm.key = CredentialKey::new();
+        let (_, answer) = self.broker.attested(&mut self.tpm).await?;
+        let credential = answer.credential.context("a credential for a new key")?;
+        let chain = CertificateDer::pem_slice_iter(credential.certificate_chain.as_bytes());
+        Ok(chain.collect::<Result<Vec<_>, _>>()?.into_iter().map(|der| der.to_vec()).collect())
+    }
+
+    /// An operator revokes the first host.
+    pub(crate) async fn revoke(&self) -> anyhow::Result<()> {
+        self.operate("revocation").await
+    }
+
+    /// And readmits it.
+    pub(crate) async fn readmit(&self) -> anyhow::Result<()> {
+        self.operate("readmission").await
+    }
+
+    async fn operate(&self, what: &str) -> anyhow::Result<()> {
+        let path = format!("/v1/hosts/tpm/{what}");
+        let _changed: serde_json::Value = self.broker.post(&self.admin, &path, &serde_json::json!({})).await?;
+        Ok(())
     }
 
     /// Attests `count` times on one connection, with a new credential key each time or always with the same.
     pub(crate) async fn attest(&mut self, snp: bool, count: u32, new_key: bool) -> anyhow::Result<Load> {
-        let Self { broker, tpm: tpm_host, snp: snp_host } = self;
+        let Self { broker, tpm: tpm_host, snp: snp_host, .. } = self;
         let host = if snp { snp_host } else { tpm_host };
         for _ in 0..50 {
             broker.attest(host, new_key).await?;
@@ -303,6 +345,15 @@ impl Broker {
         if new_key {
             host.key = CredentialKey::new();
         }
+        let (waited, answer) = self.attested(host).await?;
+        if new_key && answer.credential.is_none() {
+            bail!("no credential for a new key");
+        }
+        Ok(waited)
+    }
+
+    /// One attestation with the host's key.
+    async fn attested(&self, host: &mut Host) -> anyhow::Result<(Duration, AttestationResponse)> {
         host.tpm.clock.clock = host.tpm.clock.clock.saturating_add(1);
         let asked = monotonic();
         let challenge = self.challenge(host).await?;
@@ -331,10 +382,6 @@ impl Broker {
         };
         let asked = monotonic();
         let answer: AttestationResponse = self.post(&host.http, "/v1/attestations", &request).await?;
-        let waited = waited.saturating_add(asked.elapsed());
-        if new_key && answer.credential.is_none() {
-            bail!("no credential for a new key");
-        }
-        Ok(waited)
+        Ok((waited.saturating_add(asked.elapsed()), answer))
     }
 }

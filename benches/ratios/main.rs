@@ -5,9 +5,14 @@
 
 mod engine;
 mod fleet;
+mod gate;
 mod lists;
+mod memory;
+mod pulses;
 #[path = "../../tests/sim/amd.rs"]
 mod sim_amd;
+#[path = "../../tests/sim/issuer.rs"]
+mod sim_issuer;
 #[path = "../../tests/sim/logs.rs"]
 mod sim_logs;
 #[path = "../../tests/sim/tpm.rs"]
@@ -36,8 +41,21 @@ fn main() -> anyhow::Result<()> {
     row("IMA, 10 new entries of 50,000", lists.ima_new, "");
     println!("one P-256 signature {:31.1} us", micros(costs.sign));
     println!();
+    let gate = gate::measure()?;
+    println!(
+        "gate decision, 65,536 statuses loaded, 20,000 callers: seen before   p50 {:5.1} us   p99 {:5.1} us   <= 20 us",
+        micros(gate.p50),
+        micros(gate.p99)
+    );
+    println!("  a caller's first: chain and dates as well {:32.1} us", micros(gate.first));
+    let million = memory::million()?;
+    let mib = million.bytes / (1024 * 1024);
+    println!("1,000,000 tracked hosts: {mib} MiB   <= 300 MiB");
+    println!("  lookup {:.2} us   <= 1 us", micros(million.lookup));
+    println!("  the {} whose lease ends in a second {:.0} us   <= 500 us", million.due_hosts, micros(million.due));
+    println!();
 
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(broker(&costs))
 }
 
@@ -60,6 +78,11 @@ async fn broker(costs: &engine::Costs) -> anyhow::Result<()> {
         let aimed = 100.0 * with_signature.as_secs_f64() / renewal.cpu().as_secs_f64();
         println!("  {:38} {aimed:24.0} %   {aim}", "renewal, counting one signature");
     }
+    println!();
+    let last = pulses::gates(&mut fleet).await?;
+    println!("revocation to the last of 100 gates      {}   p99 < 100 ms", spread(&last));
+    let last = pulses::subscribers(&mut fleet).await?;
+    println!("  to the last of {} of one relay      {}   < 500 ms", pulses::SUBSCRIBERS, spread(&last));
     let handshake = fleet.handshakes(HANDSHAKES).await?;
     let of_snp = handshake.cpu().as_secs_f64() / costs.snp.ours.as_secs_f64();
     println!();
@@ -83,6 +106,11 @@ fn load(name: &str, load: &Load, challenges: &Load, useful: Verification, aim: &
         micros(cpu),
         micros(alone)
     );
+}
+
+fn spread(last: &pulses::Last) -> String {
+    let shown = |percent| format!("{:.1} ms", last.quantile(percent).as_secs_f64() * 1000.0);
+    format!("p50 {}   p90 {}   p99 {}", shown(50), shown(90), shown(99))
 }
 
 fn micros(time: core::time::Duration) -> f64 {

@@ -22,8 +22,8 @@ const SPARE_LISTS_MAX: usize = 1024;
 /// Spare lists kept once a pulse is complete: those that overtook their pulse.
 const SPARE_LISTS_KEPT: usize = 64;
 
-/// Chains remembered as checked. At most one entry for each live credential of a busy fleet segment; about 1 KiB each.
-const CHAINS_MAX: usize = 4096;
+/// Chains remembered as checked: a large fleet's credentials, and those they replace. About half a KiB each.
+const CHAINS_MAX: usize = 131_072;
 
 /// What became of an offered pulse.
 #[derive(Clone, Debug, PartialEq, Eq)]
