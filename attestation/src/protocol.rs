@@ -1,6 +1,7 @@
 //! The messages between a host and the broker (HTTP/JSON over TLS 1.3, `/v1`). Unknown members are refused.
 
-use alloc::string::{String, ToString};
+use alloc::string::String;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 
@@ -34,10 +35,16 @@ impl<'de> Deserialize<'de> for Base64Bytes {
 }
 
 /// A host's name in its trust domain: 1 to 63 characters of `a-z`, `0-9`, `-` and `.`, starting and ending with a
-/// letter or digit, so that it is a SPIFFE path segment and never `.` or `..`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(transparent)]
-pub struct HostId(String);
+/// letter or digit, so that it is a SPIFFE path segment and never `.` or `..`. Clones share it: a broker names each
+/// host in many places.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HostId(Arc<str>);
+
+impl Serialize for HostId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
 
 impl HostId {
     /// The id that `text` spells, if it is one.
@@ -50,7 +57,7 @@ impl HostId {
             && bytes.first().is_some_and(alphanumeric)
             && bytes.last().is_some_and(alphanumeric)
             && !text.contains("..");
-        well_formed.then(|| Self(text.to_string()))
+        well_formed.then(|| Self(Arc::from(text)))
     }
 
     /// The id as text.

@@ -100,6 +100,12 @@ async fn answers(gate: &GateState, chain: &[Vec<u8>], allowed: bool) -> anyhow::
     Ok(())
 }
 
+/// What a relay prints.
+#[derive(serde::Deserialize)]
+struct Listening {
+    listening: core::net::SocketAddr,
+}
+
 /// A relay, as a process.
 struct Relay {
     child: Child,
@@ -131,10 +137,8 @@ impl Relay {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
         let mut line = String::new();
         BufReader::new(child.stdout.take().context("no standard output")?).read_line(&mut line)?;
-        let said: serde_json::Value = serde_json::from_str(&line).context("the relay did not come up")?;
-        let address: core::net::SocketAddr =
-            said.get("listening").and_then(serde_json::Value::as_str).context("no address")?.parse()?;
-        Ok(Self { child, port: address.port(), _folder: folder, certificate: certificate.der().clone() })
+        let Listening { listening } = serde_json::from_str(&line).context("the relay did not come up")?;
+        Ok(Self { child, port: listening.port(), _folder: folder, certificate: certificate.der().clone() })
     }
 }
 

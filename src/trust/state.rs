@@ -217,29 +217,37 @@ impl TrustState {
     pub fn apply(&mut self, index: u64, entry: &Entry) {
         self.applied = index.saturating_add(1);
         let Some(id) = entry.host() else { return };
-        let mut host = self.hosts.remove(id).unwrap_or_else(HostTrust::new);
-        self.leases.remove(&(host.lease_until, id.clone()));
+        // One copy of each id, however many entries name it.
+        let id = self.hosts.get_key_value(id).map_or_else(|| id.clone(), |(known, _)| known.clone());
+        let host = self.hosts.entry(id.clone()).or_insert_with(HostTrust::new);
+        let lease_before = (host.standing == Standing::Trusted).then_some(host.lease_until);
         let index_before = host.status_index;
         if entry.claims().is_some() {
             // Whatever became of the decision: its evidence verified.
             host.seen = entry.inputs();
         }
-        if transition(&mut host, entry) {
+        if transition(host, entry) {
             host.since = index;
         }
-        if let Some(left) = index_before.filter(|left| host.status_index != Some(*left)) {
+        host.last_entry = index;
+        let (standing, status_index) = (host.standing, host.status_index);
+        let lease = (standing == Standing::Trusted).then_some(host.lease_until);
+        if lease != lease_before {
+            if let Some(until) = lease_before {
+                self.leases.remove(&(until, id.clone()));
+            }
+            if let Some(until) = lease {
+                self.leases.insert((until, id.clone()));
+            }
+        }
+        if let Some(left) = index_before.filter(|left| status_index != Some(*left)) {
             self.set_status(left, Status::Invalid);
         }
-        host.last_entry = index;
-        if host.standing == Standing::Trusted {
-            self.leases.insert((host.lease_until, id.clone()));
-        }
-        if let Some(index) = host.status_index {
+        if let Some(index) = status_index {
             self.next_index = self.next_index.max(index.saturating_add(1));
-            self.set_status(index, status_of(host.standing));
+            self.set_status(index, status_of(standing));
         }
-        self.changed.insert(id.clone());
-        self.hosts.insert(id.clone(), host);
+        self.changed.insert(id);
     }
 
     fn set_status(&mut self, index: u64, status: Status) {
