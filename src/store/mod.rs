@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use countersign_attestation::UnixMillis;
-use redb::{Database, Durability, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+use redb::{Database, Durability, ReadableDatabase as _, ReadableTable as _, StorageBackend, TableDefinition};
 
 use crate::clock::Clock;
 
@@ -110,7 +110,18 @@ impl Store {
     /// # Errors
     /// [`StoreError`] when the file is held by another process, damaged, or cannot be written.
     pub fn open(path: &Path, clock: Clock) -> Result<Self, StoreError> {
-        let database = Database::create(path).map_err(failed("open"))?;
+        Self::over(Database::create(path).map_err(failed("open"))?, clock)
+    }
+
+    /// As [`Store::open`], on a disk that is no file.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the disk's content is damaged, or cannot be written.
+    pub fn open_on(disk: impl StorageBackend, clock: Clock) -> Result<Self, StoreError> {
+        Self::over(Database::builder().create_with_backend(disk).map_err(failed("open"))?, clock)
+    }
+
+    fn over(database: Database, clock: Clock) -> Result<Self, StoreError> {
         let store = Self { database: Arc::new(database), clock };
         let transaction = store.database.begin_write().map_err(failed("open"))?;
         for table in Table::ALL {

@@ -103,7 +103,7 @@ impl PulseHandle {
 
 /// Signs pulses in order.
 #[derive(Debug)]
-struct Signer {
+pub struct Signer {
     pulser: Pulser,
     epoch: u64,
     seq: u64,
@@ -117,13 +117,21 @@ impl Pulser {
     /// # Errors
     /// [`Problem`] when the epoch cannot be raised or the first pulse fails.
     pub fn start(self, period: Duration) -> Result<PulseHandle, Problem> {
-        let mut signer = Signer { epoch: self.raise_epoch()?, pulser: self, seq: 0, lists: Vec::new() };
+        let mut signer = self.ready()?;
         let first = signer.sign()?;
         let (publish, published) = watch::channel(Some(Arc::new(first)));
         let (wake, woken) = sync_channel(1);
         let run = move || signer.run(&woken, &publish, period);
         std::thread::Builder::new().name("pulse".to_owned()).spawn(run).map_err(|_| Refusal::Internal.plain())?;
         Ok(PulseHandle { wake, published })
+    }
+
+    /// A signer in an epoch of its own, for whoever sets the pace.
+    ///
+    /// # Errors
+    /// [`Problem`] when the epoch cannot be raised.
+    pub fn ready(self) -> Result<Signer, Problem> {
+        Ok(Signer { epoch: self.raise_epoch()?, pulser: self, seq: 0, lists: Vec::new() })
     }
 
     /// Sequence numbers start anew with each process, so each process has an epoch of its own, durable before use.
@@ -163,7 +171,10 @@ impl Signer {
     }
 
     /// Records lapses, commits what changed, and signs what was committed.
-    fn sign(&mut self) -> Result<Published, Problem> {
+    ///
+    /// # Errors
+    /// [`Refusal::Busy`] when the next may succeed; after any other the signer is of no more use.
+    pub fn sign(&mut self) -> Result<Published, Problem> {
         self.record_lapses()?;
         // The basis is earlier than the snapshot: no revocation that came before it is missing.
         let started = self.pulser.store.start();
