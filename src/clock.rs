@@ -79,6 +79,15 @@ impl Clock {
         }
     }
 
+    /// How far the wall clock was set back behind this one.
+    #[must_use]
+    pub fn ahead_of_wall_ms(&self) -> u64 {
+        match &self.0 {
+            Source::Hands { hands, .. } => self.now().0.saturating_sub(hands.wall_ms()),
+            Source::Manual(_) => 0,
+        }
+    }
+
     /// Moves a manual clock; the machine's clock moves by itself.
     pub fn advance(&self, milliseconds: u64) {
         match &self.0 {
@@ -137,7 +146,9 @@ mod tests {
             clock.now().0
         };
         assert_eq!(at(1_010, 10), 1_010);
+        assert_eq!(clock.ahead_of_wall_ms(), 0);
         assert_eq!(at(400, 20), 1_020, "set back");
+        assert_eq!(clock.ahead_of_wall_ms(), 620);
         assert_eq!(at(400, 3_600_020), 3_601_020, "set back, and slept for an hour");
         assert_eq!(at(9_000_000, 3_600_030), 9_000_000, "set forwards");
     }
