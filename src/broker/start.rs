@@ -69,6 +69,7 @@ impl Broker {
             origin,
             list_uri: list_uri.clone(),
             validity_ms: config.pulse_validity_ms,
+            lease_ms: config.lease_ms,
         };
         let pulse = pulse.start(Duration::from_millis(config.pulse_period_ms))?;
         let build = format!("countersign {}", env!("CARGO_PKG_VERSION"));

@@ -72,6 +72,8 @@ pub struct Pulser {
     pub list_uri: String,
     /// Y.
     pub validity_ms: u64,
+    /// The longest lease.
+    pub lease_ms: u64,
 }
 
 /// The running pulse: wake it when trust was lost, watch what it publishes.
@@ -234,7 +236,7 @@ impl Signer {
 
     fn record_lapses(&self) -> Result<(), Problem> {
         let now = self.pulser.clock.now();
-        for (id, host) in self.pulser.trust.due(now)? {
+        for (id, host) in self.pulser.trust.due(now, self.pulser.lease_ms)? {
             let entry = Entry::lapsed(now, host.revision_of(id));
             self.pulser.lineage.append_blocking(entry).map_err(|error| unrecorded(&error))?;
         }
@@ -335,6 +337,7 @@ mod tests {
             origin: "example.org/log".to_owned(),
             list_uri: "https://localhost/v1/status-lists/".to_owned(),
             validity_ms: 5000,
+            lease_ms: 45_000,
         }
     }
 
