@@ -28,6 +28,21 @@ pub struct Config {
     pub pulse_period_ms: u64,
     /// Y: how long after its basis a pulse is valid, milliseconds.
     pub pulse_validity_ms: u64,
+    /// Whether keys of workloads, which live in memory, are certified beside the credential key. Settings of before it
+    /// could be chosen say no.
+    #[serde(default)]
+    pub workload_keys: WorkloadKeys,
+}
+
+/// Whether keys in a host's memory are certified.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WorkloadKeys {
+    /// Only keys that live in the TPM.
+    #[default]
+    Refuse,
+    /// Also those that the credential key vouches for; their certificates say so.
+    Issue,
 }
 
 /// The settings or the data directory cannot be used.
@@ -80,6 +95,7 @@ impl Config {
             attest_interval_ms: 15_000,
             pulse_period_ms: 1000,
             pulse_validity_ms: 5000,
+            workload_keys: WorkloadKeys::Refuse,
         }
     }
 

@@ -18,7 +18,7 @@ use countersign_attestation::evidence::bundle::{Bundle, ImaEntries, ParavisorEvi
 use countersign_attestation::protocol::{
     ActivationRequest, ActivationResponse, AttestationRequest, AttestationResponse, Base64Bytes, Challenge,
     Endorsement, EnrollmentChallenge, EnrollmentRequest, EnrollmentTask, HostId, IssuedCredential, IssuedToken,
-    KnownBoot, PcrSelection, Problem,
+    KnownBoot, PcrSelection, Problem, WorkloadKey,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -183,6 +183,7 @@ fn samples() -> BTreeMap<&'static str, BTreeSet<String>> {
     let token = IssuedToken { audience: String::new(), token: String::new() };
     let credential = IssuedCredential {
         jwt_svids: vec![token.clone()],
+        workload_chain: Some(String::new()),
         certificate_chain: String::new(),
         ear: String::new(),
         trust_bundle: String::new(),
@@ -190,6 +191,7 @@ fn samples() -> BTreeMap<&'static str, BTreeSet<String>> {
         not_after: at,
         renew_at: at,
     };
+    let workload_key = WorkloadKey { key: bytes(), endorsement: bytes(), possession: bytes() };
     let problem = Problem {
         problem_type: String::new(),
         title: String::new(),
@@ -243,8 +245,10 @@ fn samples() -> BTreeMap<&'static str, BTreeSet<String>> {
                 credential_key: bytes(),
                 evidence,
                 audiences: vec![String::new()],
+                workload_key: Some(workload_key.clone()),
             }),
         ),
+        ("WorkloadKey", sample(&workload_key)),
         ("IssuedCredential", sample(&credential)),
         ("IssuedToken", sample(&token)),
         (

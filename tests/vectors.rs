@@ -169,6 +169,19 @@ fn tpm_cases_are_judged_as_expected() {
 }
 
 #[test]
+fn results_wrappers_and_svids_are_judged_as_expected() {
+    let Some(cases) = judged("MANIFEST-tpm-nv.json") else { return };
+    assert_as_expected(
+        &cases,
+        &[("ear-jwt", 24), ("ear-claims", 5), ("ear-submods", 7), ("ear-cbor", 1), ("cmw", 20), ("cmw-signed", 5)],
+    );
+    assert_as_expected(
+        &cases,
+        &[("cmw-x509", 1), ("x509-svid", 7), ("x509-svid-chain", 13), ("spiffe-bundle", 5), ("x509-bundle", 3)],
+    );
+}
+
+#[test]
 fn selection_cases_are_judged_as_expected() {
     let Some(cases) = judged("MANIFEST-selection.json") else { return };
     assert_as_expected(&cases, &[("tpm-quote", 2)]);

@@ -13,11 +13,12 @@ use crate::clock::{self, Now};
 use crate::collect::hardware::HardwareSource;
 use crate::collect::logs::Logs;
 use crate::collect::tpm::{CredentialKey, collect};
-use crate::device::Tpm;
+use crate::device::{Session, Tpm, TpmError};
 use crate::error::AgentError;
 use crate::keys::{Ak, WrappedKey};
 use crate::trust::Lease;
 use crate::watch::Baseline;
+use crate::workload_key::MemoryKey;
 
 /// First pause after a failure or denial, at most; it doubles.
 const RETRY_FIRST_MS: u64 = 250;
@@ -57,6 +58,8 @@ pub struct Granted {
     pub lease: Lease,
     /// A new credential and its key file.
     pub credential: Option<(IssuedCredential, String)>,
+    /// The key that [`IssuedCredential::workload_chain`] is for.
+    pub workload_key: Option<MemoryKey>,
 }
 
 /// What is needed to attest.
@@ -76,6 +79,8 @@ pub struct Attester {
     pub baseline: watch::Sender<Option<Baseline>>,
     /// Whom JWT-SVIDs are wanted for.
     pub audiences: Vec<String>,
+    /// Whether workloads are to have a key in memory.
+    pub wants_workload_key: bool,
     /// The credential key of the live credential, and when to renew.
     current: Option<(WrappedKey, countersign_attestation::UnixMillis)>,
 }
@@ -91,8 +96,8 @@ impl Attester {
         broker: BrokerClient,
         baseline: watch::Sender<Option<Baseline>>,
     ) -> Self {
-        let (audiences, current) = (Vec::new(), None);
-        Self { tpm, attestation_key, logs, hardware, broker, baseline, audiences, current }
+        let (audiences, wants_workload_key, current) = (Vec::new(), false, None);
+        Self { tpm, attestation_key, logs, hardware, broker, baseline, audiences, wants_workload_key, current }
     }
 
     /// Attests once.
@@ -117,11 +122,14 @@ impl Attester {
             Some(_) | None => CredentialKey::New,
         };
         let is_new = wanted == CredentialKey::New;
+        let workload_key = (is_new && self.wants_workload_key).then(MemoryKey::generate).transpose()?;
+        let offered = workload_key.as_ref().map(|key| (nonce, key.spki().to_vec()));
         // 2. The TPM's part, in one sequence. How long the IMA list was before: what comes while the TPM works may be
         //    in the quote or not, and is news for the watch.
         let (ak, selection) = (self.attestation_key.clone(), challenge.pcr_selection.clone());
         let ima_length = self.logs.ima_length(&selection)?;
-        let evidence = self.tpm.run(move |session| collect(session, &ak, wanted, &nonce, &selection)).await?;
+        let collecting = move |tpm: &mut Session| collect(tpm, &ak, wanted, &nonce, &selection, offered.as_ref());
+        let evidence = self.tpm.run(collecting).await?;
         let (selection, values) = (challenge.pcr_selection.clone(), evidence.pcrs.clone());
         self.baseline.send_replace(Some(Baseline { selection, values, ima_length }));
         // 3. The logs behind the quote, and the hardware's report over the same binder, where there is one.
@@ -133,8 +141,7 @@ impl Attester {
             let new = logs.collect(known, evidence.boot, &selection)?;
             Ok::<_, AgentError>((logs, new, hardware.collect(&report_data)?))
         });
-        let (logs, new, hardware) =
-            collected.await.map_err(|_| AgentError::Tpm(crate::device::TpmError::Stopped))??;
+        let (logs, new, hardware) = collected.await.map_err(|_| AgentError::Tpm(TpmError::Stopped))??;
         self.logs = logs;
         tracing::debug!(
             event_log_bytes = new.event_log.as_ref().map(Vec::len),
@@ -142,10 +149,9 @@ impl Attester {
             ima_bytes = new.ima.as_ref().map(|ima| ima.list.len()),
             "evidence is collected"
         );
-        let tpm_pcrs = evidence.pcrs.to_tpm2bs();
         let bundle = Bundle {
             tpm_quote: evidence.quote,
-            tpm_pcrs,
+            tpm_pcrs: evidence.pcrs.to_tpm2bs(),
             tpm_certify: evidence.certify,
             event_log: new.event_log,
             ima: new.ima,
@@ -154,11 +160,15 @@ impl Attester {
             paravisor: hardware.paravisor,
         };
         // 4. The broker decides.
+        let spki = key.p256_spki()?;
+        let endorsed = workload_key.as_ref().zip(evidence.endorsement);
+        let offered = endorsed.map(|(key, endorsement)| key.offer(&nonce, &spki, endorsement)).transpose()?;
         let request = AttestationRequest {
             challenge: challenge.challenge,
-            credential_key: Base64Bytes(key.p256_spki()?),
+            credential_key: Base64Bytes(spki),
             evidence: bundle.encode(),
             audiences: self.audiences.clone(),
+            workload_key: offered,
         };
         let mut response = self.broker.attest(&request).await?;
         // The lease is counted from here, where its end on the broker's clock is known.
@@ -171,7 +181,7 @@ impl Attester {
             self.current = Some((key.clone(), credential.renew_at));
             (credential, key.to_tss2_pem())
         });
-        Ok(Granted { response, lease, credential })
+        Ok(Granted { response, lease, credential, workload_key })
     }
 
     /// Attests for ever, and tells how each attempt ended.
@@ -270,7 +280,12 @@ mod tests {
         let decision = Sha256Digest([0; 32]);
         let response =
             AttestationResponse { decision, log_index: 0, lease_until, attest_again_in_ms, credential: None };
-        Outcome::Granted(Box::new(Granted { response, lease: Lease::new(lease_until, NOW), credential: None }))
+        Outcome::Granted(Box::new(Granted {
+            response,
+            lease: Lease::new(lease_until, NOW),
+            credential: None,
+            workload_key: None,
+        }))
     }
 
     #[test]

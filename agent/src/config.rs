@@ -241,6 +241,10 @@ pub struct RunArgs {
     /// most.
     #[arg(long, value_name = "AUDIENCE", value_parser = audience, requires = "workload_socket")]
     pub audience: Vec<String>,
+    /// Keep a key for workloads in memory, another with each credential, certified beside the key in the TPM: for
+    /// clients that need the key itself, such as Envoy. The broker has to allow it, and relying parties see it.
+    #[arg(long, requires = "workload_socket")]
+    pub workload_key: bool,
     /// Append events to this file, one JSON object a line.
     #[arg(long, value_name = "FILE")]
     pub events: Option<PathBuf>,

@@ -194,6 +194,7 @@ mod tests {
 
     fn credential(generation: u32) -> IssuedCredential {
         IssuedCredential {
+            workload_chain: None,
             jwt_svids: vec![],
             certificate_chain: format!("certificate {generation}"),
             ear: format!("ear {generation}"),

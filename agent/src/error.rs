@@ -60,6 +60,9 @@ pub enum AgentError {
     /// The broker answered a grant that cannot be used.
     #[error("the broker granted, but {0}")]
     Grant(&'static str),
+    /// No key for workloads can be made.
+    #[error("no key for workloads: this machine gives no randomness")]
+    WorkloadKey,
     /// Signals cannot be received.
     #[error("signals: {0}")]
     Signals(std::io::Error),
@@ -95,6 +98,7 @@ impl AgentError {
             Self::ChannelKey(_) => "agent.channel_key",
             Self::EnrolledElsewhere { .. } => "agent.enrolled_elsewhere",
             Self::Grant(_) => "agent.grant",
+            Self::WorkloadKey => "agent.workload_key",
             Self::Signals(_) => "agent.signals",
         }
     }
@@ -107,6 +111,7 @@ impl AgentError {
             Self::Broker(BrokerError::Setup { .. }) => EXIT_LOCAL,
             Self::Broker(_) | Self::Grant(_) => EXIT_BROKER,
             Self::Tpm(_)
+            | Self::WorkloadKey
             | Self::Hardware(_)
             | Self::State(_)
             | Self::File(_)

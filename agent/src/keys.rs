@@ -4,9 +4,11 @@
 //! credential key are kept as blobs that only this TPM, under this primary, can load.
 
 use countersign_attestation::binder::Binder;
+use countersign_attestation::digest::Sha256Digest;
 use tss_esapi::abstraction::{AsymmetricAlgorithmSelection, KeyCustomization, ek, nv};
 use tss_esapi::attributes::{ObjectAttributes, ObjectAttributesBuilder};
 use tss_esapi::constants::CapabilityType;
+use tss_esapi::constants::tss::{TPM2_RH_NULL, TPM2_ST_HASHCHECK};
 use tss_esapi::handles::{KeyHandle, NvIndexTpmHandle, PersistentTpmHandle, TpmHandle};
 use tss_esapi::interface_types::algorithm::{HashingAlgorithm, PublicAlgorithm};
 use tss_esapi::interface_types::dynamic_handles::Persistent;
@@ -18,7 +20,9 @@ use tss_esapi::structures::{
     PublicBuilder, PublicEccParameters, PublicEccParametersBuilder, PublicKeyRsa, PublicRsaParametersBuilder,
     RsaExponent, RsaScheme, SymmetricDefinitionObject,
 };
+use tss_esapi::structures::{HashcheckTicket, Signature, SignatureScheme};
 use tss_esapi::traits::{Marshall as _, UnMarshall as _};
+use tss_esapi::tss2_esys::{TPM2B_DIGEST, TPMT_TK_HASHCHECK};
 
 use crate::der;
 use crate::device::{Refused as _, Session, TpmError};
@@ -488,6 +492,28 @@ pub fn create_attestation_key(session: &mut Session, parent: KeyHandle, kind: Ak
 pub fn create_credential_key(session: &mut Session, parent: KeyHandle) -> Result<WrappedKey, TpmError> {
     let template = || ecc(signing_attributes(false)?, signing_parameters()?);
     create(session, parent, template().refused("credential key template")?)
+}
+
+/// An ECDSA signature of a P-256 key over the SHA-256 of `message`: r || s.
+///
+/// # Errors
+/// The TPM's refusal; [`TpmError::Answer`] for a signature of another kind.
+pub fn sign(session: &mut Session, key: KeyHandle, message: &[u8]) -> Result<[u8; 64], TpmError> {
+    let digest = Digest::try_from(Sha256Digest::of(&[message]).0.as_slice()).refused("a digest")?;
+    // A key that is not restricted signs any digest: the ticket says nothing (TPM 2.0 Part 3, 20.2).
+    let ticket = TPMT_TK_HASHCHECK { tag: TPM2_ST_HASHCHECK, hierarchy: TPM2_RH_NULL, digest: TPM2B_DIGEST::default() };
+    let ticket = HashcheckTicket::try_from(ticket).refused("a ticket")?;
+    let signature =
+        session.authorized("TPM2_Sign", |context| context.sign(key, digest, SignatureScheme::Null, ticket))?;
+    let other = || TpmError::Answer { command: "TPM2_Sign", found: "no ECDSA signature of 64 bytes".to_owned() };
+    let Signature::EcDsa(signature) = &signature else { return Err(other()) };
+    let mut both = [0; 64];
+    // TPMs leave out leading zeros.
+    for (half, number) in both.chunks_exact_mut(32).zip([signature.signature_r(), signature.signature_s()]) {
+        let at = half.len().checked_sub(number.len()).ok_or_else(other)?;
+        half.get_mut(at..).ok_or_else(other)?.copy_from_slice(number.value());
+    }
+    Ok(both)
 }
 
 fn signing_attributes(restricted: bool) -> tss_esapi::Result<ObjectAttributes> {

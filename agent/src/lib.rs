@@ -38,5 +38,6 @@ pub mod svid;
 pub mod trust;
 pub mod watch;
 pub mod workload_api;
+pub mod workload_key;
 
 pub use files::FileError;

@@ -35,6 +35,7 @@ use crate::workload_api::Socket;
 use crate::workload_api::feed::Source;
 use crate::workload_api::jwt::jwt_bundle;
 use crate::workload_api::selector::Admission;
+use crate::workload_key::MemoryKey;
 
 /// How often clocks are looked at. It bounds how late the end of a lease is noticed.
 const TICK: Duration = Duration::from_millis(25);
@@ -85,6 +86,7 @@ pub async fn run(args: RunArgs) -> Result<u8, AgentError> {
         return Err(AgentError::Options("--audience can be given eight times at most"));
     }
     attester.audiences.clone_from(&args.audience);
+    attester.wants_workload_key = args.workload_key;
     let (subject, watched) = watch::channel(None);
     let (offers, offered) = watch::channel(None);
     let socket = args.workload_socket.as_deref().map(Socket::bind).transpose()?;
@@ -298,7 +300,7 @@ impl Host {
     }
 
     fn granted(&mut self, granted: Granted) -> Result<(), AgentError> {
-        let Granted { response, lease, credential } = granted;
+        let Granted { response, lease, credential, workload_key } = granted;
         let grant = if credential.is_some() { Grant::Credential } else { Grant::Prolonged };
         let change = self.trust.on(Event::Granted(grant, lease), clock::now());
         match change {
@@ -325,7 +327,7 @@ impl Host {
                 tracing::warn!("the credential names no status; only the lease bounds trust");
             }
             self.subject.send_replace(subject);
-            self.offer(&credential, &key_pem, lease);
+            self.offer(&credential, &key_pem, workload_key.as_ref(), lease);
         } else {
             self.directory.prolong(&response)?;
             self.offers.send_modify(|offer| {
@@ -339,10 +341,16 @@ impl Host {
     }
 
     /// Hands a new credential to the workload API.
-    fn offer(&self, credential: &IssuedCredential, key_pem: &str, lease: Lease) {
-        let svid = SvidKey::from_pem(key_pem).and_then(|key| {
-            Svid::new(&credential.certificate_chain, &credential.trust_bundle, key, credential.not_after)
-        });
+    fn offer(&self, credential: &IssuedCredential, key_pem: &str, workload_key: Option<&MemoryKey>, lease: Lease) {
+        let svid = match (&credential.workload_chain, workload_key) {
+            (Some(chain), Some(key)) => Ok((chain, SvidKey::Pkcs8(key.pkcs8().clone()))),
+            (None, Some(_)) => {
+                tracing::warn!("the broker certifies no keys of workloads; see workload_keys in its config.toml");
+                SvidKey::from_pem(key_pem).map(|key| (&credential.certificate_chain, key))
+            }
+            (_, None) => SvidKey::from_pem(key_pem).map(|key| (&credential.certificate_chain, key)),
+        };
+        let svid = svid.and_then(|(chain, key)| Svid::new(chain, &credential.trust_bundle, key, credential.not_after));
         let svid = svid.map(|svid| svid.with_tokens(&credential.jwt_svids));
         let offer = svid.map(|svid| Offer { svid: Arc::new(svid), lease });
         self.offers.send_replace(offer.map_err(|error| tracing::warn!(%error, "no SVID for workloads")).ok());

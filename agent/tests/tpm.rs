@@ -61,7 +61,7 @@ fn selection() -> Vec<PcrSelection> {
 
 async fn collected(tpm: &Tpm, ak: &WrappedKey, key: CredentialKey) -> TpmEvidence {
     let ak = Ak::Wrapped(ak.clone());
-    tpm.run(move |session| collect(session, &ak, key, &NONCE, &selection())).await.unwrap()
+    tpm.run(move |session| collect(session, &ak, key, &NONCE, &selection(), None)).await.unwrap()
 }
 
 fn succeeded(output: &Output) -> &Output {
@@ -151,7 +151,8 @@ async fn keys_survive_a_power_cycle_and_no_other_tpm_loads_them() {
     let other_directory = tempfile::tempdir().unwrap();
     let (_other, other_tpm) = started(&other_directory);
     let ak = Ak::Wrapped(ak);
-    let refused = other_tpm.run(move |session| collect(session, &ak, CredentialKey::New, &NONCE, &selection())).await;
+    let refused =
+        other_tpm.run(move |session| collect(session, &ak, CredentialKey::New, &NONCE, &selection(), None)).await;
     assert!(matches!(refused, Err(TpmError::Refused { command: "TPM2_Load", .. })), "{refused:?}");
 }
 

@@ -19,7 +19,7 @@ use countersign_attestation::lineage::entry::Entry;
 use countersign_attestation::lineage::tile::encode_bundle;
 use countersign_attestation::lineage::tree::TreeHead;
 use countersign_attestation::protocol::{HostId, PcrSelection};
-use countersign_attestation::result::svid::CredentialExtension;
+use countersign_attestation::result::svid::{CredentialExtension, KeyProtection};
 use countersign_attestation::status_list::StatusList;
 
 #[path = "../../tests/sim/amd.rs"]
@@ -190,6 +190,7 @@ fn token_seeds() {
         log_index: 41,
         assurance: Assurance::Hardware,
         waivers: Vec::new(),
+        key_protection: KeyProtection::Tpm,
     };
     seed("credential_extension", "extension", &extension.encode());
     let waived = CredentialExtension { waivers: vec!["psp-2026-12".to_owned(), "w".repeat(128)], ..extension };

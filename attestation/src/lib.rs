@@ -21,9 +21,11 @@ extern crate self as countersign_attestation;
 pub mod anchor;
 pub mod binder;
 pub mod claims;
+pub mod cmw;
 pub mod digest;
 pub mod endorsement;
 pub mod evidence;
+mod json;
 pub mod launch;
 pub mod lineage;
 pub mod protocol;
@@ -35,6 +37,7 @@ pub mod signature;
 pub mod status_list;
 pub mod time;
 pub mod verified;
+pub mod workload_key;
 pub mod x509;
 
 /// Simulated Intel: named by the tests of more than one room.

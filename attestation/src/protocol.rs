@@ -258,6 +258,21 @@ pub struct AttestationRequest {
     /// Whom JWT-SVIDs are wanted for, at most [`AUDIENCES_MAX`](crate::result::jwt_svid::AUDIENCES_MAX).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub audiences: Vec<String>,
+    /// A key of the host's workloads, for which a new credential is wanted too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workload_key: Option<WorkloadKey>,
+}
+
+/// A key in memory that the credential key vouches for; see [`workload_key`](crate::workload_key).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WorkloadKey {
+    /// P-256 `SubjectPublicKeyInfo` (DER).
+    pub key: Base64Bytes,
+    /// The credential key's signature over [`message`](crate::workload_key::message): ECDSA with SHA-256, r || s.
+    pub endorsement: Base64Bytes,
+    /// The workload key's own, likewise.
+    pub possession: Base64Bytes,
 }
 
 /// Answer to a granted [`AttestationRequest`]. A denial is a problem document with status 403.
@@ -287,6 +302,10 @@ pub struct IssuedCredential {
     /// JWT-SVIDs, one for each audience that was asked for, in that order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub jwt_svids: Vec<IssuedToken>,
+    /// X.509-SVID for the [`WorkloadKey`] that was offered, then its intermediates, PEM: of the same decision, status
+    /// and end. Absent where none was offered, or where the broker issues none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workload_chain: Option<String>,
     /// SPIFFE bundle roots, PEM.
     pub trust_bundle: String,
     /// Serial number, hex.

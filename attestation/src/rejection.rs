@@ -80,6 +80,7 @@ macro_rules! rooms {
 rooms! {
     Binding(crate::binder::BindingReason),
     Bundle(crate::evidence::bundle::BundleReason),
+    Cmw(crate::cmw::CmwReason),
     X509(crate::x509::X509Reason),
     Tpm(crate::evidence::tpm::TpmReason),
     Logs(crate::evidence::logs::LogReason),
@@ -96,6 +97,7 @@ rooms! {
     Pulse(crate::pulse::PulseReason),
     StatusList(crate::status_list::StatusListReason),
     Lineage(crate::lineage::LineageReason),
+    WorkloadKey(crate::workload_key::WorkloadKeyReason),
 }
 
 /// A reason with what was expected and what was found. `found` never carries a secret: evidence has none.

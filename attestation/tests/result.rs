@@ -9,7 +9,7 @@ use countersign_attestation::result::ear::{
 };
 use countersign_attestation::result::jws::{self, JwkSet, Kind, Thumbprint};
 use countersign_attestation::result::svid::{
-    CredentialExtension, EXTENSION_OID, ExecutionCredential, SpiffeId, TrustDomain,
+    CredentialExtension, EXTENSION_OID, ExecutionCredential, KeyProtection, SpiffeId, TrustDomain,
 };
 use countersign_attestation::status_list::{self, Status, StatusList, StatusListClaim, StatusListToken};
 use countersign_attestation::{Rejection, UnixMillis};
@@ -473,7 +473,17 @@ fn extensions() -> impl Strategy<Value = CredentialExtension> {
     (any::<[u64; 4]>(), any::<[u8; 32]>(), assurance, waivers).prop_map(|(numbers, decision, assurance, waivers)| {
         let [status_list, status_index, generation, log_index] = numbers;
         let decision = Sha256Digest(decision);
-        CredentialExtension { status_list, status_index, generation, decision, log_index, assurance, waivers }
+        let key_protection = if status_index % 2 == 0 { KeyProtection::Tpm } else { KeyProtection::Memory };
+        CredentialExtension {
+            status_list,
+            status_index,
+            generation,
+            decision,
+            log_index,
+            assurance,
+            waivers,
+            key_protection,
+        }
     })
 }
 
@@ -514,6 +524,12 @@ fn the_extension_is_the_documented_der() {
     version_2[4] = 2;
     let refused = code(CredentialExtension::decode(&version_2));
     assert_eq!(refused, Err("result.svid.extension.malformed"), "no waivers");
+    let memory = CredentialExtension { key_protection: KeyProtection::Memory, ..extension(0x80) }.encode();
+    assert!(hex::encode(&memory).ends_with("0c066d656d6f72793000"), "{}", hex::encode(&memory));
+    let mut unknown = memory;
+    let at = unknown.len() - 3;
+    unknown[at] = b'z';
+    assert_eq!(code(CredentialExtension::decode(&unknown)), Err("result.svid.extension.malformed"), "memorz");
     let waivers = |waivers: &[&str]| {
         let waivers = waivers.iter().map(|id| (*id).to_owned()).collect();
         let der = CredentialExtension { waivers, ..extension(0x80) }.encode();

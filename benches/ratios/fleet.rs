@@ -313,6 +313,7 @@ impl Broker {
         let tpm_certify = host.tpm.certify(&host.key, &binder.qualifying_data());
         let snp = host.amd.as_ref().map(|amd| amd.evidence(binder.report_data()));
         let request = AttestationRequest {
+            workload_key: None,
             challenge: challenge.challenge,
             audiences: Vec::new(),
             credential_key: Base64Bytes(host.key.spki()),

@@ -2,6 +2,7 @@
 
 use core::fmt;
 use core::time::Duration;
+use std::time::SystemTime;
 
 use countersign_attestation::UnixMillis;
 use rustix::time::{ClockId, clock_gettime};
@@ -27,15 +28,15 @@ pub trait Clock: fmt::Debug + Send + Sync + 'static {
 pub struct SystemClock;
 
 impl Clock for SystemClock {
+    #[expect(clippy::disallowed_methods, reason = "this is the clock module")]
     fn now(&self) -> Moment {
-        let milliseconds = |clock| {
-            let time = clock_gettime(clock);
-            // A clock before its epoch reads as the end of time: everything has expired.
-            let seconds = u64::try_from(time.tv_sec).unwrap_or(u64::MAX);
-            let rest = u64::try_from(time.tv_nsec / 1_000_000).unwrap_or(0);
-            seconds.saturating_mul(1000).saturating_add(rest)
-        };
-        Moment { wall: UnixMillis(milliseconds(ClockId::Realtime)), steady_ms: milliseconds(ClockId::Boottime) }
+        // A clock before its epoch reads as the end of time: everything has expired.
+        let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::MAX);
+        let wall = UnixMillis(u64::try_from(wall.as_millis()).unwrap_or(u64::MAX));
+        let steady = clock_gettime(ClockId::Boottime);
+        let seconds = u64::try_from(steady.tv_sec).unwrap_or(u64::MAX);
+        let rest = u64::try_from(steady.tv_nsec / 1_000_000).unwrap_or(0);
+        Moment { wall, steady_ms: seconds.saturating_mul(1000).saturating_add(rest) }
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use countersign_attestation::anchor::Assurance;
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::pulse::Pulse;
-use countersign_attestation::result::svid::{ExecutionCredential, SpiffeId, TrustDomain};
+use countersign_attestation::result::svid::{ExecutionCredential, KeyProtection, SpiffeId, TrustDomain};
 use countersign_attestation::status_list::{Status, StatusList};
 use countersign_attestation::{UnixMillis, Verified};
 
@@ -20,6 +20,8 @@ pub struct Trust {
     pub trust_domain: TrustDomain,
     /// Workload CA roots, DER.
     pub roots: Vec<Vec<u8>>,
+    /// The weakest place for a key that is accepted.
+    pub keys: KeyProtection,
 }
 
 /// A pulse with every list it names. There is no other constructor than [`HeldPulse::complete`].
@@ -182,7 +184,11 @@ pub fn decide(chain: &[Vec<u8>], trust: &Trust, snapshot: &Snapshot, now: Moment
 /// A `result.svid` denial.
 pub fn verify(chain: &[Vec<u8>], trust: &Trust, now: UnixMillis) -> Result<ExecutionCredential, Denial> {
     let chain: Vec<&[u8]> = chain.iter().map(Vec::as_slice).collect();
-    Ok(ExecutionCredential::verify(&chain, &trust.roots, &trust.trust_domain, now)?)
+    let credential = ExecutionCredential::verify(&chain, &trust.roots, &trust.trust_domain, now)?;
+    if trust.keys < credential.key_protection() {
+        return Err(GateReason::KeyInMemory.because(trust.keys, credential.key_protection()));
+    }
+    Ok(credential)
 }
 
 /// Decides about a credential whose chain was checked, now or before. Dates, pulse and status are checked every time.

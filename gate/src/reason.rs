@@ -52,6 +52,10 @@ gate_reasons! {
     Suspended = "gate.credential.suspended",
         "the host is not trusted at present",
         "attest again; see the broker's decision on this host: countersign explain";
+    /// What the operator of this gate did not allow.
+    KeyInMemory = "gate.credential.key_in_memory",
+        "the credential's key is in the host's memory and not in its TPM",
+        "call with the key in the TPM, or let this gate accept workloads' keys: --keys memory";
     /// The proxy did not say who called.
     NoCertificate = "gate.certificate.missing",
         "the request names no client certificate",

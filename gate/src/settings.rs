@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use clap::Parser;
 use countersign_attestation::result::jws::JwkSet;
-use countersign_attestation::result::svid::TrustDomain;
+use countersign_attestation::result::svid::{KeyProtection, TrustDomain};
 use countersign_attestation::x509::Certificate;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
@@ -30,6 +30,10 @@ pub struct Settings {
     #[arg(long, env = "COUNTERSIGN_TRUST_DOMAIN", value_name = "NAME", value_parser = trust_domain)]
     pub trust_domain: TrustDomain,
 
+    /// Whose keys are accepted: in the TPM of the attested host alone, or also in its memory.
+    #[arg(long, env = "COUNTERSIGN_GATE_KEYS", value_enum, default_value_t = Keys::Tpm)]
+    pub keys: Keys,
+
     /// Folder with `jwks.json`, `trust-bundle.pem` and `broker-ca.pem`, for those not given on their own.
     #[arg(long, env = "COUNTERSIGN_GATE_TRUST_DIR", value_name = "FOLDER")]
     pub trust_dir: Option<PathBuf>,
@@ -45,6 +49,24 @@ pub struct Settings {
     /// The CA of the broker's own TLS certificate, PEM.
     #[arg(long, env = "COUNTERSIGN_GATE_BROKER_CA", value_name = "FILE", required_unless_present = "trust_dir")]
     pub broker_ca: Option<PathBuf>,
+}
+
+/// Where an accepted credential's key may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Keys {
+    /// In the TPM.
+    Tpm,
+    /// In the TPM, or in the memory of the attested host.
+    Memory,
+}
+
+impl From<Keys> for KeyProtection {
+    fn from(keys: Keys) -> Self {
+        match keys {
+            Keys::Tpm => Self::Tpm,
+            Keys::Memory => Self::Memory,
+        }
+    }
 }
 
 /// Where the gate answers. It believes the headers of whoever can connect, so only this machine may.
@@ -108,7 +130,8 @@ impl Settings {
             Certificate::parse(root).context("cannot use the trust bundle")?;
         }
         let broker_ca = certificates(&self.file(self.broker_ca.as_deref(), "broker-ca.pem")?)?;
-        Ok(TrustMaterial { trust: Trust { trust_domain: self.trust_domain.clone(), roots }, keys, broker_ca })
+        let trust = Trust { trust_domain: self.trust_domain.clone(), roots, keys: self.keys.into() };
+        Ok(TrustMaterial { trust, keys, broker_ca })
     }
 
     fn file(&self, named: Option<&Path>, usual: &str) -> anyhow::Result<PathBuf> {

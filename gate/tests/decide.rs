@@ -8,7 +8,7 @@ use countersign_attestation::UnixMillis;
 use countersign_attestation::anchor::Assurance;
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::pulse::{ListDigest, Pulse};
-use countersign_attestation::result::svid::CredentialExtension;
+use countersign_attestation::result::svid::{CredentialExtension, KeyProtection};
 use countersign_attestation::status_list::{Status, StatusList};
 use countersign_gate::clock::Moment;
 use countersign_gate::decide::{Decision, Trust};
@@ -61,7 +61,11 @@ impl World {
 }
 
 fn gate(issuer: &Issuer) -> GateState {
-    let trust = Trust { trust_domain: issuer.trust_domain.clone(), roots: vec![issuer.authority.der()] };
+    gate_for(issuer, KeyProtection::Tpm)
+}
+
+fn gate_for(issuer: &Issuer, keys: KeyProtection) -> GateState {
+    let trust = Trust { trust_domain: issuer.trust_domain.clone(), roots: vec![issuer.authority.der()], keys };
     GateState::new(trust, issuer.keys())
 }
 
@@ -142,6 +146,26 @@ fn e21_what_no_list_covers_is_denied() {
     let none = Pulse { lists: vec![], ..world.issuer.pulse(2, NOW, &list(Status::Valid)) };
     assert_eq!(world.gate.offer_pulse(&world.issuer.pulse_token(&none), at(0)), Ok(Offer::Installed));
     assert_eq!(world.code(at(0)), Err("gate.list.missing"));
+}
+
+#[test]
+fn a_key_in_memory_is_accepted_where_the_operator_says_so() {
+    let world = World::new();
+    let order = |key_protection| {
+        let extension = CredentialExtension { key_protection, ..extension(INDEX) };
+        [world.issuer.authority.issue(&Order::new(DOMAIN, "gpu-1", &extension, NOW)).der]
+    };
+    let (tpm, memory) = (order(KeyProtection::Tpm), order(KeyProtection::Memory));
+    let judge = |keys| {
+        let gate = gate_for(&world.issuer, keys);
+        let list = list(Status::Valid);
+        gate.offer_list(&world.issuer.list_token(&list, NOW), at(0)).unwrap();
+        let pulse = world.issuer.pulse_token(&world.issuer.pulse(1, NOW, &list));
+        assert_eq!(gate.offer_pulse(&pulse, at(0)), Ok(Offer::Installed));
+        (code(gate.decide(&tpm, at(0))), code(gate.decide(&memory, at(0))))
+    };
+    assert_eq!(judge(KeyProtection::Tpm), (Ok(()), Err("gate.credential.key_in_memory")));
+    assert_eq!(judge(KeyProtection::Memory), (Ok(()), Ok(())));
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, StatusCode};
 use countersign_attestation::UnixMillis;
+use countersign_attestation::result::svid::KeyProtection;
 use countersign_attestation::status_list::{Status, StatusList};
 use countersign_gate::clock::{Clock, Moment};
 use countersign_gate::decide::{Allowed, Trust};
@@ -49,7 +50,11 @@ struct World {
 impl World {
     fn new() -> Self {
         let issuer = Issuer::new("fleet.test");
-        let trust = Trust { trust_domain: issuer.trust_domain.clone(), roots: vec![issuer.authority.der()] };
+        let trust = Trust {
+            trust_domain: issuer.trust_domain.clone(),
+            roots: vec![issuer.authority.der()],
+            keys: KeyProtection::Tpm,
+        };
         let clock = Arc::new(ManualClock(Mutex::new(0)));
         let state = Arc::new(GateState::new(trust, issuer.keys()));
         let door = Door { state, clock: Arc::clone(&clock) as Arc<dyn Clock>, metrics: Arc::new(Metrics::default()) };

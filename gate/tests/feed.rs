@@ -6,6 +6,7 @@ use core::time::Duration;
 use std::sync::{Arc, Mutex};
 
 use countersign_attestation::UnixMillis;
+use countersign_attestation::result::svid::KeyProtection;
 use countersign_attestation::status_list::{Status, StatusList};
 use countersign_gate::clock::{Clock, Moment};
 use countersign_gate::decide::{Decision, Trust};
@@ -46,7 +47,11 @@ struct World {
 impl World {
     fn new() -> Self {
         let issuer = Issuer::new("fleet.test");
-        let trust = Trust { trust_domain: issuer.trust_domain.clone(), roots: vec![issuer.authority.der()] };
+        let trust = Trust {
+            trust_domain: issuer.trust_domain.clone(),
+            roots: vec![issuer.authority.der()],
+            keys: KeyProtection::Tpm,
+        };
         let state = Arc::new(GateState::new(trust, issuer.keys()));
         Self {
             chain: vec![issuer.svid("gpu-1", 5, NOW).der],

@@ -5,16 +5,18 @@ use std::sync::Arc;
 use countersign_attestation::UnixMillis;
 use countersign_attestation::claims::Claims;
 use countersign_attestation::digest::Sha256Digest;
-use countersign_attestation::lineage::entry::{CredentialRecord, DecisionRecord, Entry};
+use countersign_attestation::lineage::entry::{CredentialRecord, DecisionRecord, Entry, WorkloadRecord};
 use countersign_attestation::lineage::tree::leaf_hash;
 use countersign_attestation::protocol::{AttestationRequest, AttestationResponse, Base64Bytes, Challenge, HostId};
 use countersign_attestation::result::jws::Thumbprint;
 use countersign_attestation::result::jwt_svid::{AUDIENCE_BYTES_MAX, AUDIENCES_MAX, JwtSvid};
+use countersign_attestation::workload_key;
 use countersign_policies::decision::Outcome;
 
 use crate::broker::judge::{Inputs, Judgement, LogsVerdict, judge, judge_warm};
 use crate::broker::known::{Fresh, Known, joined};
 use crate::broker::{Broker, Latest, instances};
+use crate::config::WorkloadKeys;
 use crate::credentials::execution::{Proven, Wanted};
 use crate::keys::random;
 use crate::lineage::Recorded;
@@ -42,6 +44,8 @@ struct Case<'a> {
     governance: &'a Governance,
     /// Whom JWT-SVIDs are wanted for: nothing that a decision depends on.
     audiences: &'a [String],
+    /// The workload's key that is certified with the credential key, likewise.
+    workload_key: Option<&'a [u8]>,
 }
 
 impl<'a> Case<'a> {
@@ -90,6 +94,11 @@ impl Broker {
         let logs = request.evidence.take_logs()?;
         let audiences = std::mem::take(&mut request.audiences);
         check_audiences(&audiences)?;
+        let workload_key = request.workload_key.take().filter(|_| self.config.workload_keys == WorkloadKeys::Issue);
+        if let Some(offered) = &workload_key {
+            workload_key::verify(offered, &request.credential_key.0, &nonce)?;
+        }
+        let workload_key = workload_key.map(|offered| offered.key.0);
 
         // 2. One snapshot of the host, its trust, and what it is judged by.
         let host = self.hosts.find(id)?;
@@ -99,6 +108,7 @@ impl Broker {
         let key = Sha256Digest::of(&[&request.credential_key.0]);
         check_may_attest(&trust, key, &request.credential_key.0, now)
             .map_err(|problem| self.with_cause(problem, &trust))?;
+        check_new(&trust, workload_key.as_deref())?;
 
         let fresh = Fresh::new(&self.archive, &logs);
         let mut inputs = self.inputs(&host, enrolled, &trust, &governance, nonce, request, now)?;
@@ -114,8 +124,14 @@ impl Broker {
         }
 
         // 5. Record. 6. Grant or revoke. 7. Issue.
-        let case =
-            Case { inputs: &inputs, fresh: &fresh, trust: &trust, governance: &governance, audiences: &audiences };
+        let case = Case {
+            inputs: &inputs,
+            fresh: &fresh,
+            trust: &trust,
+            governance: &governance,
+            audiences: &audiences,
+            workload_key: workload_key.as_deref(),
+        };
         match (judged.decision.outcome(), &judged.claims) {
             (Outcome::Granted { not_after, lease_until }, Some(claims)) => {
                 let until = Until { not_after, lease_until };
@@ -141,7 +157,7 @@ impl Broker {
         claims: &Claims,
         until: Until,
     ) -> Result<AttestationResponse, Problem> {
-        let Case { inputs, trust, governance, audiences, .. } = case;
+        let Case { inputs, trust, governance, audiences, workload_key, .. } = *case;
         let instances = instances::of(claims);
         while let Err(other) = self.instances.claim(&instances, &inputs.host, until.lease_until, inputs.at) {
             if self.trust.host(&other)?.is_some_and(|trust| trust.standing == Standing::Trusted) {
@@ -152,7 +168,7 @@ impl Broker {
         let key = Sha256Digest::of(&[&inputs.credential_key.0]);
         let ttl_ms = self.config.credential_ttl_ms;
         let has_key = trust.credential.as_ref().is_some_and(|live| live.serves(key, inputs.at, ttl_ms));
-        let credential = if has_key { None } else { Some(self.credential_record(trust, key, until.not_after)?) };
+        let credential = if has_key { None } else { Some(self.credential_record(case, key, until.not_after)?) };
         let on = trust.revision_of(inputs.host.clone());
         // Other logs that say the same are kept all the same: what follows rests on them.
         let unchanged =
@@ -167,7 +183,7 @@ impl Broker {
         let recorded = self.record(entry).await?;
         let lease = self.trust.grant(&recorded)?;
         let proven = Proven { claims, waivers: judged.waivers() };
-        let wanted = Wanted { spki: &inputs.credential_key.0, audiences };
+        let wanted = Wanted { spki: &inputs.credential_key.0, workload_key, audiences };
         let issued = self.issuer.issue(&recorded, &lease, wanted, proven, inputs.at);
         let credential = issued.map_err(|error| {
             tracing::error!(%error, "credential not issued");
@@ -253,18 +269,19 @@ impl Broker {
 
     fn credential_record(
         &self,
-        trust: &HostTrust,
+        case: &Case<'_>,
         key: Sha256Digest,
         not_after: UnixMillis,
     ) -> Result<CredentialRecord, Problem> {
-        let mut serial = random::<16>().map_err(|_| Refusal::Internal.plain())?;
-        // Positive, and never zero-led: one length, one spelling.
-        serial[0] = serial[0] & 0x7f | 0x40;
-        let status_index = match trust.status_index {
+        let workload = match case.workload_key {
+            Some(spki) => Some(WorkloadRecord { serial: new_serial()?, key: Sha256Digest::of(&[spki]) }),
+            None => None,
+        };
+        let status_index = match case.trust.status_index {
             Some(index) => index,
             None => self.trust.reserve_index()?,
         };
-        Ok(CredentialRecord { serial: serial.to_vec(), key, status_index, not_after })
+        Ok(CredentialRecord { serial: new_serial()?, key, status_index, not_after, workload })
     }
 
     /// Archives the inputs, so that whoever has the entry can replay the decision.
@@ -347,6 +364,20 @@ impl Broker {
             all.insert(inputs.host.clone(), latest);
         }
     }
+}
+
+/// A new serial number: positive, and never zero-led: one length, one spelling.
+fn new_serial() -> Result<Vec<u8>, Problem> {
+    let mut serial = random::<16>().map_err(|_| Refusal::Internal.plain())?;
+    serial[0] = serial[0] & 0x7f | 0x40;
+    Ok(serial.to_vec())
+}
+
+/// Workloads' keys are rotated as credential keys are.
+fn check_new(trust: &HostTrust, workload_key: Option<&[u8]>) -> Result<(), Problem> {
+    let Some(key) = workload_key.map(|spki| Sha256Digest::of(&[spki])) else { return Ok(()) };
+    let live = trust.credential.as_ref().is_some_and(|live| live.key == key || live.workload == Some(key));
+    if live || trust.retired_keys.contains(&key) { Err(Refusal::KeyReused.plain()) } else { Ok(()) }
 }
 
 /// Tokens are for services that are named, each by itself.

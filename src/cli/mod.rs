@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 usage or local failure, 2 the broker or the way to it failed, 3 denied or not as expected,
 //! 4 not found, 5 conflict.
 
+pub mod chaos;
 pub mod client;
 pub mod collateral;
 pub mod demo;
@@ -65,6 +66,8 @@ enum Command {
     Verify(verify::VerifyArgs),
     /// Show what a file of evidence says, and what of it is signed.
     Inspect(inspect::InspectArgs),
+    /// Break a test deployment on this machine in every way that is promised to end in denial, and measure how soon.
+    Chaos(chaos::ChaosArgs),
     /// Show the main job end to end on this machine: attest, drift, deny.
     Demo(demo::DemoArgs),
 }
@@ -120,6 +123,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             return Ok(as_told(verify::run(&args, &mut stdout())? == ExitOutcome::AsExpected));
         }
         Command::Inspect(args) => inspect::run(&args, &mut stdout())?,
+        Command::Chaos(args) => return chaos::run(&args).map(as_told),
         Command::Demo(args) => return demo::run(&args).map(as_told),
     }
     Ok(ExitCode::SUCCESS)

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use countersign_attestation::UnixMillis;
 use countersign_attestation::anchor::Assurance;
 use countersign_attestation::claims::{Claims, Presented};
+use countersign_attestation::cmw;
 use countersign_attestation::endorsement::intel::TcbStatus;
 use countersign_attestation::lineage::entry::CredentialRecord;
 use countersign_attestation::protocol::{IssuedCredential, IssuedToken};
@@ -15,7 +16,7 @@ use countersign_attestation::result::ear::{
 };
 use countersign_attestation::result::jws::Thumbprint;
 use countersign_attestation::result::jwt_svid::{self, JwtSvid};
-use countersign_attestation::result::svid::{CredentialExtension, EXTENSION_OID, SpiffeId, TrustDomain};
+use countersign_attestation::result::svid::{CredentialExtension, EXTENSION_OID, KeyProtection, SpiffeId, TrustDomain};
 use countersign_policies::waiver::WaiverUse;
 use rcgen::ExtendedKeyUsagePurpose;
 
@@ -43,6 +44,8 @@ pub struct Proven<'a> {
 pub struct Wanted<'a> {
     /// The credential key, `SubjectPublicKeyInfo`.
     pub spki: &'a [u8],
+    /// The workload's key that is certified too, `SubjectPublicKeyInfo`.
+    pub workload_key: Option<&'a [u8]>,
     /// Audiences of JWT-SVIDs.
     pub audiences: &'a [String],
 }
@@ -75,7 +78,7 @@ impl Issuer {
         proven: Proven<'_>,
         now: UnixMillis,
     ) -> Result<Option<IssuedCredential>, KeyError> {
-        let (Proven { claims, .. }, Wanted { spki, audiences }) = (proven, wanted);
+        let (Proven { claims, .. }, Wanted { spki, .. }) = (proven, wanted);
         let waivers: Vec<String> = proven.waivers.iter().map(|waiver| waiver.id.clone()).collect();
         let Some(credential) = recorded.entry().credential() else { return Ok(None) };
         let (status_list, status_index) = split_index(credential.status_index);
@@ -88,16 +91,8 @@ impl Issuer {
             log_index: recorded.index(),
             assurance: claims.assurance,
             waivers: waivers.clone(),
+            key_protection: KeyProtection::Tpm,
         };
-        let profile = LeafProfile {
-            uri: Some(subject.to_string()),
-            names: vec![],
-            usages: vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth],
-            extensions: vec![(EXTENSION_OID.to_vec(), extension.encode())],
-            serial: credential.serial.clone(),
-            not_after: credential.not_after,
-        };
-        let certificate = self.keys.workload.sign(spki, profile, now)?;
         let thumbprint = Thumbprint::of_spki(spki)
             .ok_or_else(|| KeyError::Unusable { doing: "name a key", reason: "it is not a P-256 key".to_owned() })?;
         let cnf = Confirmation { jkt: thumbprint.to_string() };
@@ -106,11 +101,16 @@ impl Issuer {
         };
         let face =
             Face { recorded, lease, credential: &credential, subject: &subject, cnf: &cnf, status: &status, now };
-        let jwt_svids = audiences.iter().map(|audience| self.token(face, audience)).collect::<Result<_, _>>()?;
+        let jwt_svids = wanted.audiences.iter().map(|audience| self.token(face, audience)).collect::<Result<_, _>>()?;
+        let memory = CredentialExtension { key_protection: KeyProtection::Memory, ..extension.clone() };
+        let workload = wanted.workload_key.zip(credential.workload.as_ref()).map(|(spki, workload)| {
+            self.keys.workload.sign(spki, profile(&subject, &workload.serial, credential.not_after, &memory), now)
+        });
+        let workload_chain = workload.transpose()?.map(|certificate| certificate.pem);
         let ear = Ear {
             eat_profile: ear::PROFILE.to_owned(),
             iss: self.trust_domain.clone(),
-            sub: subject,
+            sub: subject.clone(),
             iat: now.seconds(),
             exp: credential.not_after.seconds(),
             jti: recorded.leaf_hash(),
@@ -123,15 +123,32 @@ impl Issuer {
             log_index: recorded.index(),
             waivers,
         };
+        let ear = self.keys.token.sign(ear::KIND, &ear.to_payload())?;
+        let mut profile = profile(&subject, &credential.serial, credential.not_after, &extension);
+        profile.extensions.push((cmw::EXTENSION_OID.to_vec(), cmw::certificate_extension(ear::MEDIA_TYPE, &ear)));
+        let certificate = self.keys.workload.sign(spki, profile, now)?;
         Ok(Some(IssuedCredential {
             certificate_chain: certificate.pem,
-            ear: self.keys.token.sign(ear::KIND, &ear.to_payload())?,
+            ear,
             jwt_svids,
+            workload_chain,
             trust_bundle: self.keys.workload.root_pem().to_owned(),
             serial: hex::encode(&credential.serial),
             not_after: credential.not_after,
             renew_at: now.plus(credential.not_after.since(now) / 2),
         }))
+    }
+}
+
+/// What a certificate of the credential says.
+fn profile(subject: &SpiffeId, serial: &[u8], not_after: UnixMillis, extension: &CredentialExtension) -> LeafProfile {
+    LeafProfile {
+        uri: Some(subject.to_string()),
+        names: vec![],
+        usages: vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth],
+        extensions: vec![(EXTENSION_OID.to_vec(), extension.encode())],
+        serial: serial.to_vec(),
+        not_after,
     }
 }
 

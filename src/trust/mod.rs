@@ -239,6 +239,7 @@ mod tests {
                 key: Sha256Digest([n; 32]),
                 status_index: u64::from(n),
                 not_after: at.plus(9),
+                workload: None,
             };
             Entry::granted(at, on, decision, at.plus(9), Some(credential))
         };

@@ -363,8 +363,13 @@ mod tests {
         fn trusted(self, lease_ms: u64) -> Self {
             self.record(|on| Entry::enrolled(START, on, DIGEST));
             let decision = DecisionRecord { inputs: Some(DIGEST), claims: None, decision: DIGEST, reasons: vec![] };
-            let credential =
-                CredentialRecord { serial: vec![1], key: DIGEST, status_index: 3, not_after: START.plus(60_000) };
+            let credential = CredentialRecord {
+                serial: vec![1],
+                key: DIGEST,
+                status_index: 3,
+                not_after: START.plus(60_000),
+                workload: None,
+            };
             self.record(|on| Entry::granted(START, on, decision, START.plus(lease_ms), Some(credential)));
             self
         }

@@ -115,9 +115,17 @@ pub struct LiveCredential {
     pub key: Sha256Digest,
     /// Not valid from this moment.
     pub not_after: UnixMillis,
+    /// SHA-256 of the workload's key that was certified with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workload: Option<Sha256Digest>,
 }
 
 impl LiveCredential {
+    /// Its keys, which are not certified again.
+    fn keys(&self) -> impl Iterator<Item = Sha256Digest> {
+        [Some(self.key), self.workload].into_iter().flatten()
+    }
+
     /// Whether the host needs no other credential for this key. One that ends later than one issued now would is of a
     /// clock that was wrong: relying parties do not take it yet.
     #[must_use]
@@ -327,9 +335,11 @@ fn grant(host: &mut HostTrust, entry: &Entry) {
     }
     if let Some(credential) = entry.credential() {
         host.status_index = Some(credential.status_index);
-        let live = LiveCredential { key: credential.key, not_after: credential.not_after };
-        if let Some(retired) = host.credential.replace(live).filter(|retired| retired.key != credential.key) {
-            host.retired_keys.push(retired.key);
+        let workload = credential.workload.map(|workload| workload.key);
+        let live = LiveCredential { key: credential.key, not_after: credential.not_after, workload };
+        let held: Vec<Sha256Digest> = live.keys().collect();
+        if let Some(retired) = host.credential.replace(live) {
+            host.retired_keys.extend(retired.keys().filter(|key| !held.contains(key)));
             let surplus = host.retired_keys.len().saturating_sub(RETIRED_KEYS_MAX);
             host.retired_keys.drain(..surplus);
         }
@@ -342,7 +352,7 @@ fn start_generation(host: &mut HostTrust) {
     host.generation = host.generation.saturating_add(1);
     host.status_index = None;
     if let Some(retired) = host.credential.take() {
-        host.retired_keys.push(retired.key);
+        host.retired_keys.extend(retired.keys());
     }
     host.inputs = None;
     host.claims = None;
@@ -395,6 +405,7 @@ mod tests {
                 key: Sha256Digest([key; 32]),
                 status_index: host.status_index.unwrap_or(index),
                 not_after: UnixMillis(1000),
+                workload: None,
             };
             let decision = DecisionRecord { inputs: Some(DIGEST), claims: None, decision: DIGEST, reasons: vec![] };
             let on = host.revision_of(id("a"));

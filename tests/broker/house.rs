@@ -232,6 +232,7 @@ impl Host {
         let tpm_certify = self.tpm.certify(&self.key, &qualifying);
         let Logs { event_log, ima } = logs;
         AttestationRequest {
+            workload_key: None,
             challenge: challenge.challenge.clone(),
             audiences: Vec::new(),
             credential_key: Base64Bytes(self.key.spki()),

@@ -15,3 +15,4 @@ mod measured;
 mod tpm;
 #[path = "../sim/vendor.rs"]
 mod vendor;
+mod workload_keys;

@@ -5,6 +5,7 @@
 #[path = "../sim/amd.rs"]
 mod amd;
 mod bad_input;
+mod chaos;
 mod client;
 mod collateral;
 mod crash;

@@ -194,6 +194,7 @@ impl SimHost {
             hardware(binder.report_data(), &mut bundle);
         }
         AttestationRequest {
+            workload_key: None,
             challenge: challenge.challenge.clone(),
             audiences: self.audiences.clone(),
             credential_key: Base64Bytes(self.key.spki()),

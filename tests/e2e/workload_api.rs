@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use countersign::config::WorkloadKeys;
 use tempfile::TempDir;
 
 use crate::fleet::{Fleet, Process, succeed, wait_until};
@@ -25,7 +26,8 @@ with WorkloadApiClient(socket_path=sys.argv[1]) as client:
     roots = client.fetch_x509_bundles().get_bundle_for_trust_domain(svid.spiffe_id.trust_domain)
     print(verified.spiffe_id, len(roots.x509_authorities))
     try:
-        client.fetch_x509_svid()
+        leaf = client.fetch_x509_svid()
+        print("got", leaf.spiffe_id, len(leaf.cert_chain))
     except Exception as error:
         print(error)
 "#;
@@ -44,6 +46,36 @@ fn client(python: &Path, socket: &Path) -> Command {
     let mut client = Command::new(python);
     client.args(["-c", CLIENT]).arg(format!("unix:{}", socket.display())).arg(AUDIENCE);
     client
+}
+
+/// `--workload-key` at the agent and `workload_keys = "issue"` at the broker: an X.509-SVID with its key.
+#[test]
+fn a_workload_gets_an_svid_with_a_key_of_its_own_where_both_sides_allow_it() {
+    let Some(python) = python() else { return };
+    let folder = TempDir::new().unwrap();
+    let machine = Machine::boot(folder.path());
+    let fleet = Fleet::start_with(&[machine.anchor()], |config| {
+        config.pulse_period_ms = 200;
+        config.pulse_validity_ms = 2000;
+        config.workload_keys = WorkloadKeys::Issue;
+    });
+    machine.enroll(&fleet, "host-a");
+    assert_eq!(machine.attest_once().0, Some(3));
+    machine.capture(&fleet, "host-a", "golden");
+
+    let socket = folder.path().join("agent.sock");
+    let log = fs::File::create(folder.path().join("daemon.log")).unwrap();
+    let mut agent = machine.agent(&["run", "--audience", AUDIENCE, "--admit", &format!("uid:{}", own_uid())]);
+    agent.arg("--workload-key").arg("--workload-socket").arg(&socket).stdout(Stdio::null()).stderr(log);
+    let _agent = Process(agent.spawn().unwrap());
+    wait_until("the host is trusted", || machine.credential("credential.pem").exists());
+
+    let said = succeed(&mut client(&python, &socket));
+    let svid = said.lines().nth(1).unwrap();
+    assert!(svid.starts_with("got spiffe://") && svid.contains("/host/host-a 1"), "{said}");
+    // The credential directory has the key in the TPM, as ever.
+    let key = fs::read_to_string(machine.credential("key.pem")).unwrap();
+    assert!(key.starts_with("-----BEGIN TSS2 PRIVATE KEY-----"), "{key}");
 }
 
 #[test]

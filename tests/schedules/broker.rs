@@ -261,6 +261,7 @@ impl Process {
             key,
             status_index: case.trust.status_index.unwrap_or_else(|| self.trust.reserve_index().unwrap()),
             not_after: case.at.plus(CREDENTIAL_TTL_MS),
+            workload: None,
         });
         let lease_until = case.at.plus(self.settings.lease_ms);
         if case.trust.claims.is_some() {
@@ -274,7 +275,7 @@ impl Process {
     pub(crate) fn issue(&self, case: &Case, recorded: &Recorded) -> Option<(UnixMillis, Option<Left>)> {
         let estate = Estate::get();
         let lease = self.trust.grant(recorded).ok()?;
-        let wanted = Wanted { spki: &estate.spkis[case.key], audiences: &[] };
+        let wanted = Wanted { spki: &estate.spkis[case.key], workload_key: None, audiences: &[] };
         let proven = Proven { claims: &estate.claims, waivers: &[] };
         let issued = self.issuer.issue(recorded, &lease, wanted, proven, case.at).unwrap();
         let left = issued.map(|issued| {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use countersign_attestation::UnixMillis;
+use countersign_attestation::result::svid::KeyProtection;
 use countersign_gate::clock::Moment;
 use countersign_gate::decide::{Decision, Trust, judge};
 use countersign_gate::state::{GateState, Offer};
@@ -126,6 +127,10 @@ impl Gate {
 
 fn state() -> GateState {
     let estate = Estate::get();
-    let trust = Trust { trust_domain: estate.domain.clone(), roots: vec![estate.keys.workload.root_der().to_vec()] };
+    let trust = Trust {
+        trust_domain: estate.domain.clone(),
+        roots: vec![estate.keys.workload.root_der().to_vec()],
+        keys: KeyProtection::Tpm,
+    };
     GateState::new(trust, estate.jwks.clone())
 }

@@ -14,7 +14,7 @@ use countersign_attestation::anchor::Assurance;
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::pulse::{self, ListDigest, Pulse, PulseCheckpoint};
 use countersign_attestation::result::jws::{self, Jwk, JwkSet, Kind};
-use countersign_attestation::result::svid::{CredentialExtension, EXTENSION_OID, TrustDomain};
+use countersign_attestation::result::svid::{CredentialExtension, EXTENSION_OID, KeyProtection, TrustDomain};
 use countersign_attestation::status_list::{self, StatusList, StatusListToken};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, CustomExtension, DistinguishedName, DnType,
@@ -113,6 +113,7 @@ pub(crate) fn extension(index: u64) -> CredentialExtension {
         log_index: 41,
         assurance: Assurance::Simulated,
         waivers: Vec::new(),
+        key_protection: KeyProtection::Tpm,
     }
 }
 

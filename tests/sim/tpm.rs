@@ -295,6 +295,11 @@ impl CredentialKey {
         spki.as_ref().to_vec()
     }
 
+    /// What TPM2_Sign makes of a message: r || s.
+    pub(crate) fn sign(&self, message: &[u8]) -> Vec<u8> {
+        self.key.sign(&SystemRandom::new(), message).unwrap().as_ref().to_vec()
+    }
+
     /// PKCS#8 of the private key, for a TLS client.
     pub(crate) fn pkcs8(&self) -> Vec<u8> {
         self.key.to_pkcs8v1().unwrap().as_ref().to_vec()

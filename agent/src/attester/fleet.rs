@@ -36,7 +36,8 @@ fn granted(at: u64) -> Outcome {
     let lease_until = now(at).wall.plus(LEASE_MS);
     let (decision, attest_again_in_ms) = (Sha256Digest([0; 32]), INTERVAL_MS);
     let response = AttestationResponse { decision, log_index: 0, lease_until, attest_again_in_ms, credential: None };
-    Outcome::Granted(Box::new(Granted { response, lease: Lease::new(lease_until, now(at)), credential: None }))
+    let lease = Lease::new(lease_until, now(at));
+    Outcome::Granted(Box::new(Granted { response, lease, credential: None, workload_key: None }))
 }
 
 fn failed() -> Outcome {

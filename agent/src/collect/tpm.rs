@@ -5,6 +5,7 @@ use core::fmt;
 use countersign_attestation::binder::Nonce;
 use countersign_attestation::claims::PcrHash;
 use countersign_attestation::protocol::PcrSelection;
+use countersign_attestation::workload_key;
 use tss_esapi::handles::KeyHandle;
 use tss_esapi::interface_types::algorithm::HashingAlgorithm;
 use tss_esapi::interface_types::session_handles::AuthSession;
@@ -59,6 +60,8 @@ pub struct TpmEvidence {
     pub boot: Boot,
     /// TPM2B_ATTEST, TPMT_SIGNATURE, TPM2B_PUBLIC.
     pub certify: Vec<u8>,
+    /// What the credential key signed for a workload's key, r || s, where one was given.
+    pub endorsement: Option<[u8; 64]>,
 }
 
 /// Which credential key an attestation is for.
@@ -69,6 +72,9 @@ pub enum CredentialKey {
     /// The one of the live credential.
     Current(WrappedKey),
 }
+
+/// What a workload's key is offered with: the challenge's nonce, and its `SubjectPublicKeyInfo`.
+pub type Offered = ([u8; 32], Vec<u8>);
 
 /// Quotes `selection` and certifies the credential key under `attestation_key`, both for `nonce`.
 ///
@@ -82,6 +88,7 @@ pub fn collect(
     credential_key: CredentialKey,
     nonce: &Nonce,
     selection: &[PcrSelection],
+    offered: Option<&Offered>,
 ) -> Result<TpmEvidence, TpmError> {
     let ak = attestation_key.load(session)?;
     let parent = keys::storage_primary(session)?;
@@ -95,9 +102,16 @@ pub fn collect(
     let Quoted { quote, pcrs, boot } = quote(session, ak, &qualifying_data, selection)?;
     let certified = certify(session, key, ak, &qualifying_data)?;
     let certify = [certified, credential_key.tpm2b_public()].concat();
+    let endorsement = match offered {
+        Some((nonce, spki)) => {
+            let message = workload_key::message(nonce, &credential_key.p256_spki()?, spki);
+            Some(keys::sign(session, key, &message)?)
+        }
+        None => None,
+    };
     session.flush(key)?;
     attestation_key.unload(session, ak)?;
-    Ok(TpmEvidence { credential_key, quote, pcrs, boot, certify })
+    Ok(TpmEvidence { credential_key, quote, pcrs, boot, certify, endorsement })
 }
 
 /// A quote, the PCR values that its pcrDigest covers, and its boot.

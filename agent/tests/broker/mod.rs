@@ -285,6 +285,7 @@ fn attestation(request: &AttestationRequest, state: &mut State, authority: &Auth
     let is_new = !state.keys.contains(key);
     state.keys.push_back(key.clone());
     let credential = is_new.then(|| IssuedCredential {
+        workload_chain: None,
         jwt_svids: vec![],
         certificate_chain: authority.sign(key, Some(tokens::extension())),
         ear: "an EAR".to_owned(),

@@ -7,7 +7,7 @@ use countersign_attestation::anchor::Assurance;
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::pulse::{self, ListDigest, Pulse, PulseCheckpoint};
 use countersign_attestation::result::jws::{self, Jwk, JwkSet, Kind};
-use countersign_attestation::result::svid::{CredentialExtension, EXTENSION_OID, TrustDomain};
+use countersign_attestation::result::svid::{CredentialExtension, EXTENSION_OID, KeyProtection, TrustDomain};
 use countersign_attestation::status_list::{self, Status, StatusList, StatusListToken};
 use rcgen::CustomExtension;
 
@@ -23,6 +23,7 @@ pub(super) fn extension() -> CustomExtension {
         log_index: 0,
         assurance: Assurance::Simulated,
         waivers: Vec::new(),
+        key_protection: KeyProtection::Tpm,
     };
     CustomExtension::from_oid_content(&EXTENSION_OID, extension.encode())
 }

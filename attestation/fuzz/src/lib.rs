@@ -9,6 +9,7 @@ pub mod ima;
 pub mod intel;
 pub mod launch;
 pub mod lineage;
+pub mod peers;
 pub mod snp;
 pub mod tdx;
 pub mod tokens;

@@ -37,6 +37,17 @@ pub struct CredentialRecord {
     pub status_index: u64,
     /// Not valid from this moment.
     pub not_after: UnixMillis,
+    /// The certificate for a workload's key that was issued with it: of the same index and end.
+    pub workload: Option<WorkloadRecord>,
+}
+
+/// A certificate for a workload's key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkloadRecord {
+    /// Serial number, at most 20 bytes.
+    pub serial: Vec<u8>,
+    /// SHA-256 of the key's `SubjectPublicKeyInfo`.
+    pub key: Sha256Digest,
 }
 
 /// The trust record a host's entry was made on.
@@ -175,6 +186,17 @@ struct WireCredential {
     status_index: u64,
     #[n(3)]
     not_after: u64,
+    #[n(4)]
+    workload: Option<WireWorkload>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+struct WireWorkload {
+    #[cbor(n(0), with = "minicbor::bytes")]
+    serial: Vec<u8>,
+    #[cbor(n(1), with = "minicbor::bytes")]
+    key: [u8; 32],
 }
 
 impl Entry {
@@ -373,6 +395,7 @@ impl Entry {
             key: credential.key.0,
             status_index: credential.status_index,
             not_after: credential.not_after.0,
+            workload: credential.workload.map(|workload| WireWorkload { serial: workload.serial, key: workload.key.0 }),
         });
         self
     }
@@ -450,7 +473,10 @@ impl Entry {
         if !texts || wire.reasons.as_ref().is_some_and(|reasons| REASONS_MAX < reasons.len()) {
             return refused("short, printable texts and few reasons");
         }
-        if wire.credential.as_ref().is_some_and(|credential| !(1..=20).contains(&credential.serial.len())) {
+        let serials = wire.credential.iter().flat_map(|credential| {
+            [Some(&credential.serial), credential.workload.as_ref().map(|workload| &workload.serial)]
+        });
+        if serials.flatten().any(|serial| !(1..=20).contains(&serial.len())) {
             return refused("a serial number of 1 to 20 bytes");
         }
         Ok(())
@@ -518,6 +544,10 @@ impl Entry {
             key: Sha256Digest(credential.key),
             status_index: credential.status_index,
             not_after: UnixMillis(credential.not_after),
+            workload: credential
+                .workload
+                .as_ref()
+                .map(|workload| WorkloadRecord { serial: workload.serial.clone(), key: Sha256Digest(workload.key) }),
         })
     }
 
@@ -551,7 +581,7 @@ mod tests {
     use alloc::string::ToString;
     use alloc::vec;
 
-    use super::{CredentialRecord, DecisionRecord, Entry, HostRevision};
+    use super::{CredentialRecord, DecisionRecord, Entry, HostRevision, WorkloadRecord};
     use crate::digest::Sha256Digest;
     use crate::protocol::HostId;
     use crate::time::UnixMillis;
@@ -572,18 +602,26 @@ mod tests {
     }
 
     fn credential() -> CredentialRecord {
-        CredentialRecord { serial: vec![7; 16], key: Sha256Digest([4; 32]), status_index: 5, not_after: AT.plus(1) }
+        CredentialRecord {
+            serial: vec![7; 16],
+            key: Sha256Digest([4; 32]),
+            status_index: 5,
+            not_after: AT.plus(1),
+            workload: None,
+        }
     }
 
     fn every_event() -> vec::Vec<Entry> {
         let digest = Sha256Digest([8; 32]);
         let host = on().host;
+        let workload = Some(WorkloadRecord { serial: vec![9; 16], key: digest });
         vec![
             Entry::broker_started(AT, "0.1.0"),
             Entry::host_registered(AT, host, "admin", digest),
             Entry::enrolled(AT, on(), digest),
             Entry::granted(AT, on(), decision(&[]), AT.plus(45_000), Some(credential())),
             Entry::renewed(AT, on(), AT.plus(45_000), None),
+            Entry::renewed(AT, on(), AT.plus(45_000), Some(CredentialRecord { workload, ..credential() })),
             Entry::denied(AT, on(), decision(&["tpm.quote.magic"])),
             Entry::lapsed(AT, on()),
             Entry::revoked_by_decision(AT, on(), decision(&["reference.pcr_mismatch"])),
@@ -680,6 +718,9 @@ mod tests {
         let without = DecisionRecord { inputs: None, ..decision(&[]) };
         assert_eq!(code(Entry::granted(AT, on(), without, AT, None)), members, "a grant can be replayed");
         assert_eq!(code(Entry::broker_started(AT, &"x".repeat(129))), members);
+        let workload = WorkloadRecord { serial: vec![1; 21], key: Sha256Digest([5; 32]) };
+        let long = CredentialRecord { workload: Some(workload), ..credential() };
+        assert_eq!(code(Entry::renewed(AT, on(), AT, Some(long))), members);
         let long = CredentialRecord { serial: vec![1; 21], ..credential() };
         assert_eq!(code(Entry::renewed(AT, on(), AT, Some(long))), members);
         let mut wrong = Entry::broker_started(AT, "1");

@@ -25,6 +25,9 @@ pub const KIND: Kind = Kind { typ: "JWT", bytes_max: 8 * 1024 };
 /// `eat_profile` (draft 04, 3.1).
 pub const PROFILE: &str = "tag:ietf.org,2026:rats/ear#04";
 
+/// The type of an EAR in a conceptual message wrapper (RFC 9711, 10.3).
+pub const MEDIA_TYPE: &str = "application/eat+jwt; eat_profile=\"tag:ietf.org,2026:rats/ear#04\"";
+
 /// The claims of an EAR. Times are Unix time in seconds (RFC 7519). Every claim but the waivers is
 /// required, none other is read.
 /// What is trusted is a [`Verified<Ear>`] alone, and [`Ear::verify`] makes it.

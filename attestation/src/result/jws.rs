@@ -13,9 +13,10 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Sha256Digest;
+use crate::json;
 use crate::rejection::Rejection;
 use crate::result::ResultReason;
-use crate::signature::{PublicKey, Scheme};
+use crate::signature::{PublicKey, Scheme, SignedBytes};
 use crate::verified::Verified;
 
 /// The only algorithm (RFC 7518, 3.4).
@@ -26,6 +27,9 @@ pub const SIGNATURE_BYTES: usize = 64;
 
 /// Longest header. Ours is about 120 bytes encoded.
 const HEADER_BYTES_MAX: usize = 512;
+
+/// Longest header of another issuer: it may carry a chain of certificates.
+const PEER_HEADER_BYTES_MAX: usize = 16 * 1024;
 
 /// Longest key id: a SHA-256 thumbprint has 43 characters; other sets name keys more freely.
 const KID_BYTES_MAX: usize = 128;
@@ -73,25 +77,93 @@ pub fn compact(signing_input: &str, signature: &[u8; SIGNATURE_BYTES]) -> String
 /// # Errors
 /// A [`ResultReason`] of the `result.token` group.
 pub fn verify<T: DeserializeOwned>(kind: Kind, token: &str, keys: &JwkSet) -> Result<Verified<T>, Rejection> {
-    if kind.bytes_max < token.len() {
-        return Err(ResultReason::TooLarge.because(format!("at most {} bytes", kind.bytes_max), token.len()));
-    }
-    let form = |found: &str| ResultReason::Form.because("header.payload.signature", found);
-    let (input, signature) = token.rsplit_once('.').ok_or_else(|| form("no dot"))?;
-    let (header, payload) = input.split_once('.').ok_or_else(|| form("one dot"))?;
-    if payload.contains('.') {
-        return Err(form("more than two dots"));
-    }
-    let header = read_header(kind, header)?;
+    let parts = Parts::of(token, kind.bytes_max)?;
+    let header = read_header(kind, parts.header)?;
     let key = keys.keys.get(&header.kid).ok_or_else(|| {
         ResultReason::UnknownKey.because(format!("one of {} pinned keys", keys.keys.len()), header.kid)
     })?;
-    // The engine's decoder refuses padding, foreign characters and non-zero trailing bits: one text per value.
-    let signature = URL_SAFE_NO_PAD.decode(signature).map_err(|error| form(&error.to_string()))?;
-    let signed = key.verifier().verify(input.as_bytes(), &signature).map_err(|_| {
-        ResultReason::Signature.because("a signature of the key named by kid", "one that does not verify")
-    })?;
-    Verified::read(signed, read_payload)
+    Verified::read(parts.verify(key, "named by kid")?, |signed| {
+        serde_json::from_slice(&payload(signed)?)
+            .map_err(|error| ResultReason::Payload.because("the claims of this kind of token", error.to_string()))
+    })
+}
+
+/// A compact JWS, taken apart.
+struct Parts<'t> {
+    /// header.payload: what is signed.
+    input: &'t str,
+    header: &'t str,
+    signature: &'t str,
+}
+
+impl<'t> Parts<'t> {
+    fn of(token: &'t str, bytes_max: usize) -> Result<Self, Rejection> {
+        if bytes_max < token.len() {
+            return Err(ResultReason::TooLarge.because(format!("at most {bytes_max} bytes"), token.len()));
+        }
+        let (input, signature) = token.rsplit_once('.').ok_or_else(|| form("no dot"))?;
+        let (header, payload) = input.split_once('.').ok_or_else(|| form("one dot"))?;
+        if payload.contains('.') {
+            return Err(form("more than two dots"));
+        }
+        Ok(Self { input, header, signature })
+    }
+
+    fn verify(&self, key: &Jwk, which: &str) -> Result<SignedBytes<'t>, Rejection> {
+        // The engine's decoder refuses padding, foreign characters and non-zero trailing bits: one text per value.
+        let signature = URL_SAFE_NO_PAD.decode(self.signature).map_err(|error| form(&error.to_string()))?;
+        key.verifier().verify(self.input.as_bytes(), &signature).map_err(|_| {
+            ResultReason::Signature.because(format!("a signature of the key {which}"), "one that does not verify")
+        })
+    }
+}
+
+fn form(found: &str) -> Rejection {
+    ResultReason::Form.because("header.payload.signature", found)
+}
+
+/// The payload, from the signed bytes themselves.
+fn payload(signed: &[u8]) -> Result<Vec<u8>, Rejection> {
+    let encoded = signed.split(|byte| *byte == b'.').nth(1).unwrap_or_default();
+    URL_SAFE_NO_PAD
+        .decode(encoded)
+        .map_err(|error| ResultReason::Form.because("canonical base64url", error.to_string()))
+}
+
+/// Checks a token of another issuer under the one `key` it may be signed with, and reads its payload. Its header may
+/// say more than ours do, and chooses nothing.
+///
+/// # Errors
+/// A [`ResultReason`] of the `result.token` group, or what `read` refuses.
+pub fn verify_peer<T>(
+    token: &str,
+    bytes_max: usize,
+    key: &Jwk,
+    read: impl FnOnce(&[u8]) -> Result<T, Rejection>,
+) -> Result<Verified<T>, Rejection> {
+    let parts = Parts::of(token, bytes_max)?;
+    check_peer_header(parts.header)?;
+    Verified::read(parts.verify(key, "that was given")?, |signed| read(&payload(signed)?))
+}
+
+fn check_peer_header(encoded: &str) -> Result<(), Rejection> {
+    if PEER_HEADER_BYTES_MAX < encoded.len() {
+        return Err(ResultReason::Header.because(format!("at most {PEER_HEADER_BYTES_MAX} bytes"), encoded.len()));
+    }
+    let bytes = URL_SAFE_NO_PAD
+        .decode(encoded)
+        .map_err(|error| ResultReason::Form.because("canonical base64url", error.to_string()))?;
+    let header = json::parse(&bytes)
+        .map_err(|error| ResultReason::Header.because("an object with each member once", error.to_string()))?;
+    match header.get("alg").and_then(serde_json::Value::as_str) {
+        Some(ALGORITHM) => {}
+        found => return Err(ResultReason::Algorithm.because(ALGORITHM, found.unwrap_or("none"))),
+    }
+    // RFC 7515, 4.1.11: what must be understood and is not.
+    if header.get("crit").is_some() {
+        return Err(ResultReason::Header.because("no critical members", "crit"));
+    }
+    Ok(())
 }
 
 /// RFC 8725, 3.1 and 3.11: algorithm and type are compared with what the verifier wants, before any key is looked up.
@@ -113,16 +185,6 @@ fn read_header(kind: Kind, encoded: &str) -> Result<Header, Rejection> {
     Ok(header)
 }
 
-/// Reads the claims from the signed bytes themselves.
-fn read_payload<T: DeserializeOwned>(signed: &[u8]) -> Result<T, Rejection> {
-    let encoded = signed.split(|byte| *byte == b'.').nth(1).unwrap_or_default();
-    let payload = URL_SAFE_NO_PAD
-        .decode(encoded)
-        .map_err(|error| ResultReason::Form.because("canonical base64url", error.to_string()))?;
-    serde_json::from_slice(&payload)
-        .map_err(|error| ResultReason::Payload.because("the claims of this kind of token", error.to_string()))
-}
-
 /// A P-256 public key for ES256.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Jwk {
@@ -139,13 +201,41 @@ impl Jwk {
         Some(Self { kid, point: point.to_vec() })
     }
 
+    /// The ES256 key of another issuer (RFC 7518, 6.2.1), whatever its JWK says beside. Its id here is its thumbprint.
+    ///
+    /// # Errors
+    /// [`ResultReason::Keys`] for another type, curve or use, and for a private key.
+    pub fn of_peer(json: &[u8]) -> Result<Self, Rejection> {
+        let refused = |found: &str| ResultReason::Keys.because("a public JWK of a P-256 signing key", found);
+        if JWKS_BYTES_MAX < json.len() {
+            return Err(refused("a longer document"));
+        }
+        let key = json::parse(json).map_err(|error| refused(&error.to_string()))?;
+        let is = |name: &str, value: &str| key.get(name).and_then(serde_json::Value::as_str) == Some(value);
+        let may_be = |name: &str, value: &str| key.get(name).is_none() || is(name, value);
+        if !is("kty", "EC") || !is("crv", "P-256") || !may_be("alg", ALGORITHM) || !may_be("use", "sig") {
+            return Err(refused("another type, curve, algorithm or use"));
+        }
+        if key.get("d").is_some() {
+            return Err(refused("a private key"));
+        }
+        let coordinate = |name: &str| {
+            let text = key.get(name).and_then(serde_json::Value::as_str)?;
+            URL_SAFE_NO_PAD.decode(text).ok().filter(|bytes| bytes.len() == 32)
+        };
+        let (x, y) = coordinate("x").zip(coordinate("y")).ok_or_else(|| refused("no x and y of 32 bytes"))?;
+        Self::from_point(&[&[4][..], &x, &y].concat()).ok_or_else(|| refused("no point"))
+    }
+
     /// The key id.
     #[must_use]
     pub fn kid(&self) -> &str {
         &self.kid
     }
 
-    fn verifier(&self) -> PublicKey {
+    /// The key as signatures are checked with it.
+    #[must_use]
+    pub fn verifier(&self) -> PublicKey {
         PublicKey::new(Scheme::EcdsaP256Sha256, self.point.clone())
     }
 }

@@ -1,10 +1,14 @@
 //! The reading side of what the broker signs for relying parties: the compact JWS all of it travels in ([`jws`]), the
-//! attestation result ([`ear`]), the X.509-SVID ([`svid`]) and the JWT-SVID ([`jwt_svid`]).
+//! attestation result ([`ear`]), the X.509-SVID ([`svid`]) and the JWT-SVID ([`jwt_svid`]). And what others sign: their
+//! results ([`peer_ear`]), their X.509-SVIDs ([`x509_svid`]) and bundles ([`spiffe_bundle`]).
 
 pub mod ear;
 pub mod jws;
 pub mod jwt_svid;
+pub mod peer_ear;
+pub mod spiffe_bundle;
 pub mod svid;
+pub mod x509_svid;
 
 use crate::rejection::reasons;
 
@@ -71,6 +75,14 @@ reasons! {
         EarStatus = "result.ear.status",
             "a status contradicts its trustworthiness vector",
             "issue the result again: each status is the worst tier of its vector, and at least one submodule is there";
+        /// RFC 9711, 4.1: an answer to another question.
+        EarNonce = "result.ear.nonce",
+            "the attestation result does not answer the nonce that was sent",
+            "ask the verifier again with the nonce named as expected";
+        /// AR4SI, 2.3.2: none and warning are not affirming.
+        EarNotAffirming = "result.ear.not_affirming",
+            "the attestation result does not affirm every submodule",
+            "see the verifier's reasons for the submodule named as expected, and attest again";
         /// SPIFFE JWT-SVID, 3.
         JwtSvidIssuer = "result.jwt_svid.issuer",
             "the token is of another issuer",
@@ -105,8 +117,8 @@ reasons! {
             "present a credential of this trust domain with its intermediates, or load the domain's current bundle";
         /// SPIFFE X.509-SVID, 2 and 5.2: one URI SAN.
         SvidId = "result.svid.spiffe_id",
-            "the credential does not carry exactly one SPIFFE id of a host",
-            "present an X.509-SVID with the one URI SAN spiffe://<trust domain>/host/<host id>";
+            "the credential does not carry exactly one SPIFFE id",
+            "present an X.509-SVID with the one URI SAN named as expected";
         /// SPIFFE-ID, 2.1.
         SvidTrustDomain = "result.svid.trust_domain",
             "the credential is of another trust domain",
@@ -115,6 +127,10 @@ reasons! {
         SvidProfile = "result.svid.profile",
             "the certificate is not an X.509-SVID for workloads",
             "issue the leaf with CA false, keyUsage digitalSignature alone, and extKeyUsage clientAuth and serverAuth";
+        /// SPIFFE Trust Domain and Bundle, 4.
+        BundleMalformed = "result.bundle.malformed",
+            "the trust bundle cannot be read",
+            "send the trust domain's bundle: a JWKS with keys, each x509-svid with one certificate and each jwt-svid with a kid";
         /// The extension that ties the certificate to its decision.
         SvidExtensionMissing = "result.svid.extension.missing",
             "the certificate does not carry the credential extension exactly once",

@@ -261,6 +261,12 @@ impl ExecutionCredential {
         &self.extension.waivers
     }
 
+    /// Where the credential's key is.
+    #[must_use]
+    pub const fn key_protection(&self) -> KeyProtection {
+        self.extension.key_protection
+    }
+
     /// SHA-256 of the credential key's `SubjectPublicKeyInfo`.
     #[must_use]
     pub const fn key(&self) -> Sha256Digest {
@@ -286,18 +292,18 @@ impl ExecutionCredential {
     }
 }
 
-fn no_chain(found: &str) -> Rejection {
+pub(super) fn no_chain(found: &str) -> Rejection {
     ResultReason::SvidChain.because("a chain of at most four certificates to a root of the trust bundle", found)
 }
 
-fn read_chain<'a>(chain: &[&'a [u8]]) -> Result<Vec<Certificate<'a>>, Rejection> {
+pub(super) fn read_chain<'a>(chain: &[&'a [u8]]) -> Result<Vec<Certificate<'a>>, Rejection> {
     if CHAIN_MAX < chain.len() {
         return Err(no_chain(&format!("{} certificates", chain.len())));
     }
     chain.iter().map(|der| Certificate::parse(der)).collect()
 }
 
-fn check_dates(from: UnixMillis, until: UnixMillis, now: UnixMillis) -> Result<(), Rejection> {
+pub(super) fn check_dates(from: UnixMillis, until: UnixMillis, now: UnixMillis) -> Result<(), Rejection> {
     if until <= now {
         return Err(ResultReason::SvidExpired.because(format!("before {until}"), now));
     }
@@ -342,7 +348,7 @@ fn read_id(leaf: &Certificate<'_>) -> Result<SpiffeId, Rejection> {
 }
 
 /// The `uniformResourceIdentifier [6]` names of GeneralNames (RFC 5280, 4.2.1.6).
-fn uris(names: &[u8]) -> Result<Vec<&[u8]>, NotDer> {
+pub(super) fn uris(names: &[u8]) -> Result<Vec<&[u8]>, NotDer> {
     let mut outer = Der::new(names);
     let mut names = outer.inner(tag::SEQUENCE)?;
     outer.finish()?;
@@ -360,12 +366,12 @@ fn uris(names: &[u8]) -> Result<Vec<&[u8]>, NotDer> {
 const CHAIN_MAX: usize = 4;
 
 /// Roots tried for one chain: the domain's current, next and previous ones.
-const ROOTS_MAX: usize = 16;
+pub(super) const ROOTS_MAX: usize = 16;
 
 const URI_NAME: u8 = 0x86;
 
-const SERVER_AUTH: Oid = Oid::new(&[0x2b, 6, 1, 5, 5, 7, 3, 1], "id-kp-serverAuth");
-const CLIENT_AUTH: Oid = Oid::new(&[0x2b, 6, 1, 5, 5, 7, 3, 2], "id-kp-clientAuth");
+pub(super) const SERVER_AUTH: Oid = Oid::new(&[0x2b, 6, 1, 5, 5, 7, 3, 1], "id-kp-serverAuth");
+pub(super) const CLIENT_AUTH: Oid = Oid::new(&[0x2b, 6, 1, 5, 5, 7, 3, 2], "id-kp-clientAuth");
 
 /// OID of the credential extension, non-critical: 2.25 (UUID-derived) and our number.
 pub const EXTENSION_OID: [u64; 3] = [2, 25, 7_014_083_229_441_153_027];
@@ -373,9 +379,30 @@ pub const EXTENSION_OID: [u64; 3] = [2, 25, 7_014_083_229_441_153_027];
 /// The same as content octets.
 const EXTENSION: Oid = Oid::new(&[0x69, 0xe1, 0xab, 0xc1, 0xf1, 0x8f, 0x9e, 0xf5, 0xb0, 0x03], "credential extension");
 
-/// Version of the extension's content, without waivers and with some.
+/// Version of the extension's content: without waivers, with some, and for a key in memory.
 const EXTENSION_VERSION: u64 = 1;
 const EXTENSION_VERSION_WAIVERS: u64 = 2;
+const EXTENSION_VERSION_MEMORY: u64 = 3;
+
+/// Where the certified key is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum KeyProtection {
+    /// In the TPM that was attested, which never gives it out.
+    #[default]
+    Tpm,
+    /// In the memory of the attested host, for its workloads. Whoever reads that memory has the key until the
+    /// credential ends.
+    Memory,
+}
+
+impl fmt::Display for KeyProtection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tpm => "tpm",
+            Self::Memory => "memory",
+        })
+    }
+}
 
 /// The content of the credential extension:
 ///
@@ -384,8 +411,9 @@ const EXTENSION_VERSION_WAIVERS: u64 = 2;
 ///            decision OCTET STRING (32), logIndex INTEGER, assurance UTF8String }
 /// ```
 ///
-/// Under waivers the version is 2, and their ids follow: `waivers SEQUENCE OF UTF8String`, never empty. A reader that
-/// does not know them refuses the credential.
+/// Under waivers the version is 2, and their ids follow: `waivers SEQUENCE OF UTF8String`, never empty. For a key in
+/// memory it is 3, and `keyProtection UTF8String ("memory")` and `waivers`, which may then be empty, follow. A reader that
+/// does not know a version refuses the credential.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CredentialExtension {
     /// Number of the status list.
@@ -402,6 +430,8 @@ pub struct CredentialExtension {
     pub assurance: Assurance,
     /// Ids of the signed waivers that the host would have been denied without.
     pub waivers: Vec<String>,
+    /// Where the certified key is.
+    pub key_protection: KeyProtection,
 }
 
 const UTF8_STRING: u8 = 0x0c;
@@ -409,22 +439,29 @@ const UTF8_STRING: u8 = 0x0c;
 /// More waivers than this are no exception.
 const WAIVERS_MAX: usize = 8;
 const WAIVER_ID_BYTES_MAX: usize = 128;
-/// Longest content: 5 integers of at most 11 bytes, 34 and 11 bytes; 8 waivers of 131; three headers of at most 4.
-const EXTENSION_BYTES_MAX: usize = 55 + 45 + 8 * 131 + 3 * 4;
+/// Longest content: 5 integers of at most 11 bytes, 34, 11 and 8 bytes; 8 waivers of 131; three headers of at most 4.
+const EXTENSION_BYTES_MAX: usize = 55 + 45 + 8 + 8 * 131 + 3 * 4;
 
 impl CredentialExtension {
     /// The extension's value, DER.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut content = Vec::new();
-        let version = if self.waivers.is_empty() { EXTENSION_VERSION } else { EXTENSION_VERSION_WAIVERS };
+        let version = match self.key_protection {
+            KeyProtection::Tpm if self.waivers.is_empty() => EXTENSION_VERSION,
+            KeyProtection::Tpm => EXTENSION_VERSION_WAIVERS,
+            KeyProtection::Memory => EXTENSION_VERSION_MEMORY,
+        };
         for integer in [version, self.status_list, self.status_index, self.generation] {
             push_integer(&mut content, integer);
         }
         push(&mut content, tag::OCTET_STRING, &self.decision.0);
         push_integer(&mut content, self.log_index);
         push(&mut content, UTF8_STRING, self.assurance.to_string().as_bytes());
-        if !self.waivers.is_empty() {
+        if version == EXTENSION_VERSION_MEMORY {
+            push(&mut content, UTF8_STRING, self.key_protection.to_string().as_bytes());
+        }
+        if version != EXTENSION_VERSION {
             let mut waivers = Vec::new();
             for waiver in &self.waivers {
                 push(&mut waivers, UTF8_STRING, waiver.as_bytes());
@@ -462,14 +499,22 @@ impl CredentialExtension {
             b"simulated" => Assurance::Simulated,
             _ => return Err(NotDer),
         };
-        let waivers = match version {
-            EXTENSION_VERSION => Vec::new(),
-            EXTENSION_VERSION_WAIVERS => Self::read_waivers(fields.inner(tag::SEQUENCE)?)?,
+        let key_protection = match version {
+            EXTENSION_VERSION | EXTENSION_VERSION_WAIVERS => KeyProtection::Tpm,
+            EXTENSION_VERSION_MEMORY if fields.content(UTF8_STRING)? == b"memory" => KeyProtection::Memory,
             _ => return Err(NotDer),
         };
+        let waivers = match version {
+            EXTENSION_VERSION => Vec::new(),
+            _ => Self::read_waivers(fields.inner(tag::SEQUENCE)?)?,
+        };
+        // Of no waivers and a key in the TPM there is one spelling: version 1.
+        if version == EXTENSION_VERSION_WAIVERS && waivers.is_empty() {
+            return Err(NotDer);
+        }
         fields.finish()?;
         let decision = Sha256Digest(decision);
-        Ok(Self { status_list, status_index, generation, decision, log_index, assurance, waivers })
+        Ok(Self { status_list, status_index, generation, decision, log_index, assurance, waivers, key_protection })
     }
 
     fn read_waivers(mut list: Der<'_>) -> Result<Vec<String>, NotDer> {
@@ -484,12 +529,12 @@ impl CredentialExtension {
             }
             waivers.push(id.to_string());
         }
-        if (1..=WAIVERS_MAX).contains(&waivers.len()) { Ok(waivers) } else { Err(NotDer) }
+        if waivers.len() <= WAIVERS_MAX { Ok(waivers) } else { Err(NotDer) }
     }
 }
 
 /// Appends an element, its length in as few octets as possible (X.690, 10.1).
-fn push(out: &mut Vec<u8>, tag: u8, content: &[u8]) {
+pub(crate) fn push(out: &mut Vec<u8>, tag: u8, content: &[u8]) {
     out.push(tag);
     // Contents are bounded (see EXTENSION_BYTES_MAX): the conversion cannot fail, and if it did the decoder would
     // refuse what came out.

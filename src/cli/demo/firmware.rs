@@ -20,18 +20,18 @@ const BOOT_SERVICES_APPLICATION: u32 = 0x8000_0003;
 const GLOBAL: [u8; 16] = *b"\x61\xdf\xe4\x8b\xca\x93\xd2\x11\xaa\x0d\x00\xe0\x98\x03\x2b\x8c";
 
 /// PCRs that the demo's manifest names: those of the events below.
-pub(super) const PCRS: &str = "0,2,4,5,7,11,12,13";
+pub(in crate::cli) const PCRS: &str = "0,2,4,5,7,11,12,13";
 
 /// A boot: its event log, and what was extended on the way.
 #[derive(Debug)]
-pub(super) struct Boot {
-    pub(super) log: Vec<u8>,
-    pub(super) extended: Vec<(u8, Sha256Digest)>,
+pub(in crate::cli) struct Boot {
+    pub(in crate::cli) log: Vec<u8>,
+    pub(in crate::cli) extended: Vec<(u8, Sha256Digest)>,
 }
 
 impl Boot {
     /// The boot before the host is called good.
-    pub(super) fn new() -> Self {
+    pub(in crate::cli) fn new() -> Self {
         let mut boot = Self { log: Vec::new(), extended: Vec::new() };
         boot.header();
         boot.event(0, S_CRTM_VERSION, &utf16("firmware 1.4.2"));

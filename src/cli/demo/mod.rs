@@ -1,11 +1,11 @@
 //! `countersign demo`: the main job, end to end, on one machine: a host attests, gets a credential, drifts, and is
 //! denied. Every part is the real one; where hardware is missing, a software TPM speaks its bytes and says so.
 
-mod firmware;
+pub(in crate::cli) mod firmware;
 mod snp;
-mod stage;
+pub(in crate::cli) mod stage;
 mod story;
-mod swtpm;
+pub(in crate::cli) mod swtpm;
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use crate::cli::demo::Narrator;
 use crate::cli::demo::firmware::{Boot, PCRS};
-use crate::cli::demo::stage::{BrokerListening, GateListening, Process, run, run_ok, sibling, wait_until};
+use crate::cli::demo::stage::{self, BrokerListening, GateListening, Process, run, run_ok, sibling, wait_until};
 use crate::cli::demo::swtpm::{Swtpm, pinned_anchor};
 use crate::clock::monotonic;
 
@@ -286,17 +286,7 @@ fn ask_gate(stage: &Stage) -> anyhow::Result<u16> {
 
 /// What the gate says of a certificate, asked as nginx asks: status of `GET /authorize`.
 fn ask_gate_about(stage: &Stage, certificate_pem: &str) -> anyhow::Result<u16> {
-    use std::io::{Read as _, Write as _};
-    let escaped: String = certificate_pem.bytes().map(|byte| format!("%{byte:02X}")).collect();
-    let mut stream = std::net::TcpStream::connect(fs::read_to_string(stage.dir.join("gate"))?)?;
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    let head =
-        format!("GET /authorize HTTP/1.1\r\nhost: gate\r\nconnection: close\r\nx-ssl-client-cert: {escaped}\r\n\r\n");
-    stream.write_all(head.as_bytes())?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer)?;
-    let status = answer.get(9..12).and_then(|digits| std::str::from_utf8(digits).ok());
-    status.and_then(|digits| digits.parse().ok()).context("the gate answers HTTP")
+    stage::ask_gate(&fs::read_to_string(stage.dir.join("gate"))?, certificate_pem)
 }
 
 /// A request through nginx with the key that lives in the TPM: OpenSSL's tpm2 provider signs the TLS handshake.

@@ -8,18 +8,18 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, bail};
 use countersign_attestation::digest::Sha256Digest;
 
-use crate::cli::demo::stage::{Process, wait_until};
+use crate::cli::demo::stage::{Process, run_ok, wait_until};
 
 /// A running swtpm; it ends with the value.
 #[derive(Debug)]
-pub(super) struct Swtpm {
-    pub(super) process: Process,
+pub(in crate::cli) struct Swtpm {
+    pub(in crate::cli) process: Process,
     port: u16,
 }
 
 impl Swtpm {
     /// Manufactures a TPM in `dir` and starts it.
-    pub(super) fn start(dir: &Path) -> anyhow::Result<Self> {
+    pub(in crate::cli) fn start(dir: &Path) -> anyhow::Result<Self> {
         manufacture(dir)?;
         // swtpm takes no listening socket, so another process may take a port first: then try another pair.
         for _ in 0..20 {
@@ -41,14 +41,22 @@ impl Swtpm {
     }
 
     /// How tss2 libraries reach it.
-    pub(super) fn tcti(&self) -> String {
+    pub(in crate::cli) fn tcti(&self) -> String {
         format!("swtpm:host=127.0.0.1,port={}", self.port)
     }
 
     /// Extends PCRs of the SHA-256 bank, as firmware, a boot loader or a kernel does when it measures something.
-    pub(super) fn extend(&self, measured: &[(u8, Sha256Digest)]) -> anyhow::Result<()> {
+    pub(in crate::cli) fn extend(&self, measured: &[(u8, Sha256Digest)]) -> anyhow::Result<()> {
         let measured: Vec<String> = measured.iter().map(|(pcr, digest)| format!("{pcr}:sha256={digest}")).collect();
         self.tool("tpm2_pcrextend", &measured.iter().map(String::as_str).collect::<Vec<_>>()).map(drop)
+    }
+
+    /// Power off and on: PCRs begin anew and resetCount grows; the machine has not measured its boot yet.
+    pub(in crate::cli) fn power_cycle(&self) -> anyhow::Result<()> {
+        self.tool("tpm2_shutdown", &["-c"])?;
+        let control = format!("127.0.0.1:{}", self.port.saturating_add(1));
+        run_ok("swtpm_ioctl", Command::new("swtpm_ioctl").args(["--tcp", &control, "-i"]))?;
+        self.tool("tpm2_startup", &["-c"]).map(drop)
     }
 
     fn read_pcr(&self, pcr: u8) -> anyhow::Result<String> {
@@ -80,7 +88,7 @@ fn listens(pid: u32, port: u16) -> bool {
 }
 
 /// Root, then issuer, of the EK certificates that were made in `dir`: what an operator pins as class simulated.
-pub(super) fn pinned_anchor(dir: &Path) -> anyhow::Result<PathBuf> {
+pub(in crate::cli) fn pinned_anchor(dir: &Path) -> anyhow::Result<PathBuf> {
     let mut pem = fs::read_to_string(dir.join("ca/swtpm-localca-rootca-cert.pem"))?;
     pem.push_str(&fs::read_to_string(dir.join("ca/issuercert.pem"))?);
     let path = dir.join("anchor.pem");

@@ -11,6 +11,7 @@ use std::io::{Read as _, Write};
 use std::path::{Component, Path, PathBuf};
 
 use clap::{Args, ValueEnum};
+use countersign_attestation::evidence::bundle::BundleReason;
 use countersign_attestation::{Rejection, UnixMillis};
 use countersign_policies::Finding;
 use serde::{Deserialize, Serialize};
@@ -18,12 +19,15 @@ use serde::{Deserialize, Serialize};
 pub mod azure;
 pub mod ccel;
 pub mod certify;
+pub mod cmw;
+pub mod ear;
 pub mod ek;
 pub mod eventlog;
 pub mod ima;
 pub mod intel;
 pub mod kat;
 pub mod snp;
+pub mod spiffe;
 pub mod tdx;
 pub mod tpm;
 
@@ -390,8 +394,24 @@ fn judge_kind(case: &Case, files: CaseFiles<'_>) -> Result<Judgement, CaseError>
         "ima-ascii-binary" => ima::judge_both(files),
         "ima-policy" => ima::judge_policy(files),
         "tpm-quote" => tpm::judge_quote(files, case.nonce()),
+        "cmw" => cmw::judge(files),
+        "cmw-signed" => cmw::judge_signed(files),
+        "cmw-x509" => cmw::judge_certificate(files, now),
+        "ear-jwt" => ear::judge_jwt(case, files, now),
+        "ear-claims" => ear::judge_claims(files, now),
+        "ear-submods" => ear::judge_submods(files),
+        "ear-cbor" => ear::judge_cbor(files, now),
+        "x509-svid" => spiffe::judge_svid(files, now),
+        "x509-svid-chain" => spiffe::judge_chain(case, files, now),
+        "spiffe-bundle" => spiffe::judge_bundle(files),
+        "x509-bundle" => spiffe::judge_x509_bundle(files),
         _ => Ok(Judgement::Unsupported),
     }
+}
+
+/// The verdict on a case that lacks a file its kind cannot do without.
+fn missing_file(role: &str) -> Judgement {
+    Judgement::Rejected(BundleReason::Missing.because(role, "none"))
 }
 
 fn evaluation_time(text: &str) -> Result<UnixMillis, CaseError> {
