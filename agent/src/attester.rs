@@ -7,6 +7,7 @@ use countersign_attestation::protocol::{
 };
 use tokio::sync::{mpsc, watch};
 
+use crate::backoff::{Backoff, random};
 use crate::broker_client::{BrokerClient, BrokerError};
 use crate::clock::{self, Now};
 use crate::collect::hardware::HardwareSource;
@@ -19,7 +20,7 @@ use crate::trust::Lease;
 use crate::watch::Baseline;
 use crate::workload_key::MemoryKey;
 
-/// First pause after a failure or denial; it doubles.
+/// First pause after a failure or denial, at most; it doubles.
 const RETRY_FIRST_MS: u64 = 250;
 /// Longest pause after a failure: several attempts fit in a lease.
 const RETRY_MAX_MS: u64 = 2_000;
@@ -189,7 +190,7 @@ impl Attester {
         loop {
             let outcome = self.attest().await;
             let renew_at = self.current.as_ref().map(|(_, renew_at)| *renew_at);
-            let wait_ms = pause.after(&outcome, renew_at, clock::now(), jitter());
+            let wait_ms = pause.after(&outcome, renew_at, clock::now(), random());
             if outcomes.send(outcome).await.is_err() {
                 return;
             }
@@ -218,19 +219,16 @@ fn nonce_of(challenge: &Challenge) -> Result<Nonce, AgentError> {
     nonce.map_err(|_| wrong(format!("a nonce of {length} bytes")).into())
 }
 
-/// A random number; jitter needs no more than that it differs between hosts.
-fn jitter() -> u64 {
-    let mut bytes = [0; 8];
-    match aws_lc_rs::rand::fill(&mut bytes) {
-        Ok(()) => u64::from_be_bytes(bytes),
-        Err(_) => 0,
-    }
+/// How long to wait after an outcome; no I/O.
+#[derive(Debug)]
+struct Pause {
+    backoff: Backoff,
 }
 
-/// How long to wait after an outcome; no I/O.
-#[derive(Debug, Default)]
-struct Pause {
-    retries: u32,
+impl Default for Pause {
+    fn default() -> Self {
+        Self { backoff: Backoff::new(RETRY_FIRST_MS) }
+    }
 }
 
 impl Pause {
@@ -239,33 +237,30 @@ impl Pause {
         outcome: &Outcome,
         renew_at: Option<countersign_attestation::UnixMillis>,
         now: Now,
-        jitter: u64,
+        random: u64,
     ) -> u64 {
-        let backoff = |retries: u32, max: u64| {
-            RETRY_FIRST_MS.saturating_mul(1_u64.checked_shl(retries).unwrap_or(u64::MAX)).min(max)
-        };
         match outcome {
             Outcome::Granted(granted) => {
-                self.retries = 0;
                 let interval = granted.response.attest_again_in_ms;
-                let span = (interval / JITTER_DIVISOR).saturating_add(1);
-                let early = interval.saturating_sub(jitter.checked_rem(span).unwrap_or(0));
+                // Hosts that came back together do not stay together: the next attestation is anywhere in the interval.
+                let least = if self.backoff.succeeded() {
+                    interval / JITTER_DIVISOR
+                } else {
+                    interval.saturating_sub(interval / JITTER_DIVISOR)
+                };
+                let span = interval.saturating_sub(least).saturating_add(1);
+                let early = interval.saturating_sub(random.checked_rem(span).unwrap_or(0));
                 // A renewal that is due in between comes first.
                 renew_at.map_or(early, |renew_at| early.min(renew_at.since(now.wall)).max(RETRY_FIRST_MS.min(early)))
             }
-            Outcome::Denied(_) => {
-                let wait = backoff(self.retries, DENIED_RETRY_MAX_MS);
-                self.retries = self.retries.saturating_add(1);
-                wait
-            }
-            Outcome::Failed(_) => {
-                let wait = backoff(self.retries, RETRY_MAX_MS);
-                self.retries = self.retries.saturating_add(1);
-                wait
-            }
+            Outcome::Denied(_) => self.backoff.pause_ms(DENIED_RETRY_MAX_MS, random),
+            Outcome::Failed(_) => self.backoff.pause_ms(RETRY_MAX_MS, random),
         }
     }
 }
+
+#[cfg(test)]
+mod fleet;
 
 #[cfg(test)]
 mod tests {
@@ -307,15 +302,17 @@ mod tests {
     }
 
     #[test]
-    fn failures_back_off_and_a_grant_resets() {
+    fn failures_back_off_and_a_grant_resets_and_spreads() {
         let mut pause = Pause::default();
         let failed = || Outcome::Failed(AgentError::Grant("x"));
-        let waits = [(); 5].map(|()| pause.after(&failed(), None, NOW, 7));
-        assert_eq!(waits, [250, 500, 1000, 2000, 2000]);
+        let waits = [187, 374, 750, 1500, 1500].map(|most| pause.after(&failed(), None, NOW, most));
+        assert_eq!(waits, [62 + 187, 125 + 374, 1000, 2000, 2000]);
         for _ in 0..100 {
-            assert_eq!(pause.after(&failed(), None, NOW, 7), 2000);
+            assert_eq!(pause.after(&failed(), None, NOW, 7), 507);
         }
-        let _ = pause.after(&granted(15_000), None, NOW, 0);
-        assert_eq!(pause.after(&failed(), None, NOW, 7), 250);
+        assert_eq!(pause.after(&granted(15_000), None, NOW, 13_125), 1_875, "anywhere in the interval, once");
+        assert_eq!(pause.after(&granted(15_000), None, NOW, 1_875), 15_000 - 1_875);
+        assert_eq!(pause.after(&granted(15_000), None, NOW, 13_125), 15_000 - 13_125 % 1_876);
+        assert_eq!(pause.after(&failed(), None, NOW, 7), 69);
     }
 }

@@ -5,6 +5,7 @@ use countersign_attestation::Rejection;
 use countersign_attestation::result::jws::JwkSet;
 use tokio::sync::{mpsc, watch};
 
+use crate::backoff::{Backoff, random};
 use crate::broker_client::{BrokerClient, BrokerError};
 use crate::clock;
 use crate::pulse_watch::{Finding, PulseWatch, Subject};
@@ -12,8 +13,8 @@ use crate::sse::{Event, Parser, Unreadable};
 
 /// A broker signs every second; three silent seconds are a broken connection.
 const SILENCE_MAX_MS: u64 = 3_000;
-/// First and longest pause between connections.
-const BACKOFF_MIN_MS: u64 = 100;
+/// First and longest pause between connections. A broker that ends breaks every host's stream at one moment.
+const BACKOFF_FIRST_MS: u64 = 200;
 const BACKOFF_MAX_MS: u64 = 2_000;
 
 #[derive(Debug, thiserror::Error)]
@@ -38,14 +39,16 @@ pub async fn run(
     revoked: mpsc::Sender<Subject>,
 ) {
     let mut watch = PulseWatch::new(keys);
-    let mut backoff = BACKOFF_MIN_MS;
+    let mut backoff = Backoff::new(BACKOFF_FIRST_MS);
     while !revoked.is_closed() {
         let mut heard = false;
         if let Err(fault) = stream(&broker, &mut watch, &mut subject, &revoked, &mut heard).await {
             tracing::warn!(%fault, "the pulse is not followed for now; the lease bounds trust");
         }
-        backoff = if heard { BACKOFF_MIN_MS } else { backoff.saturating_mul(2).min(BACKOFF_MAX_MS) };
-        clock::sleep(backoff).await;
+        if heard {
+            backoff.succeeded();
+        }
+        clock::sleep(backoff.pause_ms(BACKOFF_MAX_MS, random())).await;
     }
 }
 

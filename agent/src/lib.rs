@@ -9,6 +9,7 @@
 //! * [`workload_api`]: the credential, for processes of this host
 
 pub mod attester;
+pub mod backoff;
 pub mod broker_client;
 pub mod certificate;
 pub mod cgroup;

@@ -25,6 +25,24 @@ const BACKOFF_MAX: Duration = Duration::from_secs(1);
 /// Longest answer that is not a stream: the longest token.
 const ANSWER_BYTES_MAX: usize = 128 * 1024;
 
+/// A pause of between a quarter and all of `longest`, where a random number says: a broker that ends breaks the streams
+/// of all gates at one moment, and they do not come back in step.
+fn spread(longest: Duration, random: u64) -> Duration {
+    let longest = u64::try_from(longest.as_millis()).unwrap_or(u64::MAX);
+    let shortest = longest / 4;
+    let range = longest.saturating_sub(shortest).saturating_add(1);
+    Duration::from_millis(shortest.saturating_add(random.checked_rem(range).unwrap_or(0)))
+}
+
+/// A random number; it needs no more than to differ between gates.
+fn random() -> u64 {
+    let mut bytes = [0; 8];
+    match rustls::crypto::aws_lc_rs::default_provider().secure_random.fill(&mut bytes) {
+        Ok(()) => u64::from_be_bytes(bytes),
+        Err(_) => 0,
+    }
+}
+
 /// Why a feed stopped, or why what it brought was refused.
 #[derive(Debug, thiserror::Error)]
 enum Fault {
@@ -137,7 +155,7 @@ impl Feed {
                 Err(fault) => self.report(&fault),
             }
             backoff = if heard { BACKOFF_MIN } else { BACKOFF_MAX.min(backoff.saturating_mul(2)) };
-            pause(backoff).await;
+            pause(spread(backoff, random())).await;
         }
     }
 
@@ -244,5 +262,23 @@ impl Feed {
         let mut address = self.broker.clone();
         address.set_path(&format!("{}{path}", self.broker.path()));
         address
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::time::Duration;
+
+    use super::{BACKOFF_MAX, BACKOFF_MIN, spread};
+
+    #[test]
+    fn gates_come_back_spread() {
+        for longest in [BACKOFF_MIN, BACKOFF_MAX] {
+            let (quarter, span) = (longest / 4, u64::try_from(longest.as_millis() * 3 / 4).unwrap());
+            assert_eq!(spread(longest, 0), quarter);
+            assert_eq!(spread(longest, span), longest);
+            assert_eq!(spread(longest, span + 1), quarter);
+            assert_eq!(spread(longest, u64::MAX / 2), quarter + Duration::from_millis(u64::MAX / 2 % (span + 1)));
+        }
     }
 }

@@ -166,7 +166,8 @@ impl Broker {
             self.instances.forget(&other);
         }
         let key = Sha256Digest::of(&[&inputs.credential_key.0]);
-        let has_key = trust.credential.as_ref().is_some_and(|live| live.key == key);
+        let ttl_ms = self.config.credential_ttl_ms;
+        let has_key = trust.credential.as_ref().is_some_and(|live| live.serves(key, inputs.at, ttl_ms));
         let credential = if has_key { None } else { Some(self.credential_record(case, key, until.not_after)?) };
         let on = trust.revision_of(inputs.host.clone());
         // Other logs that say the same are kept all the same: what follows rests on them.

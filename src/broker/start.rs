@@ -16,7 +16,7 @@ use crate::config::{Config, DataDir};
 use crate::credentials::execution::Issuer;
 use crate::keys::Keys;
 use crate::lineage::archive::Archive;
-use crate::lineage::{Lineage, LogKey};
+use crate::lineage::{Lineage, LineageError, LogKey, OpenLog};
 use crate::metrics::Metrics;
 use crate::references::References;
 use crate::store::{Store, Table};
@@ -44,11 +44,7 @@ impl Broker {
         let archive = Archive::open(&data.archive())?;
         let origin = log_origin(&config.trust_domain);
         let log_key = LogKey::load(&data.keys().join("log.key"), &origin)?;
-        // The store remembers a tree head from before every pulse: a log that lost entries since is refused.
-        let log = Lineage::open(&data.log(), &origin, log_key, tree_head(&store)?)?;
-        let trust = Trust::restore(&store, |index| log.entry(index).map_err(|error| error.to_string()))?;
-        let sink = trust.clone();
-        let lineage = log.start(move |index, entry: &Entry| sink.apply(index, entry))?;
+        let (trust, lineage) = restore(&store, |floor| Lineage::open(&data.log(), &origin, log_key, floor))?;
         let hosts = Hosts::load(store.clone()).map_err(|error| anyhow::anyhow!("host records: {error}"))?;
         let references = References::load(&data, store.clone(), archive.clone(), clock.now())?;
         let now = clock.now();
@@ -73,6 +69,7 @@ impl Broker {
             origin,
             list_uri: list_uri.clone(),
             validity_ms: config.pulse_validity_ms,
+            lease_ms: config.lease_ms,
         };
         let pulse = pulse.start(Duration::from_millis(config.pulse_period_ms))?;
         let build = format!("countersign {}", env!("CARGO_PKG_VERSION"));
@@ -129,6 +126,22 @@ pub fn issuer_url(config: &Config) -> String {
 fn authority(config: &Config) -> String {
     let name = config.server_names.first().map_or("localhost", String::as_str);
     format!("{name}:{}", config.listen.port())
+}
+
+/// Trust and the log that it follows from, as they are durable.
+///
+/// # Errors
+/// A log that is damaged, or is not the one that the store remembers.
+pub fn restore(
+    store: &Store,
+    open: impl FnOnce(Option<TreeHead>) -> Result<OpenLog, LineageError>,
+) -> anyhow::Result<(Trust, Lineage)> {
+    // The store remembers a tree head from before every pulse: a log that lost entries since is refused.
+    let log = open(tree_head(store)?)?;
+    let trust = Trust::restore(store, |index| log.entry(index).map_err(|error| error.to_string()))?;
+    let sink = trust.clone();
+    let lineage = log.start(move |index, entry: &Entry| sink.apply(index, entry))?;
+    Ok((trust, lineage))
 }
 
 fn tree_head(store: &Store) -> anyhow::Result<Option<TreeHead>> {

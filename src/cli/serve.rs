@@ -38,7 +38,7 @@ struct Listening {
     listening: SocketAddr,
 }
 
-/// Serves until SIGTERM or SIGINT.
+/// Serves until SIGTERM or SIGINT, or until it can sign no more pulses: whoever supervises it starts it again.
 ///
 /// # Errors
 /// Anything that keeps the broker from starting.
@@ -60,14 +60,17 @@ pub async fn broker(args: &BrokerArgs) -> anyhow::Result<()> {
     println!("{}", serde_json::to_string(&Listening { listening: config.listen })?);
     tracing::info!(listening = %config.listen, trust_domain = config.trust_domain, "broker ready");
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+    let asked = tokio::select! {
+        _ = terminate.recv() => true,
+        _ = interrupt.recv() => true,
+        // It cannot mend itself: what is durable is read by the process that comes after it.
+        () = broker.pulse.ended() => false,
+    };
     stop.send_replace(true);
     serving.await?;
     // What waits is recorded, and the log's public copy is complete.
     tokio::task::block_in_place(|| broker.lineage.stop());
+    anyhow::ensure!(asked, "no more pulses could be signed; start again");
     Ok(())
 }
 

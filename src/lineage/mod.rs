@@ -6,6 +6,7 @@
 
 pub mod archive;
 pub mod audit;
+pub mod disk;
 pub mod key;
 mod publish;
 mod segment;
@@ -35,6 +36,7 @@ pub use countersign_attestation::lineage::tree::TreeHead;
 pub use key::LogKey;
 
 use crate::config::{ConfigError, create_private_dir};
+use disk::{Directory, Disk};
 use publish::Publisher;
 use segment::{BATCH_BYTES_MAX, BATCH_MAX, SEGMENT_BYTES, Segments, Writer, Written, frame_bytes};
 
@@ -234,6 +236,21 @@ impl Lineage {
         floor: Option<TreeHead>,
         segment_bytes: u64,
     ) -> Result<OpenLog, LineageError> {
+        create_private_dir(dir)?;
+        Self::open_on(dir, origin, key, floor, Arc::new(Directory::open(dir.to_owned(), segment_bytes)?))
+    }
+
+    /// As [`Lineage::open`], with the segments on another disk; `dir` has the lock and the public copy.
+    ///
+    /// # Errors
+    /// [`LineageError`].
+    pub fn open_on(
+        dir: &Path,
+        origin: &str,
+        key: LogKey,
+        floor: Option<TreeHead>,
+        disk: Arc<dyn Disk>,
+    ) -> Result<OpenLog, LineageError> {
         if key.origin() != origin {
             return Err(LineageError::Key("it signs for another origin"));
         }
@@ -246,7 +263,7 @@ impl Lineage {
         let durable = floors.iter().map(|floor| floor.size).max().unwrap_or(0);
         let mut frontier = Frontier::new();
         let mut heads = floors.iter().filter(|floor| floor.size == 0).map(|_| frontier.head()).collect::<Vec<_>>();
-        let segments = Segments::open(dir, segment_bytes, durable, |index, bytes| {
+        let segments = Segments::open(dir, disk, durable, |index, bytes| {
             Entry::decode(bytes).map_err(|rejection| LineageError::Entry { index, rejection })?;
             frontier.push(leaf_hash(bytes));
             if floors.iter().any(|floor| floor.size == frontier.size()) {

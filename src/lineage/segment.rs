@@ -9,16 +9,16 @@
 //! that everything before that batch was durable, and a damaged frame with nothing behind it but frames of its own
 //! batch, or none, is one that nobody was told of.
 
-use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::lineage::entry::BYTES_MAX;
 
-use crate::config::{create_private_dir, list_dir};
+use crate::config::list_dir;
 use crate::lineage::LineageError;
+use crate::lineage::disk::{Disk, SegmentFile, read_full};
 
 /// Large enough that creating one is rare, small enough to read at once.
 pub(super) const SEGMENT_BYTES: u64 = 8 * 1024 * 1024;
@@ -43,6 +43,7 @@ struct Position {
 #[derive(Clone, Debug)]
 pub(super) struct Segments {
     dir: PathBuf,
+    disk: Arc<dyn Disk>,
     segment_bytes: u64,
     starts: Vec<Position>,
     entries: u64,
@@ -148,26 +149,25 @@ impl Segments {
     /// [`LineageError`] when anything else is damaged, or what `entry` refuses.
     pub(super) fn open(
         dir: &Path,
-        segment_bytes: u64,
+        disk: Arc<dyn Disk>,
         floor: u64,
         mut entry: impl FnMut(u64, &[u8]) -> Result<(), LineageError>,
     ) -> Result<Self, LineageError> {
-        create_private_dir(&dir.join("segments"))?;
         let end = Position { segment: 0, offset: 0 };
-        let mut segments = Self { dir: dir.to_owned(), segment_bytes, starts: Vec::new(), entries: 0, end };
-        let paths = segment_paths(dir)?;
-        if paths.is_empty() {
+        let (dir, segment_bytes, count) = (dir.to_owned(), disk.segment_bytes(), disk.count()?);
+        let mut segments = Self { dir, disk, segment_bytes, starts: Vec::new(), entries: 0, end };
+        if count == 0 {
             segments.create(0)?;
             return Ok(segments);
         }
-        let last = paths.len().saturating_sub(1);
-        for (number, path) in paths.iter().enumerate() {
-            let content = fs::read(path).map_err(LineageError::file(path))?;
+        let last = count.saturating_sub(1);
+        for segment in 0..count {
+            let path = &segment_path(&segments.dir, segment);
+            let content = segments.content(segment)?;
             let whole = content.len() as u64 == segment_bytes;
-            if segment_bytes < content.len() as u64 || (number != last && !whole) {
+            if segment_bytes < content.len() as u64 || (segment != last && !whole) {
                 return Err(LineageError::Damaged { path: path.clone(), index: segments.entries });
             }
-            let segment = number as u64;
             let starts = &mut segments.starts;
             let scanned = scan(&content, segments.entries, |index, offset, bytes| {
                 if index.is_multiple_of(STRIDE) {
@@ -184,7 +184,7 @@ impl Segments {
             segments.end = Position { segment, offset };
             let left = content.get(usize::try_from(offset).unwrap_or(usize::MAX)..).unwrap_or_default();
             if torn || left.iter().any(|byte| *byte != 0) {
-                if number != last || index < floor || !is_torn_tail(left, index) {
+                if segment != last || index < floor || !is_torn_tail(left, index) {
                     return Err(LineageError::Damaged { path: path.clone(), index });
                 }
                 tracing::warn!(
@@ -193,13 +193,13 @@ impl Segments {
                 );
                 segments.zero_from_end(left.len() as u64)?;
             }
-            if number == last {
+            if segment == last {
                 segments.sync_again(&content)?;
             }
             if !whole {
                 // Creating the segment was interrupted.
                 let file = segments.file(segment)?;
-                file.set_len(segment_bytes).and_then(|()| file.sync_all()).map_err(LineageError::file(path))?;
+                file.set_size(segment_bytes).and_then(|()| file.sync_all()).map_err(LineageError::file(path))?;
             }
         }
         Ok(segments)
@@ -214,7 +214,7 @@ impl Segments {
     fn create(&self, number: u64) -> Result<(), LineageError> {
         let path = segment_path(&self.dir, number);
         let make = || -> io::Result<()> {
-            let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+            let file = self.disk.create(number)?;
             let zeros = vec![0; 64 * 1024];
             let mut left = self.segment_bytes;
             let mut offset = 0;
@@ -224,14 +224,26 @@ impl Segments {
                 offset = offset.saturating_add(count as u64);
             }
             file.sync_all()?;
-            File::open(self.dir.join("segments"))?.sync_all()
+            self.disk.sync_names()
         };
         make().map_err(LineageError::file(&path))
     }
 
-    fn file(&self, number: u64) -> Result<File, LineageError> {
-        let path = segment_path(&self.dir, number);
-        OpenOptions::new().read(true).write(true).open(&path).map_err(LineageError::file(&path))
+    fn file(&self, number: u64) -> Result<Box<dyn SegmentFile>, LineageError> {
+        self.disk.open(number).map_err(LineageError::file(&segment_path(&self.dir, number)))
+    }
+
+    /// All of a segment, and no more than one too long to be one.
+    fn content(&self, number: u64) -> Result<Vec<u8>, LineageError> {
+        let file = self.file(number)?;
+        let read = || -> io::Result<Vec<u8>> {
+            let size = file.size()?.min(self.segment_bytes.saturating_add(1));
+            let mut content = vec![0; usize::try_from(size).unwrap_or_default()];
+            let filled = read_full(file.as_ref(), &mut content, 0)?;
+            content.truncate(filled);
+            Ok(content)
+        };
+        read().map_err(LineageError::file(&segment_path(&self.dir, number)))
     }
 
     fn zero_from_end(&self, count: u64) -> Result<(), LineageError> {
@@ -260,10 +272,10 @@ impl Segments {
         }
         let start = usize::try_from(index / STRIDE).ok().and_then(|start| self.starts.get(start)).copied();
         let Some(mut position) = start else { return Ok(None) };
-        let mut file = self.file_to_read(position.segment)?;
+        let mut file = self.file(position.segment)?;
         let mut at = index - index % STRIDE;
         loop {
-            match read_frame_at(&file, position.offset, at, self.segment_bytes)
+            match read_frame_at(file.as_ref(), position.offset, at, self.segment_bytes)
                 .map_err(LineageError::file(&segment_path(&self.dir, position.segment)))?
             {
                 Found::Entry { bytes, .. } if at == index => return Ok(Some(bytes)),
@@ -273,7 +285,7 @@ impl Segments {
                 }
                 Found::End if position.segment < self.end.segment => {
                     position = Position { segment: position.segment.saturating_add(1), offset: 0 };
-                    file = self.file_to_read(position.segment)?;
+                    file = self.file(position.segment)?;
                 }
                 Found::End | Found::Damaged => {
                     let path = segment_path(&self.dir, position.segment);
@@ -305,8 +317,9 @@ impl Segments {
             }
             let end = if segment == self.end.segment { self.end.offset } else { self.segment_bytes };
             let mut content = vec![0; usize::try_from(end.saturating_sub(offset)).unwrap_or_default()];
-            let read = File::open(&path).and_then(|file| file.read_exact_at(&mut content, offset));
-            read.map_err(LineageError::file(&path))?;
+            let file = self.file(segment)?;
+            let filled = read_full(file.as_ref(), &mut content, offset).map_err(LineageError::file(&path))?;
+            content.truncate(filled);
             let scanned =
                 scan(
                     &content,
@@ -323,11 +336,6 @@ impl Segments {
             offset = 0;
         }
         Ok(())
-    }
-
-    fn file_to_read(&self, number: u64) -> Result<File, LineageError> {
-        let path = segment_path(&self.dir, number);
-        File::open(&path).map_err(LineageError::file(&path))
     }
 }
 
@@ -352,23 +360,18 @@ fn is_of_later_batch(left: &[u8], offset: usize, index: u64) -> bool {
     members.any(|member| matches!(read_frame(left, offset, member), Found::Entry { .. }))
 }
 
-fn read_frame_at(file: &File, offset: u64, index: u64, segment_bytes: u64) -> io::Result<Found> {
+fn read_frame_at(file: &dyn SegmentFile, offset: u64, index: u64, segment_bytes: u64) -> io::Result<Found> {
     let left = usize::try_from(segment_bytes.saturating_sub(offset)).unwrap_or(usize::MAX);
     let mut content = vec![0; frame_bytes(BYTES_MAX).min(left)];
-    let mut filled = 0;
-    while let Some(rest) = content.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-        match file.read_at(rest, offset.saturating_add(filled as u64))? {
-            0 => break,
-            count => filled = filled.saturating_add(count),
-        }
-    }
+    // What a short file lacks is zeros.
+    read_full(file, &mut content, offset)?;
     Ok(read_frame(&content, 0, index))
 }
 
 /// Writes at the end of the segments. One at a time, behind the log's lock.
 #[derive(Debug)]
 pub(super) struct Writer {
-    file: File,
+    file: Box<dyn SegmentFile>,
     end: Position,
     entries: u64,
 }

@@ -3,13 +3,18 @@
 //! Every commit is one fsynced transaction, and its start is the [`Basis`] of what is signed after it: a write that is
 //! known durable cannot outlive a partition the way a read can.
 
+use std::fs::OpenOptions;
 use std::path::Path;
 use std::sync::Arc;
 
 use countersign_attestation::UnixMillis;
-use redb::{Database, Durability, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+use redb::backends::FileBackend;
+use redb::{Database, Durability, ReadableDatabase as _, ReadableTable as _, StorageBackend, TableDefinition};
 
 use crate::clock::Clock;
+
+/// How much is read and written at a time when the store is opened.
+const WRITE_AGAIN_BYTES: usize = 1024 * 1024;
 
 /// What the store keeps, by kind of record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,7 +115,20 @@ impl Store {
     /// # Errors
     /// [`StoreError`] when the file is held by another process, damaged, or cannot be written.
     pub fn open(path: &Path, clock: Clock) -> Result<Self, StoreError> {
-        let database = Database::create(path).map_err(failed("open"))?;
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
+        let file = file.map_err(failed("open"))?;
+        // Held until the database is closed: what follows writes.
+        file.try_lock().map_err(failed("open"))?;
+        Self::open_on(FileBackend::new(file).map_err(failed("open"))?, clock)
+    }
+
+    /// As [`Store::open`], on a disk that is no file.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the disk's content is damaged, or cannot be written.
+    pub fn open_on(disk: impl StorageBackend, clock: Clock) -> Result<Self, StoreError> {
+        write_again(&disk).map_err(failed("open"))?;
+        let database = Database::builder().create_with_backend(disk).map_err(failed("open"))?;
         let store = Self { database: Arc::new(database), clock };
         let transaction = store.database.begin_write().map_err(failed("open"))?;
         for table in Table::ALL {
@@ -184,16 +202,98 @@ impl Store {
     }
 }
 
+/// Writes all of the disk's content once more and syncs it. After a sync that failed, what it was to make durable may
+/// be in the page cache only, and no later sync would write it: the database would build on it, and a power failure
+/// would take it away from below.
+fn write_again(disk: &impl StorageBackend) -> std::io::Result<()> {
+    let length = disk.len()?;
+    let mut bytes = vec![0; WRITE_AGAIN_BYTES];
+    let mut offset = 0;
+    while let Some(left) = length.checked_sub(offset).filter(|left| *left != 0) {
+        let count = usize::try_from(left).unwrap_or(WRITE_AGAIN_BYTES).min(WRITE_AGAIN_BYTES);
+        let Some(bytes) = bytes.get_mut(..count) else { break };
+        disk.read(offset, bytes)?;
+        disk.write(offset, bytes)?;
+        offset = offset.saturating_add(count as u64);
+    }
+    if length == 0 { Ok(()) } else { disk.sync_data() }
+}
+
 fn failed<E: std::error::Error + Send + Sync + 'static>(doing: &'static str) -> impl Fn(E) -> StoreError {
     move |source| StoreError { doing, source: Box::new(source) }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+    use std::sync::{Arc, Mutex};
+
     use countersign_attestation::UnixMillis;
+    use redb::StorageBackend;
 
     use super::{Store, Table, Write};
     use crate::clock::Clock;
+
+    /// A file in memory, and what was done to it.
+    #[derive(Clone, Debug, Default)]
+    struct Watched(Arc<Mutex<(Vec<u8>, Vec<Done>)>>);
+
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum Done {
+        Wrote { from: u64, bytes: u64 },
+        Synced,
+    }
+
+    impl StorageBackend for Watched {
+        fn len(&self) -> io::Result<u64> {
+            Ok(self.0.lock().unwrap().0.len() as u64)
+        }
+
+        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+            let offset = usize::try_from(offset).unwrap();
+            out.copy_from_slice(&self.0.lock().unwrap().0[offset..offset + out.len()]);
+            Ok(())
+        }
+
+        fn set_len(&self, len: u64) -> io::Result<()> {
+            self.0.lock().unwrap().0.resize(usize::try_from(len).unwrap(), 0);
+            Ok(())
+        }
+
+        fn sync_data(&self) -> io::Result<()> {
+            self.0.lock().unwrap().1.push(Done::Synced);
+            Ok(())
+        }
+
+        fn write(&self, from: u64, data: &[u8]) -> io::Result<()> {
+            let mut file = self.0.lock().unwrap();
+            let offset = usize::try_from(from).unwrap();
+            file.0[offset..offset + data.len()].copy_from_slice(data);
+            file.1.push(Done::Wrote { from, bytes: data.len() as u64 });
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_a_failed_sync_may_have_left_in_the_cache_is_written_and_synced_at_the_next_start() {
+        let (disk, clock) = (Watched::default(), Clock::manual(UnixMillis(77)));
+        let store = Store::open_on(disk.clone(), clock.clone()).unwrap();
+        store.commit(&[Write::put(Table::Meta, "a", vec![7; 2_000_000])]).unwrap();
+        drop(store);
+        let length = disk.len().unwrap();
+        disk.0.lock().unwrap().1.clear();
+        let store = Store::open_on(disk.clone(), clock).unwrap();
+        let done = disk.0.lock().unwrap().1.clone();
+        let mut end = 0;
+        let before = done.iter().position(|done| *done == Done::Synced).unwrap();
+        for done in &done[..before] {
+            let Done::Wrote { from, bytes } = done else { panic!("{done:?}") };
+            assert_eq!(*from, end);
+            end += bytes;
+        }
+        assert_eq!(end, length, "all of it, before anything is built on it");
+        assert_eq!(store.get(Table::Meta, "a").unwrap(), Some(vec![7; 2_000_000]));
+    }
 
     #[test]
     fn commits_survive_reopening_and_the_basis_is_their_start() {

@@ -142,13 +142,13 @@ impl Trust {
         Ok(self.lock()?.reserve_index())
     }
 
-    /// Hosts whose lease has ended, with their records.
+    /// Hosts whose lease has ended or is longer than `lease_ms`, with their records.
     ///
     /// # Errors
     /// [`Refusal::Internal`] after a panic in the state.
-    pub fn due(&self, now: UnixMillis) -> Result<Vec<(HostId, HostTrust)>, Problem> {
+    pub fn due(&self, now: UnixMillis, lease_ms: u64) -> Result<Vec<(HostId, HostTrust)>, Problem> {
         let state = self.lock()?;
-        let due = state.due(now).into_iter();
+        let due = state.due(now, lease_ms).into_iter();
         Ok(due.filter_map(|id| state.host(&id).cloned().map(|host| (id, host))).collect())
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use countersign_attestation::UnixMillis;
 use countersign_attestation::lineage::entry::Entry;
-use countersign_attestation::pulse::{self, ListDigest, Pulse, PulseCheckpoint};
+use countersign_attestation::pulse::{self, CLOCK_ERROR_MAX_MS, ListDigest, Pulse, PulseCheckpoint};
 use countersign_attestation::result::svid::TrustDomain;
 use countersign_attestation::status_list::{self, StatusList, StatusListToken};
 use tokio::sync::watch;
@@ -73,6 +73,8 @@ pub struct Pulser {
     pub list_uri: String,
     /// Y.
     pub validity_ms: u64,
+    /// The longest lease.
+    pub lease_ms: u64,
 }
 
 /// The running pulse: wake it when trust was lost, watch what it publishes.
@@ -95,6 +97,13 @@ impl PulseHandle {
         self.published.clone()
     }
 
+    /// Returns when no more pulses will come from this process.
+    pub async fn ended(&self) {
+        // An error means that the thread is gone, and says the same.
+        let mut published = self.published.clone();
+        let _ended = published.wait_for(Option::is_none).await;
+    }
+
     /// The newest pulse.
     #[must_use]
     pub fn newest(&self) -> Option<Arc<Published>> {
@@ -104,7 +113,7 @@ impl PulseHandle {
 
 /// Signs pulses in order.
 #[derive(Debug)]
-struct Signer {
+pub struct Signer {
     pulser: Pulser,
     epoch: u64,
     seq: u64,
@@ -118,13 +127,21 @@ impl Pulser {
     /// # Errors
     /// [`Problem`] when the epoch cannot be raised or the first pulse fails.
     pub fn start(self, period: Duration) -> Result<PulseHandle, Problem> {
-        let mut signer = Signer { epoch: self.raise_epoch()?, pulser: self, seq: 0, lists: Vec::new() };
+        let mut signer = self.ready()?;
         let first = signer.sign()?;
         let (publish, published) = watch::channel(Some(Arc::new(first)));
         let (wake, woken) = sync_channel(1);
         let run = move || signer.run(&woken, &publish, period);
         std::thread::Builder::new().name("pulse".to_owned()).spawn(run).map_err(|_| Refusal::Internal.plain())?;
         Ok(PulseHandle { wake, published })
+    }
+
+    /// A signer in an epoch of its own, for whoever sets the pace.
+    ///
+    /// # Errors
+    /// [`Problem`] when the epoch cannot be raised.
+    pub fn ready(self) -> Result<Signer, Problem> {
+        Ok(Signer { epoch: self.raise_epoch()?, pulser: self, seq: 0, lists: Vec::new() })
     }
 
     /// Sequence numbers start anew with each process, so each process has an epoch of its own, durable before use.
@@ -164,7 +181,11 @@ impl Signer {
     }
 
     /// Records lapses, commits what changed, and signs what was committed.
-    fn sign(&mut self) -> Result<Published, Problem> {
+    ///
+    /// # Errors
+    /// [`Refusal::Busy`] when the next may succeed; after any other the signer is of no more use.
+    pub fn sign(&mut self) -> Result<Published, Problem> {
+        self.check_able()?;
         self.record_lapses()?;
         // The basis is earlier than the snapshot: no revocation that came before it is missing.
         let started = self.pulser.store.start();
@@ -200,9 +221,23 @@ impl Signer {
         Ok(Published { pulse: token, seq: self.seq, basis: basis.at(), exp, lists: self.lists.clone() })
     }
 
+    /// A pulse says that nobody else was revoked: it takes a log that could have recorded that, and a clock that
+    /// relying parties agree with. Both are mended by starting anew.
+    fn check_able(&self) -> Result<(), Problem> {
+        if self.pulser.lineage.is_poisoned() {
+            return Err(Refusal::LineageFailed.plain());
+        }
+        let ahead = self.pulser.clock.ahead_of_wall_ms();
+        if CLOCK_ERROR_MAX_MS < ahead {
+            let found = format!("one that was set back {ahead} ms");
+            return Err(Refusal::NotReady.because("a wall clock that goes forward", found));
+        }
+        Ok(())
+    }
+
     fn record_lapses(&self) -> Result<(), Problem> {
         let now = self.pulser.clock.now();
-        for (id, host) in self.pulser.trust.due(now)? {
+        for (id, host) in self.pulser.trust.due(now, self.pulser.lease_ms)? {
             let entry = Entry::lapsed(now, host.revision_of(id));
             self.pulser.lineage.append_blocking(entry).map_err(|error| unrecorded(&error))?;
         }
@@ -249,18 +284,20 @@ fn internal(error: crate::keys::KeyError) -> Problem {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::time::Duration;
 
     use countersign_attestation::UnixMillis;
     use countersign_attestation::digest::Sha256Digest;
     use countersign_attestation::lineage::entry::{CredentialRecord, DecisionRecord, Entry};
     use countersign_attestation::protocol::HostId;
-    use countersign_attestation::pulse::Pulse;
+    use countersign_attestation::pulse::{CLOCK_ERROR_MAX_MS, Pulse};
     use countersign_attestation::result::jws::JwkSet;
     use countersign_attestation::result::svid::TrustDomain;
     use countersign_attestation::status_list::{Status, StatusListToken};
 
     use super::{Published, Pulser, Signer};
-    use crate::clock::Clock;
+    use crate::clock::{Clock, Hands};
     use crate::config::DataDir;
     use crate::keys::Keys;
     use crate::lineage::{Lineage, LogKey};
@@ -301,6 +338,7 @@ mod tests {
             origin: "example.org/log".to_owned(),
             list_uri: "https://localhost/v1/status-lists/".to_owned(),
             validity_ms: 5000,
+            lease_ms: 45_000,
         }
     }
 
@@ -403,7 +441,46 @@ mod tests {
         let mut bench = Bench::new().trusted(10_000);
         bench.pulse();
         bench.signer.pulser.lineage.stop();
-        bench.clock.advance(10_000);
+        // Nothing is due: the pulse would say nothing new, and that nobody was revoked.
         assert_eq!(bench.signer.sign().unwrap_err().code(), "lineage.unavailable");
+    }
+
+    #[test]
+    fn the_end_of_the_pulses_is_told() {
+        let bench = Bench::new();
+        let lineage = bench.signer.pulser.lineage.clone();
+        let handle = bench.signer.pulser.start(Duration::from_secs(3600)).unwrap();
+        assert!(handle.newest().is_some());
+        lineage.stop();
+        handle.wake();
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(handle.ended());
+        assert_eq!(handle.newest(), None);
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_signs_nothing_any_more() {
+        let hands = Arc::new(Wall(AtomicU64::new(START.0)));
+        let mut bench = Bench::new();
+        bench.signer.pulser.clock = Clock::over(Arc::clone(&hands) as Arc<dyn Hands>);
+        hands.0.store(START.0 - CLOCK_ERROR_MAX_MS, Ordering::SeqCst);
+        assert!(bench.signer.sign().is_ok());
+        hands.0.store(START.0 - CLOCK_ERROR_MAX_MS - 1, Ordering::SeqCst);
+        let problem = bench.signer.sign().unwrap_err();
+        assert_eq!(problem.code(), "broker.not_ready");
+        assert_eq!(problem.0.found.as_deref(), Some("one that was set back 1001 ms"));
+    }
+
+    /// A wall clock that somebody sets, beside a steady one that stands still.
+    #[derive(Debug)]
+    struct Wall(AtomicU64);
+
+    impl Hands for Wall {
+        fn wall_ms(&self) -> u64 {
+            self.0.load(Ordering::SeqCst)
+        }
+
+        fn steady_ms(&self) -> u64 {
+            0
+        }
     }
 }

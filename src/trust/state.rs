@@ -8,6 +8,7 @@ use countersign_attestation::claims::ClockInfo;
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::lineage::entry::{Entry, Event, HostRevision};
 use countersign_attestation::protocol::HostId;
+use countersign_attestation::pulse::CLOCK_ERROR_MAX_MS;
 use countersign_attestation::status_list::{ENTRIES, Status, StatusList};
 use serde::{Deserialize, Serialize};
 
@@ -124,6 +125,13 @@ impl LiveCredential {
     fn keys(&self) -> impl Iterator<Item = Sha256Digest> {
         [Some(self.key), self.workload].into_iter().flatten()
     }
+
+    /// Whether the host needs no other credential for this key. One that ends later than one issued now would is of a
+    /// clock that was wrong: relying parties do not take it yet.
+    #[must_use]
+    pub fn serves(&self, key: Sha256Digest, now: UnixMillis, ttl_ms: u64) -> bool {
+        self.key == key && self.not_after <= now.plus(ttl_ms).plus(CLOCK_ERROR_MAX_MS)
+    }
 }
 
 /// Trust in every host, after the first `applied` entries of the log.
@@ -192,10 +200,14 @@ impl TrustState {
         index
     }
 
-    /// Hosts whose lease has ended at `now`.
+    /// Hosts whose lease has ended at `now`, and those whose lease ends later than one of `lease_ms` that began now
+    /// would: it was granted by a clock that was wrong, and nobody knows when its proof was.
     #[must_use]
-    pub fn due(&self, now: UnixMillis) -> Vec<HostId> {
-        self.leases.iter().take_while(|(until, _)| *until <= now).map(|(_, id)| id.clone()).collect()
+    pub fn due(&self, now: UnixMillis, lease_ms: u64) -> Vec<HostId> {
+        let ended = self.leases.iter().take_while(|(until, _)| *until <= now);
+        let longest = now.plus(lease_ms).plus(CLOCK_ERROR_MAX_MS);
+        let too_long = self.leases.iter().rev().take_while(|(until, _)| longest < *until);
+        ended.chain(too_long).map(|(_, id)| id.clone()).collect()
     }
 
     /// Keeps the TPM clock of a host's verified quote, unless a newer one was kept.
@@ -333,8 +345,9 @@ fn grant(host: &mut HostTrust, entry: &Entry) {
         host.status_index = Some(credential.status_index);
         let workload = credential.workload.map(|workload| workload.key);
         let live = LiveCredential { key: credential.key, not_after: credential.not_after, workload };
+        let held: Vec<Sha256Digest> = live.keys().collect();
         if let Some(retired) = host.credential.replace(live) {
-            host.retired_keys.extend(retired.keys());
+            host.retired_keys.extend(retired.keys().filter(|key| !held.contains(key)));
             let surplus = host.retired_keys.len().saturating_sub(RETIRED_KEYS_MAX);
             host.retired_keys.drain(..surplus);
         }
@@ -366,7 +379,7 @@ mod tests {
     use countersign_attestation::status_list::Status;
     use proptest::prelude::{Strategy, any, prop_assert_eq, proptest};
 
-    use super::{HostTrust, Standing, TrustState, split_index};
+    use super::{CLOCK_ERROR_MAX_MS, HostTrust, LiveCredential, Standing, TrustState, split_index};
 
     const DIGEST: Sha256Digest = Sha256Digest([7; 32]);
 
@@ -523,12 +536,41 @@ mod tests {
         let mut log = Log::new();
         log.step(Step::Enroll);
         log.step(Step::Grant { key: 1 });
-        assert_eq!(log.state.due(UnixMillis(99)), []);
-        assert_eq!(log.state.due(UnixMillis(100)), [id("a")]);
+        assert_eq!(log.state.due(UnixMillis(99), 45), []);
+        assert_eq!(log.state.due(UnixMillis(100), 200), [id("a")]);
         log.step(Step::Renew);
-        assert_eq!(log.state.due(UnixMillis(100)), []);
+        assert_eq!(log.state.due(UnixMillis(100), 200), []);
         log.step(Step::Lapse);
-        assert_eq!(log.state.due(UnixMillis(1000)), []);
+        assert_eq!(log.state.due(UnixMillis(1000), 45), []);
+    }
+
+    #[test]
+    fn a_lease_that_is_longer_than_any_is_due() {
+        let mut log = Log::new();
+        log.step(Step::Enroll);
+        log.step(Step::Grant { key: 1 });
+        // It ends at 100: granted at 55 by a lease of 45, or by a clock that was wrong.
+        assert_eq!(log.state.due(UnixMillis(55), 45), []);
+        let granted = UnixMillis(100 + 7_200_000);
+        log.add(Entry::renewed(UnixMillis(0), log.host().revision_of(id("a")), granted, None));
+        assert_eq!(log.state.due(UnixMillis(60), 45), [id("a")], "the clock is right again");
+        assert_eq!(log.state.due(UnixMillis(granted.0 - 45 - CLOCK_ERROR_MAX_MS), 45), []);
+        assert_eq!(log.state.due(UnixMillis(granted.0 - 46 - CLOCK_ERROR_MAX_MS), 45), [id("a")]);
+    }
+
+    #[test]
+    fn a_credential_from_the_future_serves_nobody_and_its_key_may_be_certified_again() {
+        let mut log = Log::new();
+        log.step(Step::Enroll);
+        log.step(Step::Grant { key: 1 });
+        let live = log.host().credential.unwrap();
+        let (key, now) = (Sha256Digest([1; 32]), UnixMillis(700));
+        assert!(live.serves(key, now, 300));
+        assert!(!live.serves(Sha256Digest([2; 32]), now, 300), "another key");
+        let future = LiveCredential { not_after: UnixMillis(1_001 + CLOCK_ERROR_MAX_MS), ..live };
+        assert!(!future.serves(key, now, 300));
+        log.step(Step::Grant { key: 1 });
+        assert_eq!(log.host().retired_keys, [], "the key is still the live one's");
     }
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {

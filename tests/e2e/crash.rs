@@ -216,3 +216,17 @@ fn a13_when_the_broker_is_silent_or_dead_the_gate_denies_within_the_pulse_validi
     fleet.gate_until(&certificate, 200);
     assert_eq!(ask_gate(&fleet.gate_address, "no certificate").status, 403);
 }
+
+#[test]
+fn a_broker_whose_disk_fails_ends_by_itself_and_the_next_one_goes_on() {
+    let mut fleet = Fleet::start_with(&[], |config| config.pulse_period_ms = 100);
+    let before = checkpoint_size(&fleet.checkpoint());
+    let mut broker = fleet.broker.take().unwrap();
+    let pid = broker.0.id().to_string();
+    // Pages of the store are beyond it; what the broker says about that is not.
+    succeed(Command::new("prlimit").args(["--pid", &pid, "--fsize=16384:"]));
+    assert_eq!(broker.code(), Some(1), "its supervisor sees a failure");
+    assert!(fleet.logs().contains("no more pulses could be signed"), "{}", fleet.logs());
+    fleet.restart_broker();
+    assert!(before < checkpoint_size(&fleet.checkpoint()), "all of before, and that it started again");
+}

@@ -283,8 +283,10 @@ struct GateListening {
 }
 
 fn start_broker(root: &Path, port: u16, log: &str) -> (Process, u16) {
-    let mut broker = countersign();
+    // A write that the limits refuse is an error to the broker, as a failing disk is, and not a signal.
+    let mut broker = Command::new("env");
     broker
+        .args(["--ignore-signal=XFSZ", env!("CARGO_BIN_EXE_countersign")])
         .args(["broker", "--listen", &format!("127.0.0.1:{port}"), "--data-dir"])
         .arg(root.join("data"))
         .env("COUNTERSIGN_LOG", log);
