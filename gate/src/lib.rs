@@ -30,14 +30,17 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod authorize;
 pub mod certificate;
 pub mod clock;
 pub mod decide;
+pub mod door;
 pub mod ext_authz;
 pub mod feed;
 pub mod forward_auth;
 pub mod layer;
 pub mod metrics;
+pub mod proxy;
 pub mod reason;
 pub mod settings;
 pub mod sse;

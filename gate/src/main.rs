@@ -8,9 +8,10 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use clap::Parser as _;
 use countersign_gate::clock::{Clock, SystemClock};
+use countersign_gate::door::Door;
 use countersign_gate::ext_authz;
 use countersign_gate::feed::Feed;
-use countersign_gate::forward_auth::{self, Door};
+use countersign_gate::forward_auth;
 use countersign_gate::metrics::Metrics;
 use countersign_gate::settings::{Listen, Settings};
 use countersign_gate::state::GateState;
@@ -25,6 +26,7 @@ async fn main() -> anyhow::Result<()> {
     let filter = filter.unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt().json().with_writer(std::io::stderr).with_env_filter(filter).init();
 
+    let authorize = settings.authorize()?;
     let material = settings.trust_material()?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let metrics = Arc::new(Metrics::default());
@@ -34,7 +36,7 @@ async fn main() -> anyhow::Result<()> {
         tokio::spawn(Feed::new(broker, &material.broker_ca, state, clock, metrics)?.follow());
     }
 
-    let door = Door { state, clock, metrics };
+    let door = Door { state, authorize, clock, metrics };
     let router = forward_auth::router(door.clone()).merge(ext_authz::router(door));
     let end = end_of_service()?;
     match settings.listen {

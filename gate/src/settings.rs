@@ -3,6 +3,7 @@
 use core::net::SocketAddr;
 use core::str::FromStr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use clap::Parser;
@@ -12,6 +13,7 @@ use countersign_attestation::x509::Certificate;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
+use crate::authorize::{Authorize, OperatorPolicies};
 use crate::decide::Trust;
 
 /// Decides for a relying party whether a caller's execution credential is trusted now.
@@ -45,6 +47,10 @@ pub struct Settings {
     /// The CA of the broker's own TLS certificate, PEM.
     #[arg(long, env = "COUNTERSIGN_GATE_BROKER_CA", value_name = "FILE", required_unless_present = "trust_dir")]
     pub broker_ca: Option<PathBuf>,
+
+    /// Cedar policies that must permit each request of a trusted caller: a file, or a folder of *.cedar files.
+    #[arg(long, env = "COUNTERSIGN_GATE_AUTHORIZE", value_name = "PATH")]
+    pub authorize: Option<PathBuf>,
 }
 
 /// Where the gate answers. It believes the headers of whoever can connect, so only this machine may.
@@ -109,6 +115,15 @@ impl Settings {
         }
         let broker_ca = certificates(&self.file(self.broker_ca.as_deref(), "broker-ca.pem")?)?;
         Ok(TrustMaterial { trust: Trust { trust_domain: self.trust_domain.clone(), roots }, keys, broker_ca })
+    }
+
+    /// Loads the operator's policies, where a place for them is named. What cannot be loaded ends the start.
+    ///
+    /// # Errors
+    /// Names the place and what is wrong with it.
+    pub fn authorize(&self) -> anyhow::Result<Authorize> {
+        let Some(place) = &self.authorize else { return Ok(Authorize::CoreAlone) };
+        Ok(Authorize::ByPolicies(Arc::new(OperatorPolicies::load(place)?)))
     }
 
     fn file(&self, named: Option<&Path>, usual: &str) -> anyhow::Result<PathBuf> {
