@@ -37,6 +37,7 @@ pub struct Metrics {
     proxied: Family<Code, Counter>,
     cut_off: Family<Code, Counter>,
     connections: Gauge,
+    rereads: Family<Outcome, Counter>,
     propagation: Histogram,
     pulse_age: Gauge<f64, AtomicU64>,
     pulse_left: Gauge<f64, AtomicU64>,
@@ -57,6 +58,8 @@ impl Default for Metrics {
         );
         registry.register("proxy_cut_off", "Open connections that were cut, by reason", cut_off.clone());
         registry.register("proxy_connections", "Connections open at the proxy door", connections.clone());
+        let rereads = Family::default();
+        registry.register("rereads", "Files that were read anew, by outcome", rereads.clone());
         let propagation = Histogram::new(PROPAGATION_SECONDS);
         let (pulse_age, pulse_left, pulse_sequence) = (Gauge::default(), Gauge::default(), Gauge::default());
         registry.register("decisions", "Decisions by code; allow is the one that is no denial", decisions.clone());
@@ -80,6 +83,7 @@ impl Default for Metrics {
             proxied,
             cut_off,
             connections,
+            rereads,
             propagation,
             pulse_age,
             pulse_left,
@@ -137,6 +141,11 @@ impl Metrics {
     /// It is no more.
     pub fn disconnected(&self) {
         self.connections.dec();
+    }
+
+    /// Counts files read anew: `changed`, or `failed` where what was in force stays so.
+    pub fn reread(&self, outcome: &'static str) {
+        self.rereads.get_or_create(&Outcome { outcome }).inc();
     }
 
     /// The metrics as text (OpenMetrics), with the pulse's age as of `now`.
