@@ -46,7 +46,7 @@ const HANDSHAKES_MAX: usize = 256;
 const HEADERS_MAX: usize = 100;
 const HEADERS_BYTES_MAX: usize = 64 * 1024;
 /// Requests open at once on one connection of HTTP/2.
-const STREAMS_MAX: u32 = 100;
+const STREAMS_MAX: u32 = 32;
 /// Pause after an accept that failed: out of descriptors, mostly.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -225,8 +225,8 @@ impl Proxy {
         let outcome = match heading {
             Ok(heading) => {
                 let open = session.open(asked.and_then(Result::ok));
+                let switching = asks_websocket(&request);
                 let (mut parts, body) = request.into_parts();
-                let switching = asks_websocket(&Request::from_parts(parts.clone(), ()));
                 headers::to_service(&mut parts.headers, &heading, &allowed, session.peer);
                 self.forward(Request::from_parts(parts, body), &heading, switching, open).await
             }

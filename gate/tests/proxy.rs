@@ -111,7 +111,7 @@ async fn who_shows_no_credential_of_this_fleet_gets_no_further_than_tls() {
     }
     // A credential of the fleet that has ended, by the gate's clock.
     let caller = world.client(Some(&world.svid));
-    world.pass(300_000);
+    world.pass(301_000);
     assert!(world.connect(caller).await.unwrap().try_ask(&get("/")).await.is_none());
     assert_eq!(world.service.seen().len(), 0);
 }

@@ -219,7 +219,8 @@ impl World {
     }
 
     pub(crate) fn http_2(&self) -> reqwest::Client {
-        let tls = ClientConfig::clone(&self.client(Some(&self.svid)));
+        let mut tls = ClientConfig::clone(&self.client(Some(&self.svid)));
+        tls.alpn_protocols = vec![b"h2".to_vec()];
         let client = reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy().timeout(PATIENCE);
         client.http2_prior_knowledge().build().unwrap()
     }
