@@ -99,7 +99,7 @@ pub enum LoadError {
     Files(PathBuf, usize),
     /// What they say.
     #[error("cannot use {0}: {1}")]
-    Policies(PathBuf, Finding),
+    Policies(PathBuf, Box<Finding>),
 }
 
 /// What became of a look at the files.
@@ -177,7 +177,7 @@ fn read(place: &Path) -> Result<AuthorizationSet, LoadError> {
         texts.push((name, String::from_utf8(bytes).map_err(|_| LoadError::Text(file.clone()))?));
     }
     let texts: Vec<(&str, &str)> = texts.iter().map(|(name, text)| (*name, text.as_str())).collect();
-    AuthorizationSet::parse(&texts).map_err(|finding| LoadError::Policies(place.to_owned(), finding))
+    AuthorizationSet::parse(&texts).map_err(|finding| LoadError::Policies(place.to_owned(), Box::new(finding)))
 }
 
 /// A request as policies see it. `host` is what a Host header says.

@@ -133,7 +133,7 @@ async fn guard(session: Weak<Session>) {
             }
         }
         // A pulse, the end of the wait, or the end of the state: all are a reason to look.
-        drop(within(LOOK, pulses.changed()).await);
+        let _woken = within(LOOK, pulses.changed()).await;
     }
 }
 
