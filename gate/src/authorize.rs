@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use axum::http::uri::Authority;
-use axum::http::{HeaderMap, HeaderName};
+use axum::http::{HeaderMap, HeaderName, Uri, header};
 use countersign_attestation::UnixMillis;
 use countersign_policies::Finding;
 use countersign_policies::authorize::{Action, Asked, AuthorizationSet, Caller, Resource};
@@ -221,11 +221,24 @@ pub fn from_headers(headers: &HeaderMap) -> Result<Asked, Denial> {
     asked(method, target, once(headers, &family.host)?, None)
 }
 
-/// The value of a header that is there at most once.
+/// The host that a request is for, with its port: from the first line or from Host, and the same where both say it.
+/// RFC 9112, 3.2.2, lets the first line win, RFC 9113, 8.3.1, wants them equal, and servers do not agree.
 ///
 /// # Errors
 /// [`GateReason::RequestAmbiguous`].
-pub fn once<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, Denial> {
+pub fn host_of<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Result<Option<&'a str>, Denial> {
+    let told = once(headers, &header::HOST)?;
+    match (uri.authority(), told) {
+        (Some(line), Some(told)) if !line.as_str().eq_ignore_ascii_case(told) => {
+            Err(GateReason::RequestAmbiguous.because("one host", "another one in the target than in Host"))
+        }
+        (Some(line), _) => Ok(Some(line.as_str())),
+        (None, told) => Ok(told),
+    }
+}
+
+/// The value of a header that is there at most once.
+fn once<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, Denial> {
     let mut values = headers.get_all(name).iter();
     let (Some(value), more) = (values.next(), values.next()) else { return Ok(None) };
     if more.is_some() {

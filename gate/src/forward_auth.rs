@@ -10,7 +10,7 @@ use countersign_attestation::protocol::Problem;
 
 use crate::clock::Moment;
 use crate::decide::{Allowed, Decision};
-use crate::door::{ASSURANCE, DECISION, Door, NO_STORE, REASON, SPIFFE_ID, text};
+use crate::door::{ASSURANCE, DECISION, Door, NO_STORE, REASON, SPIFFE_ID, refusal, text};
 use crate::reason::{Denial, GateReason};
 use crate::state::GateState;
 use crate::{authorize as policies, certificate};
@@ -29,7 +29,9 @@ async fn authorize(State(door): State<Door>, headers: HeaderMap) -> Response {
     let decision = door.judge(certificate::from_headers(&headers), || policies::from_headers(&headers));
     match decision {
         Decision::Allow(allowed) => allow(&allowed),
-        Decision::Deny(denial) => deny(&denial, StatusCode::FORBIDDEN),
+        // Always 403: `auth_request` knows 401 and 403 as denials, and calls everything else an error. Some proxies pass
+        // the body on to the caller, so it says no more than a caller may know.
+        Decision::Deny(denial) => refusal(&denial, StatusCode::FORBIDDEN),
     }
 }
 
@@ -43,18 +45,13 @@ fn allow(allowed: &Allowed) -> Response {
     (StatusCode::OK, headers).into_response()
 }
 
-/// A problem document (RFC 9457). Always 403, whatever is wrong: `auth_request` knows 401 and 403 as denials, and calls
-/// everything else an error.
-fn deny(denial: &Denial, status: StatusCode) -> Response {
+/// For an operator: what was expected, and what was found. Those who ask here are on this machine.
+fn explain(denial: &Denial, status: StatusCode) -> Response {
     let problem = Problem {
-        problem_type: format!("urn:countersign:reason:{}", denial.code()),
-        title: denial.sentence().to_owned(),
-        status: status.as_u16(),
-        code: denial.code().to_owned(),
         expected: Some(denial.expected().to_owned()),
         found: Some(denial.found().to_owned()),
-        remedy: denial.remedy().to_owned(),
-        decision: None,
+        status: status.as_u16(),
+        ..denial.for_caller()
     };
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json")),
@@ -68,7 +65,7 @@ fn deny(denial: &Denial, status: StatusCode) -> Response {
 async fn ready(State(door): State<Door>) -> Response {
     match readiness(&door.state, door.clock.now()) {
         Ok(()) => StatusCode::OK.into_response(),
-        Err(denial) => deny(&denial, StatusCode::SERVICE_UNAVAILABLE),
+        Err(denial) => explain(&denial, StatusCode::SERVICE_UNAVAILABLE),
     }
 }
 

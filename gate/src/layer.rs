@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::ConnectInfo;
-use axum::http::{Request, Response, StatusCode, header};
+use axum::http::{Request, Response, StatusCode};
 use countersign_policies::authorize::Asked;
 use futures_util::future::{Either, Ready, ready};
 use tower::{Layer, Service};
@@ -77,10 +77,7 @@ where
 
 /// The request as the service will see it; the address is known where the service was made with connect info.
 fn asked<B>(request: &Request<B>) -> Result<Asked, Denial> {
-    let host = match request.uri().authority() {
-        Some(authority) => Some(authority.as_str()),
-        None => authorize::once(request.headers(), &header::HOST)?,
-    };
+    let host = authorize::host_of(request.uri(), request.headers())?;
     let target = request.uri().path_and_query().map_or("", |target| target.as_str());
     let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| peer.ip());
     authorize::asked(request.method().as_str(), target, host, peer)

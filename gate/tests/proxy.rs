@@ -381,6 +381,27 @@ async fn a_service_that_fails_is_told_apart_from_a_denial() {
 }
 
 #[tokio::test]
+async fn an_upload_that_nobody_waits_for_ends_with_its_answer() {
+    let says = "HTTP/1.1 413 Content Too Large\r\nContent-Length: 2\r\n\r\nno";
+    let world = World::before(Service::canned(Canned::SaysAndReads(says)).await).await;
+    world.say(Status::Valid);
+    let mut caller = world.caller().await;
+    let answer = caller.ask("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n").await;
+    assert_eq!((answer.status, answer.body.as_str()), (413, "no"));
+    world.service.hung_up().await;
+}
+
+#[tokio::test]
+async fn a_caller_that_asks_for_a_websocket_gets_no_other_protocol() {
+    let h2c = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n";
+    let world = World::before(Service::canned(Canned::Says(h2c)).await).await;
+    world.say(Status::Valid);
+    let asks = "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    let answer = world.caller().await.ask(asks).await;
+    assert_eq!((answer.status, answer.header("x-countersign-reason")), (502, Some("gate.proxy.upstream_answer")));
+}
+
+#[tokio::test]
 async fn a_service_speaks_in_its_own_name() {
     let says = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-Countersign-Reason: forged\r\nConnection: close, X-Own\r\n\
                 X-Own: 1\r\nX-Kept: 1\r\n\r\nok";

@@ -6,7 +6,7 @@ use axum::http::header::{self, Entry};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Version, uri::Authority};
 use countersign_policies::authorize::Asked;
 
-use crate::authorize::{asked, once};
+use crate::authorize::{asked, host_of};
 use crate::decide::Allowed;
 use crate::door::{ASSURANCE, DECISION, SPIFFE_ID, text};
 use crate::reason::{Denial, GateReason};
@@ -63,15 +63,7 @@ pub(super) fn heading<B>(request: &Request<B>) -> Result<Heading, Denial> {
             return ambiguous("one method and one target", "a header that overrides them");
         }
     }
-    let told = once(request.headers(), &header::HOST)?;
-    let host = match (request.uri().authority(), told) {
-        // RFC 9112, 3.2.2, lets the first line win; RFC 9113, 8.3.1, wants them equal. Servers do not agree.
-        (Some(line), Some(told)) if !line.as_str().eq_ignore_ascii_case(told) => {
-            return ambiguous("one host", "another one in the target than in Host");
-        }
-        (Some(line), _) => Some(line.as_str()),
-        (None, told) => told,
-    };
+    let host = host_of(request.uri(), request.headers())?;
     // RFC 9112, 3.2: a request of HTTP/1.1 has a Host.
     if host.is_none() && Version::HTTP_10 < request.version() {
         return ambiguous("a host", "none");

@@ -36,6 +36,8 @@ pub(crate) enum Canned {
     Says(&'static str),
     SaysNothing,
     HangsUp,
+    /// Answers and reads on.
+    SaysAndReads(&'static str),
 }
 
 #[derive(Clone)]
@@ -92,6 +94,7 @@ impl Service {
     pub(crate) async fn canned(canned: Canned) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let service = Self::new(format!("http://{}", listener.local_addr().unwrap()));
+        let hung_up = service.shared.hung_up.clone();
         tokio::spawn(async move {
             let mut open = Vec::new();
             loop {
@@ -103,6 +106,11 @@ impl Service {
                     Canned::Says(text) => {
                         stream.write_all(text.as_bytes()).await.unwrap();
                         open.push(stream);
+                    }
+                    Canned::SaysAndReads(text) => {
+                        stream.write_all(text.as_bytes()).await.unwrap();
+                        while let Ok(1..) = stream.read(&mut head).await {}
+                        hung_up.send(()).unwrap();
                     }
                     Canned::SaysNothing => open.push(stream),
                     Canned::HangsUp => {}

@@ -263,6 +263,18 @@ fn a_set_that_says_nothing_or_the_wrong_thing_does_not_load() {
     assert_eq!(refused(&[("p", &many)]), "policy.load.size");
 }
 
+#[test]
+fn the_example_that_we_show_loads() {
+    let readme = include_str!("../../README.md");
+    let (_, example) = readme.split_once("```cedar\n").unwrap();
+    let (example, _) = example.split_once("```").unwrap();
+    assert_eq!(ask(example, &Case { path: "/v1", name: Some("models.example"), ..GET }).unwrap(), ["p/models"]);
+    assert_eq!(
+        code(example, &Case { path: "/v1/admin", name: Some("models.example"), ..GET }),
+        Err("authorize.forbidden")
+    );
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
 
