@@ -40,6 +40,7 @@ pub(crate) fn measure() -> anyhow::Result<Ratio> {
     };
     let (key, message) = (EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING)?, b"a certificate's body");
     let signature = key.sign(&SystemRandom::new(), message)?;
-    let public = ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, key.public_key().as_ref()).map_err(|error| anyhow!("{error}"))?;
+    let public = ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, key.public_key().as_ref())
+        .map_err(|error| anyhow!("{error}"))?;
     compare(8, &ours, &|| public.verify_sig(message, signature.as_ref()).map_err(|error| anyhow!("{error}")))
 }

@@ -29,8 +29,8 @@ async fn authorize(State(door): State<Door>, headers: HeaderMap) -> Response {
     let decision = door.judge(certificate::from_headers(&headers), || policies::from_headers(&headers));
     match decision {
         Decision::Allow(allowed) => allow(&allowed),
-        // Always 403: `auth_request` knows 401 and 403 as denials, and calls everything else an error. Some proxies pass
-        // the body on to the caller, so it says no more than a caller may know.
+        // Always 403: `auth_request` knows 401 and 403 as denials, and calls everything else an error. Some proxies
+        // pass the body on to the caller, so it says no more than a caller may know.
         Decision::Deny(denial) => refusal(&denial, StatusCode::FORBIDDEN),
     }
 }

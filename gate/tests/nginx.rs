@@ -287,7 +287,7 @@ async fn e15_what_callers_claim_and_what_operators_add_opens_nothing() {
     let (trusted, unknown) = (world.issuer.svid("gpu-1", 5, now), world.issuer.svid("gpu-2", 6, now));
     let broker = world.broker(SocketAddr::from(([127, 0, 0, 1], 0)));
     let _gate = world.gate(&broker);
-    // A location of an operator's own, without a word about the gate; and certificates that are asked for, not demanded.
+    // A location of an operator's own, without a word about the gate; certificates are asked for and not demanded.
     let location = "location /added {\n proxy_pass http://inference;\n }\n location / {";
     let changes = [("location / {", location), ("ssl_verify_client on;", "ssl_verify_client optional;")];
     let _nginx = world.nginx_with(frank_service().await, &changes);
