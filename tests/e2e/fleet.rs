@@ -301,7 +301,7 @@ fn start_gate(root: &Path, broker: u16, log: &str) -> (Process, String) {
 }
 
 /// Starts a server that says on standard output where it listens; its log grows in a file.
-fn announced<T: for<'de> Deserialize<'de>>(command: &mut Command, log: &Path) -> (Process, T) {
+pub(crate) fn announced<T: for<'de> Deserialize<'de>>(command: &mut Command, log: &Path) -> (Process, T) {
     let log_file = File::options().create(true).append(true).open(log).unwrap();
     let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log_file).spawn().unwrap();
     let mut process = Process(child);
@@ -323,7 +323,8 @@ pub(crate) fn sibling(name: &str) -> PathBuf {
     static BUILT: OnceLock<()> = OnceLock::new();
     let folder = Path::new(env!("CARGO_BIN_EXE_countersign")).parent().unwrap();
     BUILT.get_or_init(|| {
-        let sources = ["agent/src", "gate/src", "attestation/src"].map(|sources| newest(&root().join(sources)));
+        let sources =
+            ["agent/src", "gate/src", "attestation/src", "policies/src"].map(|sources| newest(&root().join(sources)));
         let newest = sources.into_iter().max().unwrap();
         let binaries = ["countersign-agent", "countersign-gate"].map(|name| folder.join(name));
         let built = |path: &PathBuf| fs::metadata(path).is_ok_and(|file| newest <= file.modified().unwrap());

@@ -26,6 +26,7 @@ mod kernel;
 mod lapse;
 mod logs;
 mod machine;
+mod proxy;
 mod revocation;
 mod routes;
 mod secrets;
