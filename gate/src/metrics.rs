@@ -148,6 +148,13 @@ impl Metrics {
         self.rereads.get_or_create(&Outcome { outcome }).inc();
     }
 
+    /// How often files were changed and failed.
+    #[cfg(test)]
+    pub(crate) fn rereads(&self) -> (u64, u64) {
+        let count = |outcome| self.rereads.get_or_create(&Outcome { outcome }).get();
+        (count("changed"), count("failed"))
+    }
+
     /// The metrics as text (OpenMetrics), with the pulse's age as of `now`.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "a gauge of seconds does not need 53 bits")]

@@ -69,3 +69,42 @@ impl Files {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use countersign_attestation::digest::Sha256Digest;
+
+    use super::Files;
+    use crate::authorize::OperatorPolicies;
+    use crate::metrics::Metrics;
+
+    /// The runtime's clock is its own: it goes on whenever there is nothing else to do.
+    #[tokio::test(start_paused = true)]
+    async fn files_that_change_are_taken_up_and_broken_ones_are_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a.cedar");
+        fs::write(&file, "permit (principal, action, resource);").unwrap();
+        let policies = Arc::new(OperatorPolicies::load(&file).unwrap());
+        let metrics = Arc::new(Metrics::default());
+        let following = tokio::spawn(Files::Policies(Arc::clone(&policies)).follow(Arc::clone(&metrics)));
+        let mut pace = tokio::time::interval(Duration::from_millis(500));
+        let mut looks = async |passes: u32| {
+            for _ in 0..passes {
+                pace.tick().await;
+            }
+            policies.current().digest()
+        };
+        let first: Sha256Digest = looks(1).await;
+        fs::write(&file, "permit (principal, action, resource) when { oops };").unwrap();
+        assert_eq!(looks(60).await, first);
+        fs::write(&file, r#"permit (principal, action, resource in Path::"/v1");"#).unwrap();
+        assert_ne!(looks(60).await, first);
+        following.abort();
+        let counted = metrics.rereads();
+        assert!(0 < counted.1 && counted.0 == 1, "{counted:?}");
+    }
+}

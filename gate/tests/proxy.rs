@@ -346,6 +346,23 @@ async fn what_a_caller_may_send_is_bounded() {
     assert_eq!(small.caller().await.ask(&get("/")).await.status, 200);
 }
 
+/// The runtime's clock is its own here: it goes on whenever there is nothing else to do.
+#[tokio::test(start_paused = true)]
+async fn e13_who_connects_and_says_nothing_is_not_waited_for() {
+    let world = World::new().await;
+    world.say(Status::Valid);
+    let start = tokio::time::Instant::now();
+    assert_eq!(world.silence().await, 0);
+    assert!(start.elapsed().as_secs() < 10, "a handshake: {:?}", start.elapsed());
+    assert!(world.metrics().contains(r#"countersign_gate_proxy_handshakes_total{outcome="timeout"} 1"#));
+    let mut caller = world.caller().await;
+    let start = tokio::time::Instant::now();
+    caller.send("GET / HTTP/1.1\r\nHost: ").await;
+    caller.ends_silently().await;
+    assert!(start.elapsed().as_secs() < 40, "the head of a request: {:?}", start.elapsed());
+    assert_eq!(world.service.seen().len(), 0);
+}
+
 #[tokio::test]
 async fn a_connection_on_which_nobody_is_let_in_ends() {
     let world = World::new().await;

@@ -190,6 +190,12 @@ impl World {
         self.door.metrics.render(&self.door.state, self.clock.now())
     }
 
+    /// What a stranger gets who connects and says nothing.
+    pub(crate) async fn silence(&self) -> usize {
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        stream.read(&mut [0; 64]).await.unwrap_or(0)
+    }
+
     pub(crate) async fn connections_are(&self, number: u32) {
         let line = format!("countersign_gate_proxy_connections {number}\n");
         let wait = async {
@@ -305,6 +311,12 @@ impl Caller {
             }
             assert!(self.more().await.is_some(), "ended before {text:?}, after {:?}", self.read);
         }
+    }
+
+    /// The connection ends without a word, however long it takes.
+    pub(crate) async fn ends_silently(&mut self) {
+        let read = self.stream.read(&mut [0; 64]).await.unwrap_or(0);
+        assert_eq!(read, 0);
     }
 
     /// The connection ends, and what was being said with it.
