@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, StatusCode};
 use countersign_attestation::UnixMillis;
+use countersign_attestation::result::svid::CredentialExtension;
 use countersign_attestation::status_list::{Status, StatusList};
 use countersign_gate::authorize::{Authorize, OperatorPolicies};
 use countersign_gate::clock::{Clock, Moment};
@@ -28,7 +29,7 @@ use tower::{Layer as _, ServiceExt as _};
 
 #[path = "../../tests/sim/issuer.rs"]
 mod issuer;
-use issuer::{Issuer, Y_MS};
+use issuer::{Issuer, Order, Y_MS, extension};
 
 const NOW: UnixMillis = UnixMillis(1_795_408_496_007);
 
@@ -320,6 +321,24 @@ async fn e21_the_layer_asks_about_the_request_itself() {
     for (method, path, host, expected) in ASKED {
         let request = Request::builder().method(method).uri(path).header("host", host);
         assert_eq!(ask(request.body(Body::empty()).unwrap()).await, expected, "{method} {path} {host}");
+    }
+    // What the credential says of the host is what policies judge.
+    let policy = r#"permit (principal, action, resource) when { principal.assurance == Assurance::"simulated"
+        && principal.generation == 3 && principal.waivers == ["w-1"] };"#;
+    let waived = World::under(policy);
+    waived.say(1, Status::Valid);
+    for (generation, waivers, expected) in [
+        (3, vec!["w-1".to_owned()], 200),
+        (2, vec!["w-1".to_owned()], 403),
+        (3, vec![], 403),
+        (3, vec!["w-2".to_owned()], 403),
+    ] {
+        let extension = CredentialExtension { generation, waivers, ..extension(5) };
+        let svid = waived.issuer.authority.issue(&Order::new("fleet.test", "gpu-1", &extension, NOW));
+        let gate = GateLayer::new(waived.door.clone()).layer(service);
+        let mut request = Request::get("/").body(Body::empty()).unwrap();
+        request.extensions_mut().insert(PeerCertificates(Arc::new(vec![svid.der])));
+        assert_eq!(gate.oneshot(request).await.unwrap().status().as_u16(), expected, "{extension:?}");
     }
     let twice = Request::get("/v1").header("host", "api.test").header("host", "api.test");
     assert_eq!(ask(twice.body(Body::empty()).unwrap()).await, "gate.request.ambiguous");

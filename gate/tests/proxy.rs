@@ -177,6 +177,25 @@ async fn e23_an_upload_that_is_under_way_is_cut_too() {
 }
 
 #[tokio::test]
+async fn e23_a_request_that_waits_for_its_answer_is_cut_too() {
+    let world = World::new().await;
+    world.say(Status::Valid);
+    let mut caller = world.caller().await;
+    caller.send(&get("/never")).await;
+    world.service.is_asked(1).await;
+    world.say(Status::Invalid);
+    caller.is_cut().await;
+    world.service.hung_up().await;
+    world.say(Status::Valid);
+    let url = format!("https://localhost:{}/never", world.address.port());
+    let waiting = tokio::spawn(world.http_2().get(url).send());
+    world.service.is_asked(2).await;
+    world.say(Status::Invalid);
+    assert!(waiting.await.unwrap().is_err());
+    world.service.hung_up().await;
+}
+
+#[tokio::test]
 async fn e23_a_websocket_is_carried_and_cut() {
     let world = World::new().await;
     world.say(Status::Valid);
@@ -386,7 +405,7 @@ async fn a_service_that_fails_is_told_apart_from_a_denial() {
         (Service::canned(Canned::HangsUp).await, 502, "gate.proxy.upstream_answer"),
         (Service::canned(Canned::SaysNothing).await, 504, "gate.proxy.upstream_timeout"),
     ] {
-        let world = World::before(service).await;
+        let world = World::impatient_before(service).await;
         world.say(Status::Valid);
         let answer = world.caller().await.ask(&get("/")).await;
         assert_eq!((answer.status, answer.header("x-countersign-reason")), (status, Some(code)));

@@ -283,7 +283,7 @@ impl AuthorizationSet {
         let determining: BTreeSet<&PolicyId> = response.diagnostics().reason().collect();
         match response.decision() {
             Decision::Allow => self.permitted(caller.assurance, &determining),
-            Decision::Deny => Err(self.denied(asked, &determining)),
+            Decision::Deny => Err(self.denied(caller, asked, &determining)),
         }
     }
 
@@ -303,15 +303,15 @@ impl AuthorizationSet {
     }
 
     /// Without a determining policy, nothing permitted; otherwise each of them forbids, and the first one speaks.
-    fn denied(&self, asked: &Asked, forbids: &BTreeSet<&PolicyId>) -> Finding {
+    fn denied(&self, caller: &Caller<'_>, asked: &Asked, forbids: &BTreeSet<&PolicyId>) -> Finding {
+        let what = format!("{} on {} by {}", asked.action, asked.resource, caller.host.as_str());
         let Some(first) = forbids.first() else {
-            let found = format_args!("{} on {}", asked.action, asked.resource);
-            return PolicyReason::AuthorizeNoPermit.because("a permit whose conditions hold", found);
+            return PolicyReason::AuthorizeNoPermit.because("a permit whose conditions hold", what);
         };
         let reason = self.policies.annotation(first, "reason").unwrap_or("what the policy demands").to_owned();
         let ids: Vec<String> = forbids.iter().map(ToString::to_string).collect();
         PolicyReason::AuthorizeForbidden
-            .because(reason, format_args!("forbidden by {}", ids.join(", ")))
+            .because(reason, format_args!("{what}, forbidden by {}", ids.join(", ")))
             .with_remedy(self.policies.annotation(first, "remedy"))
     }
 }

@@ -123,6 +123,7 @@ impl Service {
     fn router(&self) -> Router {
         Router::new()
             .route("/endless", get(endless))
+            .route("/never", get(never))
             .route("/echo", any(echo))
             .route("/ws", get(websocket))
             .fallback(async || "served")
@@ -132,6 +133,17 @@ impl Service {
 
     pub(crate) fn seen(&self) -> Vec<Seen> {
         self.shared.seen.lock().unwrap().clone()
+    }
+
+    /// Waits until so many requests have come.
+    pub(crate) async fn is_asked(&self, times: usize) {
+        let asked = async {
+            let mut pace = tokio::time::interval(core::time::Duration::from_millis(5));
+            while self.seen().len() < times {
+                pace.tick().await;
+            }
+        };
+        tokio::time::timeout(super::world::PATIENCE, asked).await.expect("the service is asked");
     }
 
     /// Words for whoever listens to the endless answer.
@@ -165,6 +177,12 @@ async fn endless(State(shared): State<Shared>) -> Body {
         Some((Ok::<_, io::Error>(Bytes::from(word)), (words, line)))
     });
     Body::from_stream(stream::iter([Ok(Bytes::from("first words"))]).chain(spoken))
+}
+
+/// Notes that it was asked, and says nothing.
+async fn never(State(shared): State<Shared>) {
+    let _line = Line(shared.hung_up);
+    std::future::pending::<()>().await;
 }
 
 async fn echo(State(shared): State<Shared>, request: Request) -> Body {

@@ -60,6 +60,7 @@ struct Order<'a> {
     policy: Option<&'a str>,
     connections_max: usize,
     upstream_ca: Vec<Vec<u8>>,
+    answer_max: Duration,
 }
 
 impl World {
@@ -70,16 +71,30 @@ impl World {
     /// With operator policies.
     pub(crate) async fn under(policy: &str) -> Self {
         let service = Service::start().await;
-        Self::make(Order { service, policy: Some(policy), connections_max: 16, upstream_ca: vec![] }).await
+        Self::make(Order {
+            service,
+            policy: Some(policy),
+            connections_max: 16,
+            upstream_ca: vec![],
+            answer_max: PATIENCE,
+        })
+        .await
     }
 
     pub(crate) async fn before(service: Service) -> Self {
-        Self::make(Order { service, policy: None, connections_max: 16, upstream_ca: vec![] }).await
+        Self::make(Order { service, policy: None, connections_max: 16, upstream_ca: vec![], answer_max: PATIENCE })
+            .await
+    }
+
+    /// With little patience for the service.
+    pub(crate) async fn impatient_before(service: Service) -> Self {
+        let answer_max = Duration::from_millis(300);
+        Self::make(Order { service, policy: None, connections_max: 16, upstream_ca: vec![], answer_max }).await
     }
 
     pub(crate) async fn with_connections(connections_max: usize) -> Self {
         let service = Service::start().await;
-        Self::make(Order { service, policy: None, connections_max, upstream_ca: vec![] }).await
+        Self::make(Order { service, policy: None, connections_max, upstream_ca: vec![], answer_max: PATIENCE }).await
     }
 
     /// Before a service with a certificate: once with its CA pinned, once with another one.
@@ -92,7 +107,13 @@ impl World {
             let listener = Https::bind(&certificate, &key).await;
             let (service, router) = Service::at(listener.socket.local_addr().unwrap());
             tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-            let order = Order { service, policy: None, connections_max: 16, upstream_ca: vec![pinned.der()] };
+            let order = Order {
+                service,
+                policy: None,
+                connections_max: 16,
+                upstream_ca: vec![pinned.der()],
+                answer_max: PATIENCE,
+            };
             worlds.push(Self::make(order).await);
         }
         let unpinned = worlds.pop().unwrap();
@@ -100,7 +121,7 @@ impl World {
     }
 
     async fn make(order: Order<'_>) -> Self {
-        let Order { service, policy, connections_max, upstream_ca } = order;
+        let Order { service, policy, connections_max, upstream_ca, answer_max } = order;
         let folder = tempfile::tempdir().unwrap();
         let (issuer, control) = (Issuer::new("fleet.test"), Authority::root(AuthorityOrder::new("Control CA")));
         let (_, certificate, key) = control.server();
@@ -124,7 +145,7 @@ impl World {
             key: path("server.key"),
             upstream: service.upstream.parse().unwrap(),
             upstream_ca,
-            answer_max: Duration::from_millis(300),
+            answer_max,
             connections_max,
         };
         let proxy = Arc::new(Proxy::new(door.clone(), &settings).unwrap());

@@ -152,7 +152,7 @@ fn a_forbid_outweighs_every_permit_and_explains_itself() {
     assert_eq!((finding.code, &*finding.remedy), ("authorize.forbidden", "use the bastion"));
     assert_eq!(
         (finding.expected.as_str(), finding.found.as_str()),
-        ("no fleet host administers", "forbidden by p/admin")
+        ("no fleet host administers", "http:GET on /admin/users by gpu-1, forbidden by p/admin")
     );
     // In whatever order the texts come.
     let set = AuthorizationSet::parse(&[("a", ALL), ("b", admin)]).unwrap();
