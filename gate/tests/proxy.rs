@@ -8,6 +8,7 @@ mod service;
 #[path = "proxy/world.rs"]
 mod world;
 
+use core::time::Duration;
 use std::fs;
 
 use countersign_attestation::status_list::Status;
@@ -39,6 +40,7 @@ async fn a_trusted_caller_reaches_the_service_which_is_told_who_it_is() {
         "TE: trailers",
         "Proxy-Authorization: secret",
         "Upgrade: h2c",
+        "Expect: 100-continue",
         "Cookie: a=1",
         "X-Kept: 7",
     ];
@@ -224,11 +226,13 @@ async fn http_2_is_judged_and_cut_alike() {
     world.say(Status::Valid);
     let client = world.http_2();
     let url = |path: &str| format!("https://localhost:{}{path}", world.address.port());
-    let forged = client.get(url("/a")).header("x-countersign-spiffe-id", "forged").send().await.unwrap();
+    let forged = client.get(url("/a")).header("x-countersign-spiffe-id", "forged");
+    let forged = forged.header("cookie", "a=1").header("cookie", "b=2").send().await.unwrap();
     assert_eq!((forged.status().as_u16(), forged.version()), (200, axum::http::Version::HTTP_2));
     let seen = world.service.seen();
     assert_eq!(seen[0].header("x-countersign-spiffe-id"), Some("spiffe://fleet.test/host/gpu-1"));
     assert_eq!(seen[0].header("host"), Some(&*format!("localhost:{}", world.address.port())));
+    assert_eq!(seen[0].header("cookie"), Some("a=1; b=2"), "one header, as HTTP/1.1 has it");
     let mut endless = client.get(url("/endless")).send().await.unwrap();
     assert_eq!(endless.chunk().await.unwrap().unwrap(), "first words");
     world.say(Status::Invalid);
@@ -354,6 +358,7 @@ async fn what_a_caller_may_send_is_bounded() {
         assert!(answer.is_none_or(|answer| answer.status == 431));
     }
     assert_eq!(world.service.seen().len(), 0);
+    assert!(!world.metrics().contains("countersign_gate_proxy_requests_total{"), "it is not the service that refused");
     // As many connections as the operator says, and a place again when one ends.
     let small = World::with_connections(1).await;
     small.say(Status::Valid);
@@ -405,7 +410,7 @@ async fn a_service_that_fails_is_told_apart_from_a_denial() {
         (Service::canned(Canned::HangsUp).await, 502, "gate.proxy.upstream_answer"),
         (Service::canned(Canned::SaysNothing).await, 504, "gate.proxy.upstream_timeout"),
     ] {
-        let world = World::impatient_before(service).await;
+        let world = World::impatient_before(service, Duration::from_millis(300)).await;
         world.say(Status::Valid);
         let answer = world.caller().await.ask(&get("/")).await;
         assert_eq!((answer.status, answer.header("x-countersign-reason")), (status, Some(code)));
@@ -425,6 +430,22 @@ async fn an_upload_that_nobody_waits_for_ends_with_its_answer() {
     let answer = caller.ask("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n").await;
     assert_eq!((answer.status, answer.body.as_str()), (413, "no"));
     world.service.hung_up().await;
+}
+
+#[tokio::test]
+async fn an_upload_takes_its_time_and_its_trailers_stay_behind() {
+    let world = World::impatient_before(Service::start().await, Duration::from_secs(1)).await;
+    world.say(Status::Valid);
+    let mut caller = world.caller().await;
+    caller.send("POST /collect HTTP/1.1\r\nHost: a\r\nTrailer: X-Kept\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+    // Longer in all than the service may take, and never as long without a word.
+    let mut pace = tokio::time::interval(Duration::from_millis(20));
+    for _ in 0..80 {
+        pace.tick().await;
+        caller.send("5\r\nhello\r\n").await;
+    }
+    let answer = caller.ask("0\r\nX-Kept: 1\r\nX-Countersign-Spiffe-Id: forged\r\n\r\n").await;
+    assert_eq!((answer.status, answer.body.as_str()), (200, "400 bytes, 0 trailers"));
 }
 
 #[tokio::test]

@@ -89,10 +89,8 @@ impl Heading {
 /// who the caller is.
 pub(super) fn to_service(headers: &mut HeaderMap, heading: &Heading, allowed: &Allowed, peer: IpAddr) {
     strip_hop_by_hop(headers);
-    // The length is that of the body as it is read, and the wait for 100 is between the caller and us.
-    for name in [header::CONTENT_LENGTH, header::EXPECT] {
-        drain(headers, &name);
-    }
+    // The wait for 100 is between the caller and us.
+    drain(headers, &header::EXPECT);
     strip(headers, |name| {
         let name = plain(name);
         OF_PROXIES.contains(&name.as_str()) || OF_PROXIES_BEGIN.iter().any(|begin| name.starts_with(begin))

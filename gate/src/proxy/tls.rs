@@ -101,10 +101,10 @@ pub(super) fn config(
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(identity);
-    // A resumed session skips the check of the chain (RFC 8446, 2.2): none is offered, none is kept, none is early.
+    // A resumed session skips the check of the chain (RFC 8446, 2.2): none is offered and none is kept, and without one
+    // there is no early data.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
-    config.max_early_data_size = 0;
     config.alpn_protocols = vec![HTTP_2.to_vec(), HTTP_1.to_vec()];
     Ok(Arc::new(config))
 }

@@ -202,7 +202,8 @@ fn tcp(stream: TcpStream) -> std::io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// A caller's body on its way: its data, and no trailers, which some services take for headers.
+/// A caller's body on its way, counted. Its trailers stay behind, since none are declared: some services take them for
+/// headers.
 #[derive(Debug)]
 pub(super) struct Outgoing {
     body: Incoming,
@@ -228,17 +229,11 @@ impl Body for Outgoing {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        loop {
-            return match Pin::new(&mut self.body).poll_frame(context) {
-                Poll::Ready(Some(Ok(frame))) if frame.is_trailers() => continue,
-                Poll::Ready(Some(Ok(frame))) => {
-                    self.frames.fetch_add(1, Ordering::Relaxed);
-                    Poll::Ready(Some(Ok(frame)))
-                }
-                Poll::Ready(end) => Poll::Ready(end),
-                Poll::Pending => Poll::Pending,
-            };
+        let frame = Pin::new(&mut self.body).poll_frame(context);
+        if frame.is_ready() {
+            self.frames.fetch_add(1, Ordering::Relaxed);
         }
+        frame
     }
 
     fn is_end_stream(&self) -> bool {

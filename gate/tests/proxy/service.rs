@@ -1,7 +1,9 @@
 //! Services to put behind a proxy.
 
 use core::net::SocketAddr;
+use std::future::poll_fn;
 use std::io;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
@@ -12,6 +14,7 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{any, get};
 use futures_util::StreamExt as _;
 use futures_util::stream;
+use hyper::body::Body as _;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
@@ -124,6 +127,7 @@ impl Service {
         Router::new()
             .route("/endless", get(endless))
             .route("/never", get(never))
+            .route("/collect", any(collect))
             .route("/echo", any(echo))
             .route("/ws", get(websocket))
             .fallback(async || "served")
@@ -177,6 +181,19 @@ async fn endless(State(shared): State<Shared>) -> Body {
         Some((Ok::<_, io::Error>(Bytes::from(word)), (words, line)))
     });
     Body::from_stream(stream::iter([Ok(Bytes::from("first words"))]).chain(spoken))
+}
+
+/// Reads to the end, and says what there was.
+async fn collect(request: Request) -> String {
+    let mut body = request.into_body();
+    let (mut bytes, mut trailers) = (0, 0);
+    while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
+        match frame.unwrap().into_data() {
+            Ok(data) => bytes += data.len(),
+            Err(frame) => trailers += frame.into_trailers().unwrap().len(),
+        }
+    }
+    format!("{bytes} bytes, {trailers} trailers")
 }
 
 /// Notes that it was asked, and says nothing.

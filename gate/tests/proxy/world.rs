@@ -87,8 +87,7 @@ impl World {
     }
 
     /// With little patience for the service.
-    pub(crate) async fn impatient_before(service: Service) -> Self {
-        let answer_max = Duration::from_millis(300);
+    pub(crate) async fn impatient_before(service: Service, answer_max: Duration) -> Self {
         Self::make(Order { service, policy: None, connections_max: 16, upstream_ca: vec![], answer_max }).await
     }
 
