@@ -311,7 +311,10 @@ async fn e23_an_open_answer_is_cut_when_policies_no_longer_permit_it() {
     caller.reads("first words").await;
     world.write_policy(&format!("{permit} forbid (principal, action, resource) when {{ oops }};"));
     assert!(world.policies().reread().is_err(), "and nothing changes");
+    world.say(Status::Valid);
     assert_eq!(world.caller().await.ask(&get("/")).await.status, 200);
+    world.service.speak("second words");
+    caller.reads("second words").await;
     world.write_policy(&format!(r#"{permit} forbid (principal, action, resource in Path::"/endless");"#));
     assert_eq!(world.policies().reread().unwrap(), Reread::Changed);
     caller.is_cut().await;
