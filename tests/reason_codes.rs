@@ -25,14 +25,17 @@ type Codes = BTreeMap<String, (String, String)>;
 fn sections() -> [(&'static str, Codes); 4] {
     let evidence = Reason::all().map(|reason| row(reason.code(), reason.sentence(), reason.remedy()));
     let policy = PolicyReason::ALL.iter().map(|reason| row(reason.code(), reason.sentence(), reason.remedy()));
+    // What an operator's policies say of a request is said at a gate.
+    let (authorize, policy): (Codes, Codes) = policy.partition(|(code, _)| code.starts_with("authorize."));
     let gate = GateReason::ALL.iter().map(|reason| row(reason.code(), reason.sentence(), reason.remedy()));
+    let gate = gate.chain(authorize);
     let refusal = Refusal::ALL.iter().map(|refusal| {
         let problem = refusal.plain().0;
         row(&problem.code, &format!("{} (HTTP {})", problem.title, problem.status), &problem.remedy)
     });
     [
         ("Evidence and signed statements", evidence.collect()),
-        ("Appraisal", policy.collect()),
+        ("Appraisal", policy),
         ("Requests to the broker", refusal.collect()),
         ("The gate", gate.collect()),
     ]

@@ -16,6 +16,9 @@ const PACKAGE_MAY_USE: &[(&str, &[&str])] = &[
     ("src", &["attestation", "policies"]),
 ];
 
+/// What the gate may name of the judge: it asks what an operator permits, and appraises nothing.
+const GATE_MAY_NAME: &[&str] = &["authorize", "Finding"];
+
 /// Rooms of the broker, top floor first. A room calls rooms on floors below its own.
 const FLOORS: &[&[&str]] = &[
     &["main", "cli", "api"],
@@ -53,6 +56,7 @@ const BANNED: &[(&str, &str)] = &[
 const UNTYPED: &[(&str, &str)] = &[
     ("attestation/src/lineage/mod.rs", "test vectors of others"),
     ("attestation/src/result/jws.rs", "the JSON writer escapes a key id"),
+    ("policies/src/authorize.rs", "Cedar's own JSON form of a policy"),
     ("policies/src/policy.rs", "Cedar's own JSON form of a policy"),
     ("src/cli/verify/eventlog.rs", "claims as they are printed"),
     ("src/cli/verify/mod.rs", "a manifest's expectations and the claims it prints are of many kinds"),
@@ -130,6 +134,14 @@ fn check_direction(shown: &str, text: &str, untidy: &mut Vec<String>) {
             for other in ["attestation", "policies", "gate", "agent"] {
                 if line.contains(&format!("countersign_{other}::")) && !allowed.contains(&other) {
                     untidy.push(format!("{shown}:{number}: {folder} may not use {other}"));
+                }
+            }
+        }
+        if folder == "gate" && in_production {
+            for (at, word) in line.match_indices("countersign_policies::") {
+                let named = room(line.split_at(at + word.len()).1);
+                if !GATE_MAY_NAME.contains(&named) {
+                    untidy.push(format!("{shown}:{number}: the gate may use `authorize` of policies, not `{named}`"));
                 }
             }
         }

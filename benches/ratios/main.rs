@@ -3,6 +3,7 @@
 //! Both sides of a ratio are measured in alternating blocks of thread CPU time and compared block by block, so that
 //! what else the machine does falls on both. Nothing here fails for being slow; it is read, not asserted.
 
+mod authorize;
 mod engine;
 mod fleet;
 mod gate;
@@ -39,6 +40,7 @@ fn main() -> anyhow::Result<()> {
     row("event log with claims / one bank", lists.verified, "<= 2");
     row("IMA, 50,000 entries, allow-list", lists.ima, "<= 1.3");
     row("IMA, 10 new entries of 50,000", lists.ima_new, "");
+    row("gate, 20 policies / P-256 verified", authorize::measure()?, "<= 1");
     println!("one P-256 signature {:31.1} us", micros(costs.sign));
     println!();
     let gate = gate::measure()?;

@@ -46,6 +46,11 @@ pub async fn pause(duration: Duration) {
     tokio::time::sleep(duration).await;
 }
 
+/// The outcome of a future, or nothing when it takes longer. Only for pacing, like [`pause`].
+pub async fn within<F: Future>(longest: Duration, future: F) -> Option<F::Output> {
+    tokio::time::timeout(longest, future).await.ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::{Clock, SystemClock};

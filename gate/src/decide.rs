@@ -133,6 +133,7 @@ pub struct Allowed {
     decision: Sha256Digest,
     assurance: Assurance,
     generation: u64,
+    waivers: Vec<String>,
     until: UnixMillis,
 }
 
@@ -159,6 +160,12 @@ impl Allowed {
     #[must_use]
     pub const fn generation(&self) -> u64 {
         self.generation
+    }
+
+    /// Ids of the signed waivers that the host would have been denied without.
+    #[must_use]
+    pub fn waivers(&self) -> &[String] {
+        &self.waivers
     }
 
     /// The earlier end of pulse and credential. An open session is judged again at every pulse, and closed at this
@@ -214,6 +221,7 @@ fn admit(credential: &ExecutionCredential, snapshot: &Snapshot, now: Moment) -> 
             decision: credential.decision(),
             assurance: credential.assurance(),
             generation: credential.generation(),
+            waivers: credential.waivers().to_vec(),
             until: held.pulse.exp.min(credential.valid_until()),
         }),
         Status::Invalid => Err(GateReason::Invalid.because(Status::Valid, Status::Invalid)),

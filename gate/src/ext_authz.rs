@@ -7,20 +7,24 @@
 //! [`forward_auth`]: crate::forward_auth
 
 use axum::Router;
+use countersign_policies::authorize::Asked;
+use envoy_types::pb::envoy::config::core::v3::address::Address;
 use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use envoy_types::pb::envoy::config::core::v3::{HeaderValue, HeaderValueOption};
 use envoy_types::pb::envoy::service::auth::v3::authorization_server::{Authorization, AuthorizationServer};
 use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
-use envoy_types::pb::envoy::service::auth::v3::{CheckRequest, CheckResponse, DeniedHttpResponse, OkHttpResponse};
+use envoy_types::pb::envoy::service::auth::v3::{
+    AttributeContext, CheckRequest, CheckResponse, DeniedHttpResponse, OkHttpResponse,
+};
 use envoy_types::pb::envoy::r#type::v3::{HttpStatus, StatusCode};
 use envoy_types::pb::google::rpc;
 use tonic::service::Routes;
 use tonic::{Code, Request, Response, Status};
 
-use crate::certificate;
 use crate::decide::{Allowed, Decision};
-use crate::forward_auth::{ASSURANCE, DECISION, Door, REASON, SPIFFE_ID};
+use crate::door::{ASSURANCE, DECISION, Door, REASON, SPIFFE_ID};
 use crate::reason::{Denial, GateReason};
+use crate::{authorize, certificate};
 
 /// Longest request: headers of 60 KiB, which Envoy limits, and a certificate.
 const REQUEST_BYTES_MAX: usize = 256 * 1024;
@@ -38,22 +42,30 @@ struct Envoy(Door);
 impl Authorization for Envoy {
     async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
         let Self(door) = self;
-        let peer = request.into_inner().attributes.and_then(|attributes| attributes.source);
-        let certificate = peer.map(|peer| peer.certificate).filter(|certificate| !certificate.is_empty());
-        let chain = match certificate {
-            Some(certificate) => certificate::from_envoy(&certificate),
+        let attributes = request.into_inner().attributes.unwrap_or_default();
+        let certificate = attributes.source.as_ref().map(|peer| peer.certificate.as_str());
+        let chain = match certificate.filter(|certificate| !certificate.is_empty()) {
+            Some(certificate) => certificate::from_envoy(certificate),
             None => Err(GateReason::NoCertificate.because("source.certificate (include_peer_certificate)", "none")),
         };
-        let decision = chain.map_or_else(Decision::Deny, |chain| door.state.decide(&chain, door.clock.now()));
-        door.metrics.decided(&decision);
-        Ok(Response::new(match decision {
+        Ok(Response::new(match door.judge(chain, || asked(&attributes)) {
             Decision::Allow(allowed) => allow(&allowed),
-            Decision::Deny(denial) => {
-                tracing::info!(code = denial.code(), expected = denial.expected(), found = denial.found(), "denied");
-                deny(&denial)
-            }
+            Decision::Deny(denial) => deny(&denial),
         }))
     }
+}
+
+/// The request as Envoy has it, and the address it was connected from.
+fn asked(attributes: &AttributeContext) -> Result<Asked, Denial> {
+    let http = attributes.request.as_ref().and_then(|request| request.http.as_ref());
+    let http = http.ok_or_else(|| GateReason::RequestMissing.because("request.http", "none"))?;
+    let address = attributes.source.as_ref().and_then(|peer| peer.address.as_ref()?.address.as_ref());
+    let peer = match address {
+        Some(Address::SocketAddress(socket)) => socket.address.parse().ok(),
+        Some(Address::Pipe(_) | Address::EnvoyInternalAddress(_)) | None => None,
+    };
+    let host = Some(http.host.as_str()).filter(|host| !host.is_empty());
+    authorize::asked(&http.method, &http.path, host, peer)
 }
 
 /// What the upstream is told of the caller, in the place of whatever the caller said of itself.

@@ -1,43 +1,19 @@
 //! The forward-auth door: a proxy that terminated TLS asks about the certificate it verified possession of
 //! (nginx `auth_request`, Traefik ForwardAuth, Envoy HTTP ext_authz, HAProxy and others).
 
-use std::sync::Arc;
-
 use axum::Router;
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use countersign_attestation::protocol::Problem;
 
-use crate::certificate;
-use crate::clock::{Clock, Moment};
+use crate::clock::Moment;
 use crate::decide::{Allowed, Decision};
-use crate::metrics::Metrics;
+use crate::door::{ASSURANCE, DECISION, Door, NO_STORE, REASON, SPIFFE_ID, refusal, text};
 use crate::reason::{Denial, GateReason};
 use crate::state::GateState;
-
-/// The host that was let in.
-pub const SPIFFE_ID: HeaderName = HeaderName::from_static("x-countersign-spiffe-id");
-/// The broker's decision behind the credential.
-pub const DECISION: HeaderName = HeaderName::from_static("x-countersign-decision");
-/// What the weakest trust anchor is worth.
-pub const ASSURANCE: HeaderName = HeaderName::from_static("x-countersign-assurance");
-/// The code of a denial, for proxies that show nothing else of it.
-pub const REASON: HeaderName = HeaderName::from_static("x-countersign-reason");
-
-const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
-
-/// What the door needs.
-#[derive(Clone, Debug)]
-pub struct Door {
-    /// What decisions are made from.
-    pub state: Arc<GateState>,
-    /// The clock, read once for each request.
-    pub clock: Arc<dyn Clock>,
-    /// What is counted.
-    pub metrics: Arc<Metrics>,
-}
+use crate::{authorize as policies, certificate};
 
 /// `GET /authorize`, `/healthz`, `/readyz` and `/metrics`.
 pub fn router(door: Door) -> Router {
@@ -50,17 +26,12 @@ pub fn router(door: Door) -> Router {
 }
 
 async fn authorize(State(door): State<Door>, headers: HeaderMap) -> Response {
-    let decision = match certificate::from_headers(&headers) {
-        Ok(chain) => door.state.decide(&chain, door.clock.now()),
-        Err(denial) => Decision::Deny(denial),
-    };
-    door.metrics.decided(&decision);
+    let decision = door.judge(certificate::from_headers(&headers), || policies::from_headers(&headers));
     match decision {
         Decision::Allow(allowed) => allow(&allowed),
-        Decision::Deny(denial) => {
-            tracing::info!(code = denial.code(), expected = denial.expected(), found = denial.found(), "denied");
-            deny(&denial, StatusCode::FORBIDDEN)
-        }
+        // Always 403: `auth_request` knows 401 and 403 as denials, and calls everything else an error. Some proxies
+        // pass the body on to the caller, so it says no more than a caller may know.
+        Decision::Deny(denial) => refusal(&denial, StatusCode::FORBIDDEN),
     }
 }
 
@@ -74,18 +45,13 @@ fn allow(allowed: &Allowed) -> Response {
     (StatusCode::OK, headers).into_response()
 }
 
-/// A problem document (RFC 9457). Always 403, whatever is wrong: `auth_request` knows 401 and 403 as denials, and calls
-/// everything else an error.
-fn deny(denial: &Denial, status: StatusCode) -> Response {
+/// For an operator: what was expected, and what was found. Those who ask here are on this machine.
+fn explain(denial: &Denial, status: StatusCode) -> Response {
     let problem = Problem {
-        problem_type: format!("urn:countersign:reason:{}", denial.code()),
-        title: denial.sentence().to_owned(),
-        status: status.as_u16(),
-        code: denial.code().to_owned(),
         expected: Some(denial.expected().to_owned()),
         found: Some(denial.found().to_owned()),
-        remedy: denial.remedy().to_owned(),
-        decision: None,
+        status: status.as_u16(),
+        ..denial.for_caller()
     };
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json")),
@@ -95,16 +61,11 @@ fn deny(denial: &Denial, status: StatusCode) -> Response {
     (status, headers, axum::Json(problem).into_response().into_body()).into_response()
 }
 
-/// All we write are ids and hex; should one ever not be a header value, it is left empty rather than wrong.
-fn text(value: &str) -> HeaderValue {
-    HeaderValue::from_str(value).unwrap_or_else(|_| HeaderValue::from_static(""))
-}
-
 /// Ready means able to let anyone in: an unexpired pulse with all its lists.
 async fn ready(State(door): State<Door>) -> Response {
     match readiness(&door.state, door.clock.now()) {
         Ok(()) => StatusCode::OK.into_response(),
-        Err(denial) => deny(&denial, StatusCode::SERVICE_UNAVAILABLE),
+        Err(denial) => explain(&denial, StatusCode::SERVICE_UNAVAILABLE),
     }
 }
 

@@ -1,16 +1,20 @@
 //! The library door: a `tower` layer for services that terminate mutual TLS themselves. Each request is judged, so that
 //! a connection that outlives its caller's trust carries nothing more.
 
+use core::net::SocketAddr;
 use core::task::{Context, Poll};
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::http::{HeaderValue, Request, Response, StatusCode, header};
+use axum::extract::ConnectInfo;
+use axum::http::{Request, Response, StatusCode};
+use countersign_policies::authorize::Asked;
 use futures_util::future::{Either, Ready, ready};
 use tower::{Layer, Service};
 
+use crate::authorize;
 use crate::decide::Decision;
-use crate::forward_auth::{Door, REASON};
+use crate::door::{Door, refusal};
 use crate::reason::{Denial, GateReason};
 
 /// The caller's certificates, leaf first, DER: what the TLS stack that checked possession of the leaf's key says of the
@@ -58,34 +62,23 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let decision = match request.extensions().get::<PeerCertificates>() {
-            Some(PeerCertificates(chain)) => self.door.state.decide(chain, self.door.clock.now()),
-            None => Decision::Deny(GateReason::NoCertificate.because("a client certificate", "none")),
-        };
-        self.door.metrics.decided(&decision);
+        let chain = request.extensions().get::<PeerCertificates>().map(|PeerCertificates(chain)| Arc::clone(chain));
+        let chain = chain.ok_or_else(|| GateReason::NoCertificate.because("a client certificate", "none"));
+        let decision = self.door.judge(chain.as_deref().map_err(Clone::clone), || asked(&request));
         match decision {
             Decision::Allow(allowed) => {
                 request.extensions_mut().insert(allowed);
                 Either::Left(self.inner.call(request))
             }
-            Decision::Deny(denial) => {
-                tracing::info!(code = denial.code(), expected = denial.expected(), found = denial.found(), "denied");
-                Either::Right(ready(Ok(deny(&denial))))
-            }
+            Decision::Deny(denial) => Either::Right(ready(Ok(refusal(&denial, StatusCode::FORBIDDEN)))),
         }
     }
 }
 
-fn deny(denial: &Denial) -> Response<Body> {
-    // Strings and a number always serialize.
-    let mut response = Response::new(Body::from(serde_json::to_vec(&denial.for_caller()).unwrap_or_default()));
-    *response.status_mut() = StatusCode::FORBIDDEN;
-    for (name, value) in [
-        (header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json")),
-        (REASON, HeaderValue::from_static(denial.code())),
-        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
-    ] {
-        response.headers_mut().insert(name, value);
-    }
-    response
+/// The request as the service will see it; the address is known where the service was made with connect info.
+fn asked<B>(request: &Request<B>) -> Result<Asked, Denial> {
+    let host = authorize::host_of(request.uri(), request.headers())?;
+    let target = request.uri().path_and_query().map_or("", |target| target.as_str());
+    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| peer.ip());
+    authorize::asked(request.method().as_str(), target, host, peer)
 }

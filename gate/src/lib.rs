@@ -6,6 +6,8 @@
 //! * as a service: `countersign-gate`, asked by a proxy that terminates mutual TLS, over HTTP ([`forward_auth`]) or by
 //!   Envoy over gRPC ([`ext_authz`])
 //! * as a `tower` layer in a service that terminates mutual TLS itself: [`layer::GateLayer`]
+//! * as a proxy for services that have none: it terminates mutual TLS, judges each request, and cuts what is open when
+//!   its caller is trusted no more ([`proxy`])
 //! * as a library: [`state::GateState`], fed by [`feed::Feed`], asked with [`state::GateState::decide`]; open sessions
 //!   are judged again at every pulse ([`state::GateState::subscribe`])
 //!
@@ -30,15 +32,19 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod authorize;
 pub mod certificate;
 pub mod clock;
 pub mod decide;
+pub mod door;
 pub mod ext_authz;
 pub mod feed;
 pub mod forward_auth;
 pub mod layer;
 pub mod metrics;
+pub mod proxy;
 pub mod reason;
+pub mod reread;
 pub mod settings;
 pub use countersign_attestation::sse;
 pub mod state;

@@ -21,6 +21,11 @@ struct Code {
     code: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Outcome {
+    outcome: &'static str,
+}
+
 /// The gate's metrics and their registry.
 #[derive(Debug)]
 pub struct Metrics {
@@ -28,6 +33,11 @@ pub struct Metrics {
     decisions: Family<Code, Counter>,
     pulses: Family<Code, Counter>,
     feed_faults: Family<Code, Counter>,
+    handshakes: Family<Outcome, Counter>,
+    proxied: Family<Code, Counter>,
+    cut_off: Family<Code, Counter>,
+    connections: Gauge,
+    rereads: Family<Outcome, Counter>,
     propagation: Histogram,
     pulse_age: Gauge<f64, AtomicU64>,
     pulse_left: Gauge<f64, AtomicU64>,
@@ -38,6 +48,18 @@ impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::with_prefix("countersign_gate");
         let (decisions, pulses, feed_faults) = (Family::default(), Family::default(), Family::default());
+        let (handshakes, proxied, cut_off) = (Family::default(), Family::default(), Family::default());
+        let connections: Gauge = Gauge::default();
+        registry.register("proxy_handshakes", "Handshakes at the proxy door, by outcome", handshakes.clone());
+        registry.register(
+            "proxy_requests",
+            "Requests let in at the proxy door, by what became of them",
+            proxied.clone(),
+        );
+        registry.register("proxy_cut_off", "Open connections that were cut, by reason", cut_off.clone());
+        registry.register("proxy_connections", "Connections open at the proxy door", connections.clone());
+        let rereads = Family::default();
+        registry.register("rereads", "Files that were read anew, by outcome", rereads.clone());
         let propagation = Histogram::new(PROPAGATION_SECONDS);
         let (pulse_age, pulse_left, pulse_sequence) = (Gauge::default(), Gauge::default(), Gauge::default());
         registry.register("decisions", "Decisions by code; allow is the one that is no denial", decisions.clone());
@@ -52,7 +74,21 @@ impl Default for Metrics {
         );
         registry.register("pulse_left_seconds", "Time until the newest pulse expires", pulse_left.clone());
         registry.register("pulse_sequence", "Sequence of the newest pulse", pulse_sequence.clone());
-        Self { registry, decisions, pulses, feed_faults, propagation, pulse_age, pulse_left, pulse_sequence }
+        Self {
+            registry,
+            decisions,
+            pulses,
+            feed_faults,
+            handshakes,
+            proxied,
+            cut_off,
+            connections,
+            rereads,
+            propagation,
+            pulse_age,
+            pulse_left,
+            pulse_sequence,
+        }
     }
 }
 
@@ -80,6 +116,43 @@ impl Metrics {
     /// Counts a fault of a feed.
     pub fn feed_fault(&self, code: &'static str) {
         self.feed_faults.get_or_create(&Code { code }).inc();
+    }
+
+    /// Counts a handshake: `done`, `refused`, `timeout`, or `full` where there was no place for one that was done.
+    pub fn handshake(&self, outcome: &'static str) {
+        self.handshakes.get_or_create(&Outcome { outcome }).inc();
+    }
+
+    /// Counts a request that was let in: `forwarded`, or why not.
+    pub fn proxied(&self, code: &'static str) {
+        self.proxied.get_or_create(&Code { code }).inc();
+    }
+
+    /// Counts an open connection that was cut.
+    pub fn cut_off(&self, code: &'static str) {
+        self.cut_off.get_or_create(&Code { code }).inc();
+    }
+
+    /// A connection is open.
+    pub fn connected(&self) {
+        self.connections.inc();
+    }
+
+    /// It is no more.
+    pub fn disconnected(&self) {
+        self.connections.dec();
+    }
+
+    /// Counts files read anew: `changed`, or `failed` where what was in force stays so.
+    pub fn reread(&self, outcome: &'static str) {
+        self.rereads.get_or_create(&Outcome { outcome }).inc();
+    }
+
+    /// How often files were changed and failed.
+    #[cfg(test)]
+    pub(crate) fn rereads(&self) -> (u64, u64) {
+        let count = |outcome| self.rereads.get_or_create(&Outcome { outcome }).get();
+        (count("changed"), count("failed"))
     }
 
     /// The metrics as text (OpenMetrics), with the pulse's age as of `now`.

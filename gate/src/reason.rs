@@ -1,10 +1,11 @@
 //! Why the gate denies: its own closed set of codes, and those of what it verifies.
 
 use core::fmt;
-
-use countersign_attestation::protocol::Problem;
+use std::borrow::Cow;
 
 use countersign_attestation::Rejection;
+use countersign_attestation::protocol::Problem;
+use countersign_policies::Finding;
 
 macro_rules! gate_reasons {
     ($($(#[$doc:meta])* $variant:ident = $code:literal, $sentence:literal, $remedy:literal;)+) => {
@@ -68,6 +69,34 @@ gate_reasons! {
     Unreadable = "gate.certificate.malformed",
         "the certificate header cannot be read",
         "let the proxy write the header as its definition says: $ssl_client_escaped_cert, XFCC Cert, or RFC 9440";
+    /// A tunnel to anywhere, or an echo of what the service is told.
+    ProxyMethod = "gate.proxy.method",
+        "the proxy does not forward this method",
+        "send requests to the service itself; CONNECT and TRACE go nowhere";
+    /// Nothing is lost: nobody was let in.
+    ProxyIdle = "gate.proxy.idle",
+        "nobody was let in on this connection for a minute",
+        "connect when there is something to ask, with a credential that is trusted";
+    /// The service.
+    UpstreamUnreachable = "gate.proxy.upstream_unreachable",
+        "the service behind the gate cannot be reached",
+        "see whether the service runs and listens where the gate is told";
+    /// The service.
+    UpstreamTimeout = "gate.proxy.upstream_timeout",
+        "the service behind the gate did not answer in time",
+        "see what keeps the service, or give it more time";
+    /// The service.
+    UpstreamAnswer = "gate.proxy.upstream_answer",
+        "the answer of the service behind the gate cannot be passed on",
+        "see what the service answers: it must be HTTP/1.1, with one length, and switch to a WebSocket only when asked";
+    /// Policies can only permit what they know.
+    RequestMissing = "gate.request.missing",
+        "the proxy does not say which request is to be judged",
+        "let the proxy set X-Original-Method and X-Original-URI, or X-Forwarded-Method and X-Forwarded-Uri";
+    /// Two answers to one question are none.
+    RequestAmbiguous = "gate.request.ambiguous",
+        "what the request is about can be read in more than one way",
+        "send one Host; let the proxy set one family of request headers once and drop the same headers of clients";
 }
 
 /// A denial, explained.
@@ -75,7 +104,7 @@ gate_reasons! {
 pub struct Denial {
     code: &'static str,
     sentence: &'static str,
-    remedy: &'static str,
+    remedy: Cow<'static, str>,
     expected: String,
     found: String,
 }
@@ -95,8 +124,8 @@ impl Denial {
 
     /// What to do about it.
     #[must_use]
-    pub const fn remedy(&self) -> &'static str {
-        self.remedy
+    pub fn remedy(&self) -> &str {
+        &self.remedy
     }
 
     /// What would have been accepted.
@@ -121,7 +150,7 @@ impl Denial {
             code: self.code.to_owned(),
             expected: None,
             found: None,
-            remedy: self.remedy.to_owned(),
+            remedy: self.remedy.clone().into_owned(),
             decision: None,
         }
     }
@@ -140,7 +169,7 @@ impl GateReason {
         Denial {
             code: self.code(),
             sentence: self.sentence(),
-            remedy: self.remedy(),
+            remedy: Cow::Borrowed(self.remedy()),
             expected: expected.to_string(),
             found: found.to_string(),
         }
@@ -152,10 +181,17 @@ impl From<Rejection> for Denial {
         Self {
             code: rejection.code(),
             sentence: rejection.reason().sentence(),
-            remedy: rejection.reason().remedy(),
+            remedy: Cow::Borrowed(rejection.reason().remedy()),
             expected: rejection.expected().to_owned(),
             found: rejection.found().to_owned(),
         }
+    }
+}
+
+impl From<Finding> for Denial {
+    fn from(finding: Finding) -> Self {
+        let Finding { code, sentence, expected, found, remedy, .. } = finding;
+        Self { code, sentence, remedy, expected, found }
     }
 }
 
@@ -164,12 +200,14 @@ mod tests {
     use std::collections::BTreeSet;
 
     use countersign_attestation::Reason;
+    use countersign_policies::PolicyReason;
 
     use super::GateReason;
 
     #[test]
     fn codes_are_unique_and_of_this_room() {
         let mut codes: BTreeSet<_> = Reason::all().map(Reason::code).collect();
+        codes.extend(PolicyReason::ALL.iter().map(|reason| reason.code()));
         for reason in GateReason::ALL {
             assert!(codes.insert(reason.code()), "{} is used twice", reason.code());
             assert!(reason.code().starts_with("gate."), "{}", reason.code());

@@ -2,7 +2,9 @@
 
 use core::net::SocketAddr;
 use core::str::FromStr;
+use core::time::Duration;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use clap::Parser;
@@ -12,7 +14,9 @@ use countersign_attestation::x509::Certificate;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
+use crate::authorize::{Authorize, OperatorPolicies};
 use crate::decide::Trust;
+use crate::proxy::{ProxySettings, UpstreamAddress};
 
 /// Decides for a relying party whether a caller's execution credential is trusted now.
 #[derive(Clone, Debug, Parser)]
@@ -49,6 +53,55 @@ pub struct Settings {
     /// The CA of the broker's own TLS certificate, PEM.
     #[arg(long, env = "COUNTERSIGN_GATE_BROKER_CA", value_name = "FILE", required_unless_present = "trust_dir")]
     pub broker_ca: Option<PathBuf>,
+
+    /// Cedar policies that must permit each request of a trusted caller: a file, or a folder of *.cedar files.
+    #[arg(long, env = "COUNTERSIGN_GATE_AUTHORIZE", value_name = "PATH")]
+    pub authorize: Option<PathBuf>,
+
+    /// Where to terminate mutual TLS for a service that has no proxy.
+    #[arg(
+        long,
+        env = "COUNTERSIGN_GATE_PROXY_LISTEN",
+        value_name = "ADDRESS",
+        requires_all = ["proxy_certificate", "proxy_key", "proxy_upstream"]
+    )]
+    pub proxy_listen: Option<SocketAddr>,
+
+    /// The proxy's certificate chain, PEM; read anew when it changes.
+    #[arg(long, env = "COUNTERSIGN_GATE_PROXY_CERTIFICATE", value_name = "FILE", requires = "proxy_listen")]
+    pub proxy_certificate: Option<PathBuf>,
+
+    /// Its key, PEM; read anew when it changes.
+    #[arg(long, env = "COUNTERSIGN_GATE_PROXY_KEY", value_name = "FILE", requires = "proxy_listen")]
+    pub proxy_key: Option<PathBuf>,
+
+    /// The one service that requests go to: `http://` and a loopback address, `unix:PATH`, or `https://NAME`.
+    #[arg(long, env = "COUNTERSIGN_GATE_PROXY_UPSTREAM", value_name = "ADDRESS", requires = "proxy_listen")]
+    pub proxy_upstream: Option<UpstreamAddress>,
+
+    /// What the certificate of an https service must lead to, PEM.
+    #[arg(long, env = "COUNTERSIGN_GATE_PROXY_UPSTREAM_CA", value_name = "FILE", requires = "proxy_upstream")]
+    pub proxy_upstream_ca: Option<PathBuf>,
+
+    /// Longest wait for the head of the service's answer.
+    #[arg(
+        long,
+        env = "COUNTERSIGN_GATE_PROXY_ANSWER_SECONDS",
+        value_name = "SECONDS",
+        default_value_t = 60,
+        value_parser = clap::value_parser!(u64).range(1..=3600)
+    )]
+    pub proxy_answer_seconds: u64,
+
+    /// Connections that callers may have open at once.
+    #[arg(
+        long,
+        env = "COUNTERSIGN_GATE_PROXY_CONNECTIONS",
+        value_name = "NUMBER",
+        default_value_t = 1024,
+        value_parser = clap::value_parser!(u32).range(1..=65_536)
+    )]
+    pub proxy_connections: u32,
 }
 
 /// Where an accepted credential's key may be.
@@ -132,6 +185,45 @@ impl Settings {
         let broker_ca = certificates(&self.file(self.broker_ca.as_deref(), "broker-ca.pem")?)?;
         let trust = Trust { trust_domain: self.trust_domain.clone(), roots, keys: self.keys.into() };
         Ok(TrustMaterial { trust, keys, broker_ca })
+    }
+
+    /// Loads the operator's policies, where a place for them is named. What cannot be loaded ends the start.
+    ///
+    /// # Errors
+    /// Names the place and what is wrong with it.
+    pub fn authorize(&self) -> anyhow::Result<Authorize> {
+        let Some(place) = &self.authorize else { return Ok(Authorize::CoreAlone) };
+        Ok(Authorize::ByPolicies(Arc::new(OperatorPolicies::load(place)?)))
+    }
+
+    /// What is said of the proxy, where there is to be one.
+    ///
+    /// # Errors
+    /// A CA that cannot be read, or one for a service that has no use for it.
+    pub fn proxy(&self) -> anyhow::Result<Option<(SocketAddr, ProxySettings)>> {
+        let (Some(listen), Some(certificate), Some(key), Some(upstream)) =
+            (self.proxy_listen, &self.proxy_certificate, &self.proxy_key, &self.proxy_upstream)
+        else {
+            return Ok(None);
+        };
+        let upstream_ca = match (upstream, &self.proxy_upstream_ca) {
+            (UpstreamAddress::Https { .. }, Some(file)) => certificates(file)?,
+            (UpstreamAddress::Https { .. }, None) => bail!("{upstream} needs --proxy-upstream-ca"),
+            (UpstreamAddress::Loopback(_) | UpstreamAddress::Unix(_), None) => Vec::new(),
+            // Whoever names one believes that it is checked.
+            (UpstreamAddress::Loopback(_) | UpstreamAddress::Unix(_), Some(_)) => {
+                bail!("{upstream} shows no certificate: --proxy-upstream-ca is for https")
+            }
+        };
+        let settings = ProxySettings {
+            certificate: certificate.clone(),
+            key: key.clone(),
+            upstream: upstream.clone(),
+            upstream_ca,
+            answer_max: Duration::from_secs(self.proxy_answer_seconds),
+            connections_max: usize::try_from(self.proxy_connections).unwrap_or(usize::MAX),
+        };
+        Ok(Some((listen, settings)))
     }
 
     fn file(&self, named: Option<&Path>, usual: &str) -> anyhow::Result<PathBuf> {

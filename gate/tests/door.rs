@@ -8,12 +8,14 @@ use std::sync::{Arc, Mutex};
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, StatusCode};
 use countersign_attestation::UnixMillis;
-use countersign_attestation::result::svid::KeyProtection;
+use countersign_attestation::result::svid::{CredentialExtension, KeyProtection};
 use countersign_attestation::status_list::{Status, StatusList};
+use countersign_gate::authorize::{Authorize, OperatorPolicies};
 use countersign_gate::clock::{Clock, Moment};
 use countersign_gate::decide::{Allowed, Trust};
+use countersign_gate::door::Door;
 use countersign_gate::ext_authz;
-use countersign_gate::forward_auth::{Door, router};
+use countersign_gate::forward_auth::router;
 use countersign_gate::layer::{GateLayer, PeerCertificates};
 use countersign_gate::metrics::Metrics;
 use countersign_gate::state::GateState;
@@ -27,7 +29,7 @@ use tower::{Layer as _, ServiceExt as _};
 
 #[path = "../../tests/sim/issuer.rs"]
 mod issuer;
-use issuer::{Issuer, Y_MS};
+use issuer::{Issuer, Order, Y_MS, extension};
 
 const NOW: UnixMillis = UnixMillis(1_795_408_496_007);
 
@@ -49,6 +51,18 @@ struct World {
 
 impl World {
     fn new() -> Self {
+        Self::with(Authorize::CoreAlone)
+    }
+
+    /// With operator policies.
+    fn under(policy: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("operator.cedar");
+        std::fs::write(&file, policy).unwrap();
+        Self::with(Authorize::ByPolicies(Arc::new(OperatorPolicies::load(&file).unwrap())))
+    }
+
+    fn with(authorize: Authorize) -> Self {
         let issuer = Issuer::new("fleet.test");
         let trust = Trust {
             trust_domain: issuer.trust_domain.clone(),
@@ -57,7 +71,8 @@ impl World {
         };
         let clock = Arc::new(ManualClock(Mutex::new(0)));
         let state = Arc::new(GateState::new(trust, issuer.keys()));
-        let door = Door { state, clock: Arc::clone(&clock) as Arc<dyn Clock>, metrics: Arc::new(Metrics::default()) };
+        let metrics = Arc::new(Metrics::default());
+        let door = Door { state, authorize, clock: Arc::clone(&clock) as Arc<dyn Clock>, metrics };
         Self { issuer, door, clock }
     }
 
@@ -71,10 +86,12 @@ impl World {
     }
 
     async fn ask(&self, path: &str, certificate: Option<&str>) -> (StatusCode, axum::http::HeaderMap, String) {
-        let mut request = Request::get(path);
-        if let Some(certificate) = certificate {
-            request = request.header("x-ssl-client-cert", certificate);
-        }
+        let certificate = certificate.map(|certificate| ("x-ssl-client-cert", certificate));
+        self.ask_with(path, &certificate.into_iter().collect::<Vec<_>>()).await
+    }
+
+    async fn ask_with(&self, path: &str, headers: &[(&str, &str)]) -> (StatusCode, axum::http::HeaderMap, String) {
+        let request = headers.iter().fold(Request::get(path), |request, (name, value)| request.header(*name, *value));
         let response = router(self.door.clone()).oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
         let (status, headers) = (response.status(), response.headers().clone());
         let body = to_bytes(response.into_body(), 1 << 20).await.unwrap();
@@ -107,7 +124,7 @@ async fn an_answer_carries_who_and_why() {
     let problem: Value = serde_json::from_str(&body).unwrap();
     assert_eq!(problem["type"], "urn:countersign:reason:gate.credential.invalid");
     assert_eq!((&problem["code"], &problem["status"]), (&"gate.credential.invalid".into(), &403.into()));
-    assert_eq!((&problem["expected"], &problem["found"]), (&"VALID".into(), &"INVALID".into()));
+    assert_eq!((problem.get("expected"), problem.get("found")), (None, None), "some proxies show it to the caller");
     assert!(problem["remedy"].as_str().is_some_and(|remedy| !remedy.is_empty()));
 
     let (status, headers, _) = world.ask("/authorize", None).await;
@@ -216,6 +233,125 @@ async fn a_service_behind_the_layer_sees_only_callers_that_are_trusted_now() {
     assert_eq!((problem.get("expected"), problem.get("found")), (None, None), "{problem}");
 }
 
+/// Permits GET below /v1 of api.test to simulated hosts.
+const POLICY: &str = r#"permit (principal == Host::"gpu-1", action == Action::"http:GET", resource in Path::"/v1")
+    when { principal.assurance == Assurance::"simulated" && context has host && context.host == "api.test" };"#;
+
+/// Method, path and host, and the code of the answer; empty where it is let in.
+const ASKED: [(&str, &str, &str, &str); 8] = [
+    ("GET", "/v1/models?x=1", "api.test", ""),
+    ("GET", "/v1", "API.test:443", ""),
+    ("POST", "/v1/models", "api.test", "authorize.no_permit"),
+    ("GET", "/v2", "api.test", "authorize.no_permit"),
+    ("GET", "/v1", "other.test", "authorize.no_permit"),
+    ("TRACE", "/v1", "api.test", "authorize.action"),
+    ("GET", "/v1/../v2", "api.test", "authorize.resource"),
+    ("GET", "/v1", "user@api.test", "gate.request.ambiguous"),
+];
+
+#[tokio::test]
+async fn e21_a_proxy_that_asks_over_http_says_which_request_it_asks_about() {
+    let world = World::under(POLICY);
+    let certificate = world.certificate();
+    let certificate = ("x-ssl-client-cert", certificate.as_str());
+    world.say(1, Status::Valid);
+    let code = async |headers: &[(&str, &str)]| {
+        let (status, answer, _) = world.ask_with("/authorize", headers).await;
+        let code = answer.get("x-countersign-reason").map_or("", |code| code.to_str().unwrap()).to_owned();
+        assert_eq!(status == StatusCode::OK, code.is_empty());
+        code
+    };
+    let names = [
+        ["x-original-method", "x-original-uri", "x-original-host"],
+        ["x-forwarded-method", "x-forwarded-uri", "x-forwarded-host"],
+    ];
+    for [method_name, path_name, host_name] in names {
+        for (method, path, host, expected) in ASKED {
+            let asked = [certificate, (method_name, method), (path_name, path), (host_name, host)];
+            assert_eq!(code(&asked).await, expected, "{method} {path} {host}");
+        }
+    }
+    assert_eq!(code(&[certificate]).await, "gate.request.missing", "nothing is taken for permitted");
+    // Trust comes first.
+    world.say(2, Status::Invalid);
+    assert_eq!(code(&[certificate]).await, "gate.credential.invalid");
+    // Without policies nothing needs to be said.
+    let open = World::new();
+    open.say(1, Status::Valid);
+    assert_eq!(open.ask("/authorize", Some(&open.certificate())).await.0, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn e21_envoy_says_which_request_it_asks_about() {
+    let world = World::under(POLICY);
+    world.say(1, Status::Valid);
+    let source = Peer { certificate: world.certificate(), ..Peer::default() };
+    let ask = async |http: Option<HttpRequest>| {
+        let request = attribute_context::Request { http, ..attribute_context::Request::default() };
+        let attributes =
+            AttributeContext { source: Some(source.clone()), request: Some(request), ..AttributeContext::default() };
+        let mut envoy = AuthorizationClient::new(ext_authz::router(world.door.clone()));
+        let answer = envoy.check(CheckRequest { attributes: Some(attributes) }).await.unwrap().into_inner();
+        let denied = match answer.http_response.unwrap() {
+            HttpResponse::OkResponse(_) => return String::new(),
+            HttpResponse::DeniedResponse(denied) => denied,
+            HttpResponse::ErrorResponse(error) => panic!("{error:?}"),
+        };
+        let problem: Value = serde_json::from_str(&denied.body).unwrap();
+        problem["code"].as_str().unwrap().to_owned()
+    };
+    for (method, path, host, expected) in ASKED {
+        let (method, path, host) = (method.to_owned(), path.to_owned(), host.to_owned());
+        let http = HttpRequest { method, path, host, ..HttpRequest::default() };
+        assert_eq!(ask(Some(http.clone())).await, expected, "{http:?}");
+    }
+    assert_eq!(ask(None).await, "gate.request.missing");
+}
+
+#[tokio::test]
+async fn e21_the_layer_asks_about_the_request_itself() {
+    let world = World::under(POLICY);
+    world.say(1, Status::Valid);
+    let service = tower::service_fn(async |_: Request<Body>| {
+        Ok::<_, Infallible>(axum::http::Response::new(Body::from("served")))
+    });
+    let gate = GateLayer::new(world.door.clone()).layer(service);
+    let chain = PeerCertificates(Arc::new(vec![world.issuer.svid("gpu-1", 5, NOW).der]));
+    let ask = async |mut request: Request<Body>| {
+        request.extensions_mut().insert(chain.clone());
+        let response = gate.clone().oneshot(request).await.unwrap();
+        response.headers().get("x-countersign-reason").map_or("", |code| code.to_str().unwrap()).to_owned()
+    };
+    for (method, path, host, expected) in ASKED {
+        let request = Request::builder().method(method).uri(path).header("host", host);
+        assert_eq!(ask(request.body(Body::empty()).unwrap()).await, expected, "{method} {path} {host}");
+    }
+    // What the credential says of the host is what policies judge.
+    let policy = r#"permit (principal, action, resource) when { principal.assurance == Assurance::"simulated"
+        && principal.generation == 3 && principal.waivers == ["w-1"] };"#;
+    let waived = World::under(policy);
+    waived.say(1, Status::Valid);
+    for (generation, waivers, expected) in [
+        (3, vec!["w-1".to_owned()], 200),
+        (2, vec!["w-1".to_owned()], 403),
+        (3, vec![], 403),
+        (3, vec!["w-2".to_owned()], 403),
+    ] {
+        let extension = CredentialExtension { generation, waivers, ..extension(5) };
+        let svid = waived.issuer.authority.issue(&Order::new("fleet.test", "gpu-1", &extension, NOW));
+        let gate = GateLayer::new(waived.door.clone()).layer(service);
+        let mut request = Request::get("/").body(Body::empty()).unwrap();
+        request.extensions_mut().insert(PeerCertificates(Arc::new(vec![svid.der])));
+        assert_eq!(gate.oneshot(request).await.unwrap().status().as_u16(), expected, "{extension:?}");
+    }
+    let twice = Request::get("/v1").header("host", "api.test").header("host", "api.test");
+    assert_eq!(ask(twice.body(Body::empty()).unwrap()).await, "gate.request.ambiguous");
+    let two = Request::get("https://api.test/v1").header("host", "other.test");
+    assert_eq!(ask(two.body(Body::empty()).unwrap()).await, "gate.request.ambiguous");
+    let http_2 = Request::get("https://api.test/v1");
+    assert_eq!(ask(http_2.body(Body::empty()).unwrap()).await, "");
+}
+
 #[tokio::test]
 async fn readiness_follows_the_pulse_and_liveness_does_not() {
     let world = World::new();
@@ -224,9 +360,12 @@ async fn readiness_follows_the_pulse_and_liveness_does_not() {
     world.say(1, Status::Valid);
     assert_eq!(ready().await, StatusCode::OK);
     *world.clock.0.lock().unwrap() = Y_MS;
-    let (status, headers, _) = world.ask("/readyz", None).await;
+    let (status, headers, body) = world.ask("/readyz", None).await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(headers["x-countersign-reason"], "gate.pulse.expired");
+    let problem: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(problem["status"], 503);
+    assert!(problem["expected"].is_string() && problem["found"].is_string(), "an operator reads this: {problem}");
     assert_eq!(world.ask("/healthz", None).await.0, StatusCode::OK);
     assert_eq!(world.ask("/authorise", None).await.0, StatusCode::NOT_FOUND);
 }

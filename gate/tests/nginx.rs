@@ -4,7 +4,7 @@
 use core::net::SocketAddr;
 use core::time::Duration;
 use std::fs;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -91,10 +91,15 @@ impl World {
 
     /// Starts the gate's binary and waits until it says where it answers.
     fn gate(&self, broker: &SimBroker) -> Process {
+        self.gate_with(broker, &[])
+    }
+
+    fn gate_with(&self, broker: &SimBroker, more: &[&str]) -> Process {
         let mut gate = Command::new(env!("CARGO_BIN_EXE_countersign-gate"))
             .args(["--listen", &format!("unix:{}", self.path("gate.sock"))])
             .args(["--broker", &broker.url(), "--trust-domain", "fleet.test"])
             .args(["--trust-dir", &self.folder.path().display().to_string()])
+            .args(more)
             .stdout(Stdio::piped())
             .stderr(fs::File::create(self.path("gate.log")).unwrap())
             .spawn()
@@ -108,6 +113,11 @@ impl World {
 
     /// Starts nginx with the shipped configuration, its addresses and files replaced.
     fn nginx(&self, service: SocketAddr) -> Process {
+        self.nginx_with(service, &[])
+    }
+
+    /// The same, with changes an operator might make.
+    fn nginx_with(&self, service: SocketAddr, changes: &[(&str, &str)]) -> Process {
         let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/nginx/countersign-gate.conf");
         let mut server = fs::read_to_string(shipped).unwrap();
         for (from, to) in [
@@ -115,7 +125,10 @@ impl World {
             ("server 127.0.0.1:8000;", format!("server {service};")),
             ("listen 443 ssl;", format!("listen unix:{} ssl;", self.path("nginx.sock"))),
             ("/etc/countersign/", format!("{}/", self.folder.path().display())),
-        ] {
+        ]
+        .into_iter()
+        .chain(changes.iter().map(|(from, to)| (*from, (*to).to_owned())))
+        {
             assert!(server.contains(from), "the shipped configuration has no {from}");
             server = server.replace(from, &to);
         }
@@ -139,15 +152,24 @@ impl World {
 
     /// Calls the service with a client certificate, through nginx.
     fn call(&self, svid: &Svid) -> Answer {
-        fs::write(self.path("svid.pem"), &svid.pem).unwrap();
-        fs::write(self.path("svid.key"), &svid.key_pem).unwrap();
-        let output = Command::new("curl")
-            .args(["--silent", "--max-time", "10", "--unix-socket", &self.path("nginx.sock")])
-            .args(["--cacert", &self.path("broker-ca.pem")])
-            .args(["--cert", &self.path("svid.pem"), "--key", &self.path("svid.key")])
+        self.call_with(Some(svid), "/", &[])
+    }
+
+    fn call_with(&self, svid: Option<&Svid>, path: &str, more: &[&str]) -> Answer {
+        let mut curl = Command::new("curl");
+        curl.args(["--silent", "--max-time", "10", "--unix-socket", &self.path("nginx.sock")]);
+        curl.args(["--cacert", &self.path("broker-ca.pem"), "--path-as-is"]);
+        if let Some(svid) = svid {
+            fs::write(self.path("svid.pem"), &svid.pem).unwrap();
+            fs::write(self.path("svid.key"), &svid.key_pem).unwrap();
+            curl.args(["--cert", &self.path("svid.pem"), "--key", &self.path("svid.key")]);
+        }
+        let output = curl
             .args(["--header", "X-Countersign-Spiffe-Id: spiffe://fleet.test/host/forged"])
             .args(["--header", "X-SSL-Client-Cert: forged"])
-            .args(["--write-out", "\n%header{x-countersign-reason}\n%{http_code}", "https://localhost/"])
+            .args(["--write-out", "\n%header{x-countersign-reason}\n%{http_code}"])
+            .args(more)
+            .arg(format!("https://localhost{path}"))
             .output()
             .expect("curl is installed");
         let text = String::from_utf8(output.stdout).unwrap();
@@ -155,6 +177,23 @@ impl World {
         let status = lines.next().unwrap().parse().unwrap();
         let reason = lines.next().map(str::to_owned).filter(|reason| !reason.is_empty());
         Answer { status, reason, body: lines.next().unwrap_or_default().to_owned() }
+    }
+
+    /// A whole request through nginx by `openssl s_client`, with the credential of the last call of curl.
+    fn openssl(&self, more: &[&str]) -> String {
+        let mut openssl = Command::new("openssl")
+            .args(["s_client", "-unix", &self.path("nginx.sock"), "-servername", "localhost", "-ign_eof"])
+            .args(["-cert", &self.path("svid.pem"), "-key", &self.path("svid.key")])
+            .args(["-CAfile", &self.path("broker-ca.pem")])
+            .args(more)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("openssl is installed");
+        let request = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        openssl.stdin.take().unwrap().write_all(request).unwrap();
+        String::from_utf8_lossy(&openssl.wait_with_output().unwrap().stdout).into_owned()
     }
 
     /// Calls until the answer is as wanted; the broker beats on meanwhile, where there is one.
@@ -242,6 +281,139 @@ async fn e19_nginx_lets_in_denies_and_recovers_as_the_pulse_says() {
     // And a new one starts where the killed one left its socket.
     let _gate = world.gate(&broker);
     world.until(&trusted, Some(&broker), |answer| answer.status == 200).await;
+}
+
+/// A service that answers with the names and values of all it was told, and counts.
+async fn frank_service() -> SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let told = async |headers: HeaderMap| {
+        let mut told: Vec<String> =
+            headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
+        told.sort_unstable();
+        told.join("\n")
+    };
+    tokio::spawn(async move { axum::serve(listener, Router::new().fallback(told)).await.unwrap() });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn e15_what_callers_claim_and_what_operators_add_opens_nothing() {
+    let world = World::new();
+    let now = SystemClock.now().wall;
+    let (trusted, unknown) = (world.issuer.svid("gpu-1", 5, now), world.issuer.svid("gpu-2", 6, now));
+    let broker = world.broker(SocketAddr::from(([127, 0, 0, 1], 0)));
+    let _gate = world.gate(&broker);
+    // A location of an operator's own, without a word about the gate; certificates are asked for and not demanded.
+    let location = "location /added {\n proxy_pass http://inference;\n }\n location / {";
+    let changes = [("location / {", location), ("ssl_verify_client on;", "ssl_verify_client optional;")];
+    let _nginx = world.nginx_with(frank_service().await, &changes);
+    exists(Path::new(&world.path("nginx.sock"))).await;
+    world.until(&trusted, Some(&broker), |answer| answer.status == 200).await;
+
+    let forged = [
+        "X-Countersign-Reason",
+        "X-Countersign-Decision",
+        "X_Countersign_Spiffe_Id",
+        "X-SSL-Client-Cert",
+        "Forwarded",
+        "X-Forwarded-Client-Cert",
+        "Client-Cert",
+        "Client-Cert-Chain",
+        "X-Real-IP",
+        "X-Forwarded-For",
+        "X-Forwarded-Proto",
+        "X-HTTP-Method-Override",
+        "X-Original-URL",
+        "X-Rewrite-URL",
+    ];
+    let forged = forged.map(|name| format!("{name}: forged"));
+    let forged: Vec<&str> = forged.iter().flat_map(|header| ["--header", header.as_str()]).collect();
+    for path in ["/", "/added"] {
+        let answer = world.call_with(Some(&trusted), path, &forged);
+        assert_eq!(answer.status, 200);
+        assert!(!answer.body.contains("forged"), "{path}: {}", answer.body);
+        assert!(answer.body.contains("x-countersign-spiffe-id: spiffe://fleet.test/host/gpu-1"), "{}", answer.body);
+        let answer = world.call_with(Some(&unknown), path, &[]);
+        assert_eq!((answer.status, answer.reason.as_deref()), (403, Some("gate.credential.invalid")), "{path}");
+        let answer = world.call_with(None, path, &[]);
+        assert_eq!((answer.status, answer.reason.as_deref()), (403, Some("gate.certificate.missing")), "{path}");
+    }
+    // The gate's own address is nobody's to ask.
+    for svid in [&unknown, &trusted] {
+        assert_eq!(world.call_with(Some(svid), "/_countersign/authorize", &[]).status, 404);
+    }
+
+    // Whatever nginx handed out to resume with is worth nothing.
+    let session = world.path("session.pem");
+    let first = world.openssl(&["-sess_out", &session]);
+    assert!(first.contains("New, TLSv1.3") && first.contains("HTTP/1.1 200"), "{first}");
+    if Path::new(&session).exists() {
+        let second = world.openssl(&["-sess_in", &session]);
+        assert!(second.contains("New, TLSv1.3") && !second.contains("Reused"), "{second}");
+    }
+}
+
+/// Whatever stands where the gate should be: nothing but 200 lets in.
+#[tokio::test(flavor = "multi_thread")]
+async fn e15_a_gate_that_fails_denies() {
+    let world = World::new();
+    let svid = world.issuer.svid("gpu-1", 5, SystemClock.now().wall);
+    let status = Arc::new(Mutex::new(200));
+    let told = Arc::clone(&status);
+    let answer = async move || axum::http::StatusCode::from_u16(*told.lock().unwrap()).unwrap();
+    let listener = tokio::net::UnixListener::bind(world.path("gate.sock")).unwrap();
+    let gate = tokio::spawn(async move { axum::serve(listener, Router::new().fallback(answer)).await.unwrap() });
+    let _nginx = world.nginx(service().await);
+    exists(Path::new(&world.path("nginx.sock"))).await;
+    assert_eq!(world.call(&svid).status, 200);
+    for failure in [301, 302, 400, 401, 403, 404, 418, 429, 500, 502, 503, 504] {
+        *status.lock().unwrap() = failure;
+        assert_eq!(world.call(&svid).status, 403, "the gate answers {failure}");
+    }
+    *status.lock().unwrap() = 200;
+    assert_eq!(world.call(&svid).status, 200);
+    gate.abort();
+    assert!(gate.await.unwrap_err().is_cancelled());
+    fs::remove_file(world.path("gate.sock")).unwrap();
+    assert_eq!(world.call(&svid).status, 403, "nobody there");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn e21_operator_policies_judge_what_the_service_will_read() {
+    let world = World::new();
+    let policy = r#"permit (principal, action in [Action::"http:GET", Action::"http:HEAD"], resource in Path::"/v1")
+        when { principal.assurance == Assurance::"simulated" && context has host && context.host == "localhost" };"#;
+    fs::write(world.path("operator.cedar"), policy).unwrap();
+    let svid = world.issuer.svid("gpu-1", 5, SystemClock.now().wall);
+    let broker = world.broker(SocketAddr::from(([127, 0, 0, 1], 0)));
+    let _gate = world.gate_with(&broker, &["--authorize", &world.path("operator.cedar")]);
+    let _nginx = world.nginx(service().await);
+    exists(Path::new(&world.path("nginx.sock"))).await;
+    let (answer, _) =
+        world.until(&svid, Some(&broker), |answer| answer.reason.as_deref() != Some("gate.pulse.none")).await;
+    assert_eq!((answer.status, answer.reason.as_deref()), (403, Some("authorize.no_permit")));
+    for (path, more, reason) in [
+        ("/v1/models?a=b", &[][..], None),
+        ("/v1", &["--head"], None),
+        ("/v1", &["--request", "POST"], Some("authorize.no_permit")),
+        ("/v1", &["--header", "X-Original-URI: /v1", "--request", "DELETE"], Some("authorize.no_permit")),
+        (
+            "/v2",
+            &["--header", "X-Original-URI: /v1", "--header", "X-Original-Method: GET"],
+            Some("authorize.no_permit"),
+        ),
+        ("/v1", &["--header", "Host: other.test"], Some("authorize.no_permit")),
+        ("/v1", &["--header", "X-Original-Host: localhost", "--header", "Host: b"], Some("authorize.no_permit")),
+        ("/v1/../v2", &[], Some("authorize.resource")),
+        ("/v1//x", &[], Some("authorize.resource")),
+        ("/v1%2f..%2fv2", &[], Some("authorize.resource")),
+    ] {
+        world.beat(&broker);
+        let answer = world.call_with(Some(&svid), path, more);
+        assert_eq!(answer.reason.as_deref(), reason, "{path} {more:?} {}", answer.status);
+        assert_eq!(answer.status, if reason.is_none() { 200 } else { 403 }, "{path} {more:?}");
+    }
 }
 
 #[test]

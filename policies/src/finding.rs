@@ -361,6 +361,29 @@ reasons! {
         /// Load.
         PolicyWildcard(Operator) = "policy.load.wildcard", "a policy identifies something by a wildcard",
             "name identities in full, or group hosts by a label and compare that with ==";
+        /// Load: it would never match.
+        PolicyPath(Operator) = "policy.load.path", "a policy names a path that no request has",
+            "write the decoded path with one slash before each segment and none at the end: /v1/models";
+
+        /// A request at a gate: a closed set.
+        AuthorizeAction(Host) = "authorize.action", "the method is not one that a policy can permit",
+            "use DELETE, GET, HEAD, OPTIONS, PATCH, POST or PUT";
+        /// A request at a gate: who judges it and who serves it must read the same path.
+        AuthorizeResource(Host) = "authorize.resource", "the path can be read in more than one way",
+            "send a path without empty or dot segments, and percent-encode only what must be";
+        /// A request at a gate.
+        AuthorizeForbidden(Operator) = "authorize.forbidden", "an operator's policy forbids this request",
+            "ask the operator of this gate what the policy demands";
+        /// A request at a gate.
+        AuthorizeNoPermit(Operator) = "authorize.no_permit", "no operator's policy permits this request",
+            "ask the operator of this gate to permit it";
+        /// A request at a gate: rule 7 of the design.
+        AuthorizeSimulated(Host) = "authorize.simulated_not_named",
+            "the caller stands on simulated hardware and no policy that permits the request names that class",
+            "use real hardware, or a policy that names Assurance::\"simulated\"";
+        /// A request at a gate: Cedar skips a policy that fails to evaluate, so an erroring forbid would permit.
+        AuthorizeError(Operator) = "authorize.evaluation_error", "a policy could not be evaluated for this request",
+            "correct the policy; until then it denies every request it cannot be evaluated for";
     }
 }
 

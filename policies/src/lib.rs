@@ -6,6 +6,7 @@
 //!
 //! * [`mod@reference`]: which measurements an operator registered as good; [`matching`]: claims compared with them
 //! * [`policy`]: what else must hold, in Cedar, validated against one schema
+//! * [`authorize`]: what an operator lets a trusted host ask of a service, also in Cedar, against a schema of its own
 //! * [`ima`]: which files a host's kernel may measure
 //! * [`waiver`]: what an operator accepts for a while; [`instance`]: hardware that is no longer believed
 //! * [`decision`]: [`appraise`] and its result
@@ -18,6 +19,7 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod authorize;
 mod boot;
 #[cfg(test)]
 #[path = "../tests/judge/claims.rs"]

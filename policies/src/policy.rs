@@ -81,25 +81,8 @@ impl PolicySet {
     /// A finding that says what is not acceptable: anything the strict validator warns of, an empty set or text, a set
     /// that permits nothing, an unconditional permit, a template, a wildcard.
     pub fn parse(texts: &[(&str, &str)]) -> Result<Self, Finding> {
-        check_sizes(texts)?;
         let vocabulary = Vocabulary::new()?;
-        let mut kept = BTreeMap::new();
-        let mut policies = Vec::new();
-        for (name, text) in texts {
-            if !is_name(name) || kept.insert((*name).to_owned(), (*text).to_owned()).is_some() {
-                let found = format_args!("`{name}`");
-                return Err(PolicyReason::PolicyName.because(format_args!("once: {NAME_RULE}"), found));
-            }
-            policies.extend(parse_text(name, text)?);
-        }
-        if POLICIES_MAX < policies.len() {
-            let expected = format_args!("at most {POLICIES_MAX} policies");
-            return Err(PolicyReason::PolicySize.because(expected, policies.len()));
-        }
-        if !policies.iter().any(|policy| policy.effect() == Effect::Permit) {
-            let found = format_args!("{} policies, none a permit", policies.len());
-            return Err(PolicyReason::PolicyNoPermit.because("at least one permit", found));
-        }
+        let (kept, policies) = parse_texts(texts)?;
         for policy in &policies {
             check_policy(policy)?;
             check_permit(policy, &vocabulary)?;
@@ -112,7 +95,7 @@ impl PolicySet {
         let policies = cedar_policy::PolicySet::from_policies(policies)
             .map_err(|error| PolicyReason::PolicyName.because("each policy id once", error))?;
         validate(&policies, schema()?)?;
-        let digest = digest_of(&kept);
+        let digest = digest_of(b"countersign/v1/policies\0", &kept);
         Ok(Self { texts: kept, policies, admit_simulated, authorizer: Authorizer::new(), vocabulary, digest })
     }
 
@@ -200,6 +183,31 @@ impl PolicySet {
         let expected: Vec<String> = permits.iter().map(|(id, reason)| format!("{id}: {reason}")).collect();
         PolicyReason::NoPermit.because(expected.join("; "), "no permit whose conditions hold")
     }
+}
+
+/// The texts by name, and all their policies. At least one permits.
+pub(crate) fn parse_texts(
+    texts: &[(&str, &str)],
+) -> Result<(BTreeMap<String, String>, Vec<cedar_policy::Policy>), Finding> {
+    check_sizes(texts)?;
+    let mut kept = BTreeMap::new();
+    let mut policies = Vec::new();
+    for (name, text) in texts {
+        if !is_name(name) || kept.insert((*name).to_owned(), (*text).to_owned()).is_some() {
+            let found = format_args!("`{name}`");
+            return Err(PolicyReason::PolicyName.because(format_args!("once: {NAME_RULE}"), found));
+        }
+        policies.extend(parse_text(name, text)?);
+    }
+    if POLICIES_MAX < policies.len() {
+        let expected = format_args!("at most {POLICIES_MAX} policies");
+        return Err(PolicyReason::PolicySize.because(expected, policies.len()));
+    }
+    if !policies.iter().any(|policy| policy.effect() == Effect::Permit) {
+        let found = format_args!("{} policies, none a permit", policies.len());
+        return Err(PolicyReason::PolicyNoPermit.because("at least one permit", found));
+    }
+    Ok((kept, policies))
 }
 
 fn check_sizes(texts: &[(&str, &str)]) -> Result<(), Finding> {
@@ -385,7 +393,7 @@ fn nothing_proven() -> Claims {
 
 /// Whether a policy's JSON form compares with `member` somewhere to find it, not to exclude it: `x != member`, a
 /// negation around it and an `unless` name what the author does not want. Nests as the text does: [`NESTING_MAX`].
-fn affirms(json: &serde_json::Value, member: &cedar_policy::EntityUid, affirmed: bool) -> bool {
+pub(crate) fn affirms(json: &serde_json::Value, member: &cedar_policy::EntityUid, affirmed: bool) -> bool {
     match json {
         serde_json::Value::Object(members) => {
             if let Some(literal) = members.get("__entity") {
@@ -408,7 +416,7 @@ fn affirms(json: &serde_json::Value, member: &cedar_policy::EntityUid, affirmed:
 }
 
 /// Whether the `like` operator is somewhere in a policy's JSON form, which nests as the text does: [`NESTING_MAX`].
-fn uses_like(json: &serde_json::Value) -> bool {
+pub(crate) fn uses_like(json: &serde_json::Value) -> bool {
     match json {
         serde_json::Value::Object(members) => {
             members.contains_key("like") || members.iter().any(|(_, value)| uses_like(value))
@@ -423,7 +431,7 @@ fn uses_like(json: &serde_json::Value) -> bool {
 
 /// A warning tells of a policy that can never apply or that reads unlike it acts: both mean that its author is
 /// mistaken.
-fn validate(policies: &cedar_policy::PolicySet, schema: Schema) -> Result<(), Finding> {
+pub(crate) fn validate(policies: &cedar_policy::PolicySet, schema: Schema) -> Result<(), Finding> {
     let result = Validator::new(schema).validate(policies, ValidationMode::Strict);
     let errors = result.validation_errors().map(ToString::to_string);
     let mut faults: Vec<String> = errors.chain(result.validation_warnings().map(ToString::to_string)).collect();
@@ -434,9 +442,10 @@ fn validate(policies: &cedar_policy::PolicySet, schema: Schema) -> Result<(), Fi
     Err(PolicyReason::PolicyInvalid.because("policies that the schema validates", faults.join("; ")))
 }
 
-fn digest_of(texts: &BTreeMap<String, String>) -> Sha256Digest {
+/// `purpose` keeps sets of different kinds apart.
+pub(crate) fn digest_of(purpose: &[u8], texts: &BTreeMap<String, String>) -> Sha256Digest {
     // Each part by its own digest: lengths are fixed, so no two sets share an encoding.
-    let mut input = b"countersign/v1/policies\0".to_vec();
+    let mut input = purpose.to_vec();
     for (name, text) in texts {
         input.extend_from_slice(&Sha256Digest::of(&[name.as_bytes()]).0);
         input.extend_from_slice(&Sha256Digest::of(&[text.as_bytes()]).0);

@@ -325,7 +325,8 @@ pub(crate) fn sibling(name: &str) -> PathBuf {
     static BUILT: OnceLock<()> = OnceLock::new();
     let folder = Path::new(env!("CARGO_BIN_EXE_countersign")).parent().unwrap();
     BUILT.get_or_init(|| {
-        let sources = ["agent/src", "gate/src", "attestation/src"].map(|sources| newest(&root().join(sources)));
+        let sources =
+            ["agent/src", "gate/src", "attestation/src", "policies/src"].map(|sources| newest(&root().join(sources)));
         let newest = sources.into_iter().max().unwrap();
         let binaries = ["countersign-agent", "countersign-gate"].map(|name| folder.join(name));
         let built = |path: &PathBuf| fs::metadata(path).is_ok_and(|file| newest <= file.modified().unwrap());

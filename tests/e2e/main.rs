@@ -27,6 +27,7 @@ mod kernel;
 mod lapse;
 mod logs;
 mod machine;
+mod proxy;
 mod relay;
 mod revocation;
 mod routes;

@@ -1,6 +1,8 @@
 //! The judge through its front door: claims, references, policies and a time in; a decision out.
 
 #[cfg(test)]
+mod authorize;
+#[cfg(test)]
 mod boot;
 #[cfg(test)]
 mod claims;
