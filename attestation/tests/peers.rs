@@ -285,6 +285,23 @@ fn another_domains_svid_chains_to_its_bundle_and_to_no_other() {
     assert!(judge(&without_roles, &roots, &td, NOW).is_ok(), "extKeyUsage may be left out");
 }
 
+/// What is read is what was verified: a genuine certificate beside another does not vouch for it.
+#[test]
+fn e8_only_the_certificate_whose_path_was_checked_is_read() {
+    let (authority, other) =
+        (Authority::root(AuthorityOrder::new("peer.example")), Authority::root(AuthorityOrder::new("peer.example")));
+    let td = TrustDomain::parse("peer.example").unwrap();
+    let (genuine, forged) = (
+        authority.issue(&Order::new("peer.example", "genuine", &extension(1), NOW)).der,
+        other.issue(&Order::new("peer.example", "forged", &extension(1), NOW)).der,
+    );
+    let roots = [authority.der()];
+    let read = |chain: &[&[u8]]| X509Svid::verify(chain, &roots, &td, NOW).map(|svid| svid.id().path().to_owned());
+    assert_eq!(read(&[&genuine, &forged]).as_deref(), Ok("host/genuine"), "what is not on the path is not read");
+    assert!(read(&[&forged, &genuine]).is_err());
+    assert!(read(&[&forged, &other.der(), &genuine]).is_err());
+}
+
 #[test]
 fn a_bundle_is_read_whole_or_not_at_all() {
     let authority = Authority::root(AuthorityOrder::new("peer.example"));

@@ -136,6 +136,23 @@ mod tests {
         assert_eq!(code(&made.token, "a", NOW), Err("challenge.replayed".into()));
     }
 
+    /// However many ask at once, one wins.
+    #[test]
+    fn e9_of_a_hundred_that_redeem_at_once_one_wins() {
+        let challenges = Challenges::new().unwrap();
+        let made = challenges.make(&host("a"), NOW).unwrap();
+        let (start, id) = (std::sync::Barrier::new(100), host("a"));
+        let redeem = || {
+            start.wait();
+            challenges.redeem(&made.token, &id, NOW).is_ok()
+        };
+        let won = std::thread::scope(|scope| {
+            let all: Vec<_> = (0..100).map(|_| scope.spawn(redeem)).collect();
+            all.into_iter().map(|one| one.join().unwrap()).filter(|won| *won).count()
+        });
+        assert_eq!(won, 1);
+    }
+
     #[test]
     fn a12_a_challenge_of_another_process_or_with_any_bit_changed_is_invalid() {
         let challenges = Challenges::new().unwrap();

@@ -3,6 +3,7 @@
 
 #[path = "../sim/amd.rs"]
 mod amd;
+mod bound;
 mod collateral;
 mod exceptions;
 mod house;
