@@ -111,11 +111,14 @@ impl World {
         self.platter.wait_until_waiting();
     }
 
-    /// The disk's stall ends.
+    /// The disk's stall ends. All that waited is on the disk, or is not, before anyone hears of it: who hears first is
+    /// not a matter of threads here.
     pub(crate) fn resume(&mut self) {
         self.platter.resume();
-        for (intent, answer) in std::mem::take(&mut self.waiting) {
-            self.settle(intent, block_on(answer));
+        let waiting = std::mem::take(&mut self.waiting).into_iter();
+        let answered: Vec<_> = waiting.map(|(intent, answer)| (intent, block_on(answer))).collect();
+        for (intent, result) in answered {
+            self.settle(intent, result);
         }
         self.notice_power();
     }
