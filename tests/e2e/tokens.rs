@@ -14,7 +14,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::fleet::{Fleet, TRUST_DOMAIN};
+use crate::fleet::{Fleet, TRUST_DOMAIN, succeed, wait_until};
 use crate::sim_host::{SimHost, anchor, register_golden};
 use crate::tpm::SimManufacturer;
 
@@ -123,4 +123,47 @@ fn audiences_are_few_named_and_printable() {
     }
     host.audiences = (0..8).map(|n| format!("{n}{}", "a".repeat(255))).collect();
     assert_eq!(credential(host.attest_ok(&fleet)).jwt_svids.len(), 8);
+}
+
+/// PyJWT and zlib, which know nothing of us: the attestation result, and what the list that it names says of it.
+const READER: &str = r#"
+import base64, json, sys, zlib
+import jwt
+keys = {key["kid"]: jwt.PyJWK(key).key for key in json.load(open(sys.argv[1]))["keys"]}
+def read(path, typ):
+    token = open(path).read().strip()
+    header = jwt.get_unverified_header(token)
+    assert header["typ"] == typ, header
+    return jwt.decode(token, keys[header["kid"]], algorithms=["ES256"], options={"require": ["iat", "exp"]})
+ear, claims = read(sys.argv[2], "JWT"), read(sys.argv[3], "statuslist+jwt")
+named = ear["status"]["status_list"]
+assert claims["sub"] == named["uri"], claims["sub"]
+bits, packed = claims["status_list"]["bits"], claims["status_list"]["lst"]
+raw = zlib.decompress(base64.urlsafe_b64decode(packed + "=" * (-len(packed) % 4)))
+per_byte = 8 // bits
+status = raw[named["idx"] // per_byte] >> (named["idx"] % per_byte * bits) & ((1 << bits) - 1)
+print(ear["eat_profile"], ear["sub"], ear["submods"]["tpm"]["ear_status"], status)
+"#;
+
+#[test]
+fn another_implementation_reads_the_attestation_result_and_its_status() {
+    let Some(python) = crate::workload_api::python() else { return };
+    let (folder, maker) = (TempDir::new().unwrap(), SimManufacturer::new());
+    let fleet = Fleet::start(&[anchor(&maker, folder.path())]);
+    register_golden(&fleet, "golden");
+    let mut host = SimHost::enrolled(&fleet, &maker, "host-a");
+    let issued = credential(host.attest_ok(&fleet));
+    let (ear, list) = (folder.path().join("ear.jwt"), folder.path().join("list.jwt"));
+    std::fs::write(&ear, &issued.ear).unwrap();
+    let read = || {
+        let text = fleet.as_anyone().send("GET", "/v1/status-lists/0", None).text().to_owned();
+        std::fs::write(&list, text).unwrap();
+        let mut reader = std::process::Command::new(&python);
+        reader.args(["-c", READER]).arg(fleet.data().join("public/jwks.json")).args([&ear, &list]);
+        succeed(&mut reader).trim().to_owned()
+    };
+    let said = format!("tag:ietf.org,2026:rats/ear#04 spiffe://{TRUST_DOMAIN}/host/host-a warning");
+    wait_until("the list says VALID", || read() == format!("{said} 0"));
+    fleet.operator_ok(&["hosts", "revoke", "host-a"]);
+    wait_until("the list says INVALID", || read() == format!("{said} 1"));
 }

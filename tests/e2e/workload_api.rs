@@ -33,7 +33,7 @@ with WorkloadApiClient(socket_path=sys.argv[1]) as client:
 "#;
 
 /// The Python of `make clients`; none where no package index was reached.
-fn python() -> Option<PathBuf> {
+pub(crate) fn python() -> Option<PathBuf> {
     let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/venv");
     if tools.join("installed").exists() {
         return Some(tools.join("bin/python"));
