@@ -149,7 +149,7 @@ fn e21_what_no_list_covers_is_denied() {
 }
 
 #[test]
-fn a_key_in_memory_is_accepted_where_the_operator_says_so() {
+fn e1_a_key_that_can_be_exported_is_denied_unless_the_operator_says_so() {
     let world = World::new();
     let order = |key_protection| {
         let extension = CredentialExtension { key_protection, ..extension(INDEX) };

@@ -1,5 +1,8 @@
 //! Evidence speaks for one machine, one challenge and one key: what is genuine elsewhere is nothing here.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use countersign_attestation::evidence::bundle::TPM_QUOTE;
 use countersign_attestation::protocol::Base64Bytes;
 use serde_json::json;
 
@@ -46,5 +49,23 @@ async fn e3_evidence_that_is_reflected_for_another_key_or_challenge_is_refused()
     reflected.challenge = second.challenge;
     let refused = house.broker().attest(&host.id, reflected).await.unwrap_err();
     assert_eq!(refused.code(), "binding.qualifying_data");
+    assert_eq!(house.standing(&host), "enrolled");
+}
+
+/// Evidence that is bound to nothing is no evidence: there is no way on without a binder.
+#[tokio::test(flavor = "multi_thread")]
+async fn e4_evidence_without_a_binder_is_refused() {
+    let house = House::new();
+    let mut host = Host::enrolled(&house, "host-a").await;
+    house.register_reference(&manifest(&host, &json!({}))).await.unwrap();
+    for nothing in [&[][..], &[0; 32], &[0; 64]] {
+        let challenge = house.broker().challenge(&host.id).unwrap();
+        let logs = host.logs(&challenge);
+        let mut unbound = host.evidence(&challenge, logs);
+        let (quote, _) = host.tpm.quote(&challenge.pcr_selection, nothing);
+        unbound.evidence.records.get_mut(TPM_QUOTE).unwrap().1 = URL_SAFE_NO_PAD.encode(quote);
+        let refused = house.broker().attest(&host.id, unbound).await.unwrap_err();
+        assert_eq!(refused.code(), "binding.qualifying_data", "{nothing:?}");
+    }
     assert_eq!(house.standing(&host), "enrolled");
 }
