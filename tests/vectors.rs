@@ -182,6 +182,12 @@ fn results_wrappers_and_svids_are_judged_as_expected() {
 }
 
 #[test]
+fn proofs_and_notes_are_judged_as_expected() {
+    let Some(cases) = judged("MANIFEST-tpm-nv.json") else { return };
+    assert_as_expected(&cases, &[("rfc6962-inclusion", 1), ("rfc6962-consistency", 1), ("signed-note", 5)]);
+}
+
+#[test]
 fn selection_cases_are_judged_as_expected() {
     let Some(cases) = judged("MANIFEST-selection.json") else { return };
     assert_as_expected(&cases, &[("tpm-quote", 2)]);

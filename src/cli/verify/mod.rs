@@ -29,6 +29,7 @@ pub mod kat;
 pub mod snp;
 pub mod spiffe;
 pub mod tdx;
+pub mod tlog;
 pub mod tpm;
 
 /// Bytes of a manifest. The largest one known is about a megabyte.
@@ -403,6 +404,9 @@ fn judge_kind(case: &Case, files: CaseFiles<'_>) -> Result<Judgement, CaseError>
         "ear-cbor" => ear::judge_cbor(files, now),
         "x509-svid" => spiffe::judge_svid(files, now),
         "x509-svid-chain" => spiffe::judge_chain(case, files, now),
+        "rfc6962-inclusion" => tlog::judge_inclusion(files),
+        "rfc6962-consistency" => tlog::judge_consistency(files),
+        "signed-note" => tlog::judge_note(files),
         "spiffe-bundle" => spiffe::judge_bundle(files),
         "x509-bundle" => spiffe::judge_x509_bundle(files),
         _ => Ok(Judgement::Unsupported),
