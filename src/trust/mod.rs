@@ -122,7 +122,7 @@ impl Trust {
     /// # Errors
     /// [`Refusal::Internal`] after a panic in the state.
     pub fn hosts(&self) -> Result<BTreeMap<HostId, HostTrust>, Problem> {
-        Ok(self.lock()?.hosts().clone())
+        Ok(self.lock()?.hosts())
     }
 
     /// Keeps the TPM clock of a host's verified quote; durable with the next pulse.
@@ -149,7 +149,7 @@ impl Trust {
     pub fn due(&self, now: UnixMillis, lease_ms: u64) -> Result<Vec<(HostId, HostTrust)>, Problem> {
         let state = self.lock()?;
         let due = state.due(now, lease_ms).into_iter();
-        Ok(due.filter_map(|id| state.host(&id).cloned().map(|host| (id, host))).collect())
+        Ok(due.filter_map(|id| state.host(id).cloned().map(|host| (id.clone(), host))).collect())
     }
 
     /// The lease that a recorded grant amounts to: compare-and-swap, since a grant that was made on an older revision

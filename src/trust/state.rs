@@ -137,7 +137,8 @@ impl LiveCredential {
 /// Trust in every host, after the first `applied` entries of the log.
 #[derive(Clone, Debug, Default)]
 pub struct TrustState {
-    hosts: BTreeMap<HostId, HostTrust>,
+    /// Records apart from the map's nodes: nodes that are half full, as those of a map that grows in order, stay small.
+    hosts: BTreeMap<HostId, Box<HostTrust>>,
     lists: Vec<StatusList>,
     next_index: u64,
     /// Trusted hosts by the end of their lease.
@@ -158,7 +159,7 @@ impl TrustState {
             if host.standing == Standing::Trusted {
                 state.leases.insert((host.lease_until, id.clone()));
             }
-            state.hosts.insert(id, host);
+            state.hosts.insert(id, Box::new(host));
         }
         state
     }
@@ -166,13 +167,13 @@ impl TrustState {
     /// One host's record.
     #[must_use]
     pub fn host(&self, id: &HostId) -> Option<&HostTrust> {
-        self.hosts.get(id)
+        self.hosts.get(id).map(|host| &**host)
     }
 
-    /// All records.
+    /// All records, copied.
     #[must_use]
-    pub const fn hosts(&self) -> &BTreeMap<HostId, HostTrust> {
-        &self.hosts
+    pub fn hosts(&self) -> BTreeMap<HostId, HostTrust> {
+        self.hosts.iter().map(|(id, host)| (id.clone(), HostTrust::clone(host))).collect()
     }
 
     /// The status lists, by number.
@@ -203,11 +204,11 @@ impl TrustState {
     /// Hosts whose lease has ended at `now`, and those whose lease ends later than one of `lease_ms` that began now
     /// would: it was granted by a clock that was wrong, and nobody knows when its proof was.
     #[must_use]
-    pub fn due(&self, now: UnixMillis, lease_ms: u64) -> Vec<HostId> {
+    pub fn due(&self, now: UnixMillis, lease_ms: u64) -> Vec<&HostId> {
         let ended = self.leases.iter().take_while(|(until, _)| *until <= now);
         let longest = now.plus(lease_ms).plus(CLOCK_ERROR_MAX_MS);
         let too_long = self.leases.iter().rev().take_while(|(until, _)| longest < *until);
-        ended.chain(too_long).map(|(_, id)| id.clone()).collect()
+        ended.chain(too_long).map(|(_, id)| id).collect()
     }
 
     /// Keeps the TPM clock of a host's verified quote, unless a newer one was kept.
@@ -222,7 +223,10 @@ impl TrustState {
     /// The records changed since the last call.
     pub fn take_changed(&mut self) -> BTreeMap<HostId, HostTrust> {
         let changed = std::mem::take(&mut self.changed);
-        changed.into_iter().filter_map(|id| self.hosts.get(&id).map(|host| (id.clone(), host.clone()))).collect()
+        changed
+            .into_iter()
+            .filter_map(|id| self.hosts.get(&id).map(|host| (id.clone(), HostTrust::clone(host))))
+            .collect()
     }
 
     /// Applies the log's next entry.
@@ -231,7 +235,7 @@ impl TrustState {
         let Some(id) = entry.host() else { return };
         // One copy of each id, however many entries name it.
         let id = self.hosts.get_key_value(id).map_or_else(|| id.clone(), |(known, _)| known.clone());
-        let host = self.hosts.entry(id.clone()).or_insert_with(HostTrust::new);
+        let host = self.hosts.entry(id.clone()).or_insert_with(|| Box::new(HostTrust::new()));
         let lease_before = (host.standing == Standing::Trusted).then_some(host.lease_until);
         let index_before = host.status_index;
         if entry.claims().is_some() {
@@ -536,12 +540,12 @@ mod tests {
         let mut log = Log::new();
         log.step(Step::Enroll);
         log.step(Step::Grant { key: 1 });
-        assert_eq!(log.state.due(UnixMillis(99), 45), []);
-        assert_eq!(log.state.due(UnixMillis(100), 200), [id("a")]);
+        assert_eq!(log.state.due(UnixMillis(99), 45), <[&HostId; 0]>::default());
+        assert_eq!(log.state.due(UnixMillis(100), 200), [&id("a")]);
         log.step(Step::Renew);
-        assert_eq!(log.state.due(UnixMillis(100), 200), []);
+        assert_eq!(log.state.due(UnixMillis(100), 200), <[&HostId; 0]>::default());
         log.step(Step::Lapse);
-        assert_eq!(log.state.due(UnixMillis(1000), 45), []);
+        assert_eq!(log.state.due(UnixMillis(1000), 45), <[&HostId; 0]>::default());
     }
 
     #[test]
@@ -550,12 +554,12 @@ mod tests {
         log.step(Step::Enroll);
         log.step(Step::Grant { key: 1 });
         // It ends at 100: granted at 55 by a lease of 45, or by a clock that was wrong.
-        assert_eq!(log.state.due(UnixMillis(55), 45), []);
+        assert_eq!(log.state.due(UnixMillis(55), 45), <[&HostId; 0]>::default());
         let granted = UnixMillis(100 + 7_200_000);
         log.add(Entry::renewed(UnixMillis(0), log.host().revision_of(id("a")), granted, None));
-        assert_eq!(log.state.due(UnixMillis(60), 45), [id("a")], "the clock is right again");
-        assert_eq!(log.state.due(UnixMillis(granted.0 - 45 - CLOCK_ERROR_MAX_MS), 45), []);
-        assert_eq!(log.state.due(UnixMillis(granted.0 - 46 - CLOCK_ERROR_MAX_MS), 45), [id("a")]);
+        assert_eq!(log.state.due(UnixMillis(60), 45), [&id("a")], "the clock is right again");
+        assert_eq!(log.state.due(UnixMillis(granted.0 - 45 - CLOCK_ERROR_MAX_MS), 45), <[&HostId; 0]>::default());
+        assert_eq!(log.state.due(UnixMillis(granted.0 - 46 - CLOCK_ERROR_MAX_MS), 45), [&id("a")]);
     }
 
     #[test]
@@ -597,7 +601,7 @@ mod tests {
             for (index, entry) in log.entries[..cut].iter().enumerate() {
                 early.apply(index as u64, entry);
             }
-            let hosts: BTreeMap<_, _> = early.hosts().clone();
+            let hosts: BTreeMap<_, _> = early.hosts();
             let mut restored = TrustState::restore(hosts, early.next_index(), early.applied());
             for (index, entry) in log.entries.iter().enumerate().skip(cut) {
                 restored.apply(index as u64, entry);

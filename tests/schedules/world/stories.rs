@@ -65,7 +65,7 @@ impl World {
         for index in 0..self.known {
             folded.apply(index, &Entry::decode(&read(index).unwrap()).unwrap());
         }
-        assert_eq!(process.trust.hosts().unwrap(), *folded.hosts(), "trust does not follow from the log: {place}");
+        assert_eq!(process.trust.hosts().unwrap(), folded.hosts(), "trust does not follow from the log: {place}");
     }
 
     /// Ends the process. With the power goes what was not synced.
