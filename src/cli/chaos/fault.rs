@@ -34,7 +34,7 @@ pub(super) struct Fault {
 /// W: what a gate accepts at most after a revocation, cut off or not. All run on one machine, so that no clock errs;
 /// one round of questions is allowed for.
 fn w(_: &Deployment) -> Duration {
-    VALIDITY.saturating_add(Duration::from_millis(100))
+    VALIDITY.saturating_add(QUESTION)
 }
 
 /// Silence of the host: the lease, then the pulse that says so.
@@ -46,6 +46,9 @@ fn lease_and_w(deployment: &Deployment) -> Duration {
 fn interval_and_w(deployment: &Deployment) -> Duration {
     INTERVAL.saturating_add(Duration::from_secs(1)).saturating_add(w(deployment))
 }
+
+/// One round of questions, on a machine that does much else.
+const QUESTION: Duration = Duration::from_millis(250);
 
 const HOUR: i64 = 3600;
 /// Within the dates of the credential, so that it is the pulse's end that denies.
