@@ -156,8 +156,12 @@ fn another_implementation_reads_the_attestation_result_and_its_status() {
     let (ear, list) = (folder.path().join("ear.jwt"), folder.path().join("list.jwt"));
     std::fs::write(&ear, &issued.ear).unwrap();
     let read = || {
-        let text = fleet.as_anyone().send("GET", "/v1/status-lists/0", None).text().to_owned();
-        std::fs::write(&list, text).unwrap();
+        // The list is there from the first pulse on that knows a credential.
+        wait_until("there is a list", || {
+            let answer = fleet.as_anyone().send("GET", "/v1/status-lists/0", None);
+            std::fs::write(&list, answer.text()).unwrap();
+            answer.status == 200
+        });
         let mut reader = std::process::Command::new(&python);
         reader.args(["-c", READER]).arg(fleet.data().join("public/jwks.json")).args([&ear, &list]);
         succeed(&mut reader).trim().to_owned()
