@@ -215,8 +215,6 @@ pub(super) async fn revoke_selected(
 }
 
 pub(super) async fn metrics(State(broker): App) -> Result<Response, Problem> {
-    let trust = broker.trust.hosts()?;
-    let count = |standing: Standing| trust.values().filter(|host| host.standing == standing).count();
     for (name, standing) in [
         ("registered", Standing::Registered),
         ("enrolled", Standing::Enrolled),
@@ -224,7 +222,7 @@ pub(super) async fn metrics(State(broker): App) -> Result<Response, Problem> {
         ("lapsed", Standing::Lapsed),
         ("revoked", Standing::Revoked),
     ] {
-        broker.metrics.hosts(name, count(standing));
+        broker.metrics.hosts(name, broker.trust.standings(|standings| standings.count(standing))?);
     }
     let age = broker.pulse.newest().map_or(u64::MAX, |newest| broker.clock.now().since(newest.basis));
     broker.metrics.progress(broker.lineage.head().size, age);

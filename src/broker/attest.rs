@@ -159,11 +159,11 @@ impl Broker {
     ) -> Result<AttestationResponse, Problem> {
         let Case { inputs, trust, governance, audiences, workload_key, .. } = *case;
         let instances = instances::of(claims);
-        while let Err(other) = self.instances.claim(&instances, &inputs.host, until.lease_until, inputs.at) {
-            if self.trust.host(&other)?.is_some_and(|trust| trust.standing == Standing::Trusted) {
-                return Err(self.revoke_clones(&inputs.host, &other).await);
-            }
-            self.instances.forget(&other);
+        let claimed = self.trust.standings(|standings| {
+            self.instances.claim(&instances, &inputs.host, until.lease_until, inputs.at, standings)
+        })?;
+        if let Err(other) = claimed {
+            return Err(self.revoke_clones(&inputs.host, &other).await);
         }
         let key = Sha256Digest::of(&[&inputs.credential_key.0]);
         let ttl_ms = self.config.credential_ttl_ms;

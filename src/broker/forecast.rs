@@ -13,7 +13,7 @@ use crate::broker::collateral::ItemView;
 use crate::broker::judge::{Inputs, judge};
 use crate::problem::Problem;
 use crate::references::Governance;
-use crate::trust::state::{HostTrust, Standing};
+use crate::trust::state::HostTrust;
 
 /// Hosts named for each cause; the count says how many there are.
 const NAMED_MAX: usize = 20;
@@ -54,10 +54,8 @@ impl Broker {
         items.sort_by_key(|item| item.ends);
         let mut losses: BTreeMap<(UnixMillis, &'static str, String), Loss> = BTreeMap::new();
         let mut lasting_hosts: u64 = 0;
-        for (id, trust) in self.trust.hosts()? {
-            if !matches!(trust.standing, Standing::Trusted | Standing::Lapsed) {
-                continue;
-            }
+        for id in self.trust.proven()? {
+            let Some(trust) = self.trust.host(&id)?.filter(HostTrust::is_proven) else { continue };
             let Some((at, finding)) = self.falls(&trust, &governance, now) else {
                 lasting_hosts = lasting_hosts.saturating_add(1);
                 continue;

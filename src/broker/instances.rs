@@ -9,6 +9,9 @@ use countersign_attestation::claims::{Claims, Presented};
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::protocol::HostId;
 
+use crate::trust::standings::{Slot, Standings};
+use crate::trust::state::Standing;
+
 /// Whom each instance was last seen as, and until when that host is trusted by it.
 ///
 /// In memory: a restart forgets, and hosts that live show themselves again within a lease.
@@ -17,9 +20,34 @@ pub struct Instances(Mutex<Seen>);
 
 #[derive(Debug, Default)]
 struct Seen {
-    live: BTreeMap<Sha256Digest, (HostId, UnixMillis)>,
-    /// When what ended is thrown away next; now, where nothing ever was.
-    sweep_at: Option<UnixMillis>,
+    live: BTreeMap<Mark, Holder>,
+    /// How many were left when what had ended was last thrown away.
+    swept: usize,
+}
+
+/// The first half of an instance's digest: nobody finds another instance with the same.
+type Mark = [u8; 16];
+
+#[derive(Clone, Copy, Debug)]
+struct Holder {
+    host: Slot,
+    /// Unix time in seconds, rounded up.
+    until: u32,
+}
+
+impl Holder {
+    fn holds(self, now: UnixMillis) -> bool {
+        now.0 < u64::from(self.until).saturating_mul(1000)
+    }
+}
+
+/// What ended is thrown away when there may be twice as much as is live, and not for less than this.
+const SWEEP_MIN: usize = 1024;
+
+fn mark(instance: &Sha256Digest) -> Mark {
+    let mut mark = Mark::default();
+    mark.iter_mut().zip(instance.0).for_each(|(to, from)| *to = from);
+    mark
 }
 
 /// What of a host there is once in the world.
@@ -47,36 +75,34 @@ pub fn of(claims: &Claims) -> Vec<Sha256Digest> {
 }
 
 impl Instances {
-    /// Claims instances for `host` until its lease ends; the other host that holds one of them, if one does, and then
-    /// nothing is claimed.
+    /// Claims instances for `host` until its lease ends; the other host that holds one of them and is trusted, if one
+    /// does, and then nothing is claimed.
     pub fn claim(
         &self,
         instances: &[Sha256Digest],
         host: &HostId,
         until: UnixMillis,
         now: UnixMillis,
+        standings: &Standings,
     ) -> Result<(), HostId> {
+        // A host without an entry in the log is not trusted, whatever it claims.
+        let Some(slot) = standings.slot(host) else { return Ok(()) };
         let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let held = |instance| {
-            let (other, until): &(HostId, UnixMillis) = seen.live.get(instance)?;
-            (other != host && now < *until).then(|| other.clone())
+            let holder: &Holder = seen.live.get(&mark(instance))?;
+            let other = standings.row(holder.host).filter(|_| holder.host != slot && holder.holds(now))?;
+            (other.standing == Standing::Trusted).then(|| other.id.clone())
         };
         if let Some(other) = instances.iter().find_map(held) {
             return Err(other);
         }
-        if seen.sweep_at.is_none_or(|at| at <= now) {
-            seen.live.retain(|_, (_, until)| now < *until);
-            seen.sweep_at = Some(until);
+        if seen.swept.saturating_mul(2).max(SWEEP_MIN) <= seen.live.len() {
+            seen.live.retain(|_, holder| holder.holds(now));
+            seen.swept = seen.live.len();
         }
-        for instance in instances {
-            seen.live.insert(*instance, (host.clone(), until));
-        }
+        let until = u32::try_from(until.0.div_ceil(1000)).unwrap_or(u32::MAX);
+        seen.live.extend(instances.iter().map(|instance| (mark(instance), Holder { host: slot, until })));
         Ok(())
-    }
-
-    /// Forgets a host that is no longer trusted: its machine may come back under another name.
-    pub fn forget(&self, host: &HostId) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).live.retain(|_, (holder, _)| holder != host);
     }
 }
 
@@ -86,20 +112,54 @@ mod tests {
     use countersign_attestation::digest::Sha256Digest;
     use countersign_attestation::protocol::HostId;
 
-    use super::Instances;
+    use super::{Instances, SWEEP_MIN};
+    use crate::trust::standings::Standings;
+    use crate::trust::state::{HostTrust, Standing};
+
+    fn id(name: &str) -> HostId {
+        HostId::parse(name).unwrap()
+    }
+
+    fn at(second: u64) -> UnixMillis {
+        UnixMillis(second * 1000)
+    }
+
+    fn stand(standings: &mut Standings, host: &HostId, standing: Standing) {
+        standings.set(host, &HostTrust { standing, ..HostTrust::new() });
+    }
 
     #[test]
     fn an_instance_is_one_host_for_as_long_as_its_lease() {
-        let (a, b) = (HostId::parse("a").unwrap(), HostId::parse("b").unwrap());
+        let (a, b) = (id("a"), id("b"));
+        let mut standings = Standings::default();
+        stand(&mut standings, &a, Standing::Trusted);
+        stand(&mut standings, &b, Standing::Trusted);
         let [x, y] = [Sha256Digest([1; 32]), Sha256Digest([2; 32])];
         let instances = Instances::default();
-        let at = UnixMillis;
-        assert_eq!(instances.claim(&[x], &a, at(10), at(0)), Ok(()));
-        assert_eq!(instances.claim(&[x], &a, at(20), at(9)), Ok(()), "a renewal");
-        assert_eq!(instances.claim(&[y, x], &b, at(30), at(19)), Err(a.clone()));
-        assert_eq!(instances.claim(&[y], &a, at(30), at(19)), Ok(()), "what was refused is not held");
-        assert_eq!(instances.claim(&[x], &b, at(30), at(20)), Ok(()), "the lease ended");
-        instances.forget(&b);
-        assert_eq!(instances.claim(&[x], &a, at(40), at(21)), Ok(()));
+        let claim = |standings: &Standings, what: &[Sha256Digest], host: &HostId, until, now| {
+            instances.claim(what, host, at(until), at(now), standings)
+        };
+        assert_eq!(claim(&standings, &[x], &a, 10, 0), Ok(()));
+        assert_eq!(claim(&standings, &[x], &a, 20, 9), Ok(()), "a renewal");
+        assert_eq!(claim(&standings, &[y, x], &b, 30, 19), Err(a.clone()));
+        assert_eq!(claim(&standings, &[y], &a, 30, 19), Ok(()), "what was refused is not held");
+        let last = UnixMillis(19_999);
+        assert_eq!(instances.claim(&[x], &b, at(30), last, &standings), Err(a.clone()));
+        assert_eq!(claim(&standings, &[x], &b, 30, 20), Ok(()), "the lease ended");
+        stand(&mut standings, &b, Standing::Revoked);
+        assert_eq!(claim(&standings, &[x], &a, 40, 21), Ok(()), "its machine may come back under another name");
+    }
+
+    #[test]
+    fn instances_that_are_gone_are_forgotten() {
+        let a = id("a");
+        let mut standings = Standings::default();
+        stand(&mut standings, &a, Standing::Trusted);
+        let instances = Instances::default();
+        for second in 0..10_000_u64 {
+            let boot = Sha256Digest::of(&[&second.to_be_bytes()]);
+            instances.claim(&[boot], &a, at(second + 45), at(second), &standings).unwrap();
+            assert!(instances.0.lock().unwrap().live.len() <= SWEEP_MIN);
+        }
     }
 }

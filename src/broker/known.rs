@@ -14,6 +14,7 @@ use countersign_policies::ima::ImaTally;
 use serde::{Deserialize, Serialize};
 
 use crate::broker::judge::NewEntries;
+use crate::broker::recent::Recent;
 use crate::lineage::archive::Archive;
 
 /// Pieces of one IMA list in the archive before they are joined: a host whose list grows with every attestation would
@@ -167,9 +168,9 @@ impl Blobs for Fresh<'_> {
     }
 }
 
-/// The boots of the hosts that this process has seen.
+/// The boots of the hosts that came by most recently.
 #[derive(Debug, Default)]
-pub struct Boots(Mutex<BTreeMap<HostId, Kept>>);
+pub struct Boots(Mutex<Recent<Kept>>);
 
 #[derive(Clone, Debug)]
 struct Kept {
@@ -191,14 +192,14 @@ impl Boots {
     /// What is known of this generation's boot.
     #[must_use]
     pub fn known(&self, host: &HostId, generation: u64) -> Option<Arc<Known>> {
-        let boots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut boots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         boots.get(host).filter(|kept| kept.generation == generation).map(|kept| Arc::clone(&kept.known))
     }
 
     /// Whether the next challenge asks for whole logs.
     #[must_use]
     pub fn wants_everything(&self, host: &HostId) -> bool {
-        let boots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut boots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         boots.get(host).is_some_and(|kept| kept.wanted == Wanted::Everything)
     }
 

@@ -13,11 +13,11 @@ pub mod judge;
 pub mod known;
 pub mod order;
 pub mod reappraise;
+mod recent;
 pub mod revoke;
 pub mod start;
 pub mod warm;
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use countersign_attestation::claims::Claims;
@@ -74,7 +74,7 @@ pub struct Broker {
     issuer: Issuer,
     challenges: challenge::Challenges,
     enrollments: enrol::Pending,
-    latest: Mutex<BTreeMap<HostId, Latest>>,
+    latest: Mutex<recent::Recent<Latest>>,
     boots: known::Boots,
     instances: instances::Instances,
     warm: warm::Warm,
@@ -82,7 +82,8 @@ pub struct Broker {
     ending: tokio::sync::Mutex<()>,
 }
 
-/// What a host's newest appraisal saw, for operators: kept in memory, since the log and the archive hold the proof.
+/// What a host's newest appraisal saw, for operators: kept in memory of the hosts that came by most recently, since the
+/// log and the archive hold the proof.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Latest {
     /// The claims, where verification got that far.
@@ -98,7 +99,7 @@ pub struct Latest {
 }
 
 impl Broker {
-    /// The newest appraisal of a host since this process started.
+    /// The newest appraisal of a host, where it came by recently.
     ///
     /// # Errors
     /// [`Refusal::Internal`].

@@ -16,7 +16,7 @@ use crate::broker::judge::{Inputs, Judgement, judge};
 use crate::broker::revoke::BY_OPERATOR;
 use crate::problem::{Problem, Refusal};
 use crate::references::{Digests, Governance};
-use crate::trust::state::{HostTrust, Standing};
+use crate::trust::state::HostTrust;
 
 /// Hosts that an answer names; it says how many there are.
 const NAMED_MAX: usize = 100;
@@ -104,10 +104,8 @@ impl Broker {
         }
         let mut governances = BTreeMap::new();
         let mut ordered = Ordered { order: digest, hosts: 0, named: Vec::new(), dry_run: order.dry_run };
-        for (id, trust) in self.trust.hosts()? {
-            if !matches!(trust.standing, Standing::Trusted | Standing::Lapsed) {
-                continue;
-            }
+        for id in self.trust.proven()? {
+            let Some(trust) = self.trust.host(&id)?.filter(HostTrust::is_proven) else { continue };
             let again = self.granted_by(&trust, &mut governances);
             if again.is_some_and(|judged| !order.select.selects(&judged)) {
                 continue;

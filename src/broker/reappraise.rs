@@ -11,7 +11,7 @@ use crate::problem::{Problem, Refusal};
 use crate::references::Governance;
 use crate::store::{Table, Write};
 use crate::trust::pulse::unrecorded;
-use crate::trust::state::{HostTrust, Standing};
+use crate::trust::state::HostTrust;
 
 /// What hosts were last judged by as a whole, in [`Table::Meta`].
 const JUDGED_BY: &str = "reappraise/judged-by";
@@ -70,10 +70,8 @@ impl Broker {
     pub async fn reappraise(&self) -> Result<u64, Problem> {
         let governance = self.references.current();
         let mut revoked: u64 = 0;
-        for (id, trust) in self.trust.hosts()? {
-            if !matches!(trust.standing, Standing::Trusted | Standing::Lapsed) {
-                continue;
-            }
+        for id in self.trust.proven()? {
+            let Some(trust) = self.trust.host(&id)?.filter(HostTrust::is_proven) else { continue };
             let Some(decision) = self.denial_of(&trust, &governance) else { continue };
             tracing::warn!(host = %id, reasons = ?decision.reasons, "revoked by re-appraisal");
             self.record(Entry::revoked_by_decision(self.clock.now(), trust.revision_of(id), decision)).await?;

@@ -63,7 +63,6 @@ impl Broker {
             if let Err(problem) = self.revoke_by(BY_EVIDENCE, id, reason.code()).await {
                 return problem;
             }
-            self.instances.forget(id);
         }
         reason.because("an instance of its own", "one that is trusted under another name")
     }
@@ -112,7 +111,6 @@ impl Broker {
         }
         self.hosts.remove(id)?;
         self.boots.forget(id);
-        self.instances.forget(id);
         self.warm.forget(id);
         Ok(())
     }

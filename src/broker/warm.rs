@@ -19,6 +19,7 @@ use countersign_attestation::x509::ListValidity;
 use countersign_attestation::{JudgedAt, Rejection, UnixMillis};
 
 use crate::broker::judge::Inputs;
+use crate::broker::recent::Recent;
 use crate::collateral::intel::PlatformCollateral;
 use crate::references::Governance;
 
@@ -34,9 +35,9 @@ type Veks = BTreeMap<(Sha256Digest, Sha256Digest), Arc<VerifiedVek>>;
 /// Parsed AKs by host, endorsed VEKs by certificate.
 #[derive(Debug, Default)]
 pub struct Warm {
-    tpms: Mutex<BTreeMap<HostId, Arc<EnrolledTpm>>>,
+    tpms: Mutex<Recent<Arc<EnrolledTpm>>>,
     veks: Mutex<Veks>,
-    boots: Mutex<BTreeMap<HostId, KeptBoot>>,
+    boots: Mutex<Recent<KeptBoot>>,
     /// By documents and grace.
     intel: Mutex<BTreeMap<(Sha256Digest, u64), Arc<VerifiedCollateral>>>,
     /// By the path of a TPM's endorsement and the collateral it was compared with.
@@ -65,8 +66,8 @@ pub(super) fn enrolled(inputs: &Inputs) -> Result<EnrolledTpm, Rejection> {
 }
 
 impl Warm {
-    /// The enrolled TPM that `inputs` name. One for each host that attests; [`Warm::forget`] bounds them by the hosts
-    /// there are.
+    /// The enrolled TPM that `inputs` name. Kept of the hosts that came by most
+    /// recently.
     pub(super) fn tpm(&self, inputs: &Inputs) -> Result<Arc<EnrolledTpm>, Rejection> {
         let mut tpms = self.tpms.lock().unwrap_or_else(PoisonError::into_inner);
         let same = |tpm: &&Arc<EnrolledTpm>| {
@@ -188,14 +189,14 @@ impl Warm {
 
     /// What this event log said of these PCR values before.
     pub(super) fn boot(&self, host: &HostId, log: Sha256Digest, tpm: &TpmClaims) -> Option<BootClaims> {
-        let boots = self.boots.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut boots = self.boots.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = boots.get(host).filter(|kept| kept.log == log)?;
         let kept_pcrs =
             kept.pcrs.iter().flat_map(|(hash, bank)| bank.iter().map(|(index, value)| (*hash, *index, value)));
         kept_pcrs.eq(boot_pcrs(tpm)).then(|| kept.boot.clone())
     }
 
-    /// Keeps what an event log says of PCR values. One for each host.
+    /// Keeps what an event log says of PCR values.
     pub(super) fn keep_boot(&self, host: &HostId, log: Sha256Digest, tpm: &TpmClaims, boot: &BootClaims) {
         let mut pcrs: BTreeMap<PcrHash, PcrBank> = BTreeMap::new();
         for (hash, index, value) in boot_pcrs(tpm) {

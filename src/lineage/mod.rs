@@ -305,6 +305,28 @@ impl Lineage {
         answered.recv().map_err(|_| LineageError::Poisoned)?
     }
 
+    /// As [`Lineage::append_blocking`], for many: entries wait for the disk together, not one after the other.
+    ///
+    /// # Errors
+    /// As [`Lineage::append`], of the first that failed; those before it are recorded, and of those after it some may
+    /// be.
+    pub fn append_all_blocking(&self, entries: impl IntoIterator<Item = Entry>) -> Result<Vec<Recorded>, LineageError> {
+        let mut entries = entries.into_iter().peekable();
+        let mut recorded = Vec::new();
+        while entries.peek().is_some() {
+            let mut waiting = Vec::new();
+            for entry in entries.by_ref().take(BATCH_MAX) {
+                let (answer, answered) = sync_channel(1);
+                self.send(entry, Box::new(move |result| drop(answer.send(result))))?;
+                waiting.push(answered);
+            }
+            for answered in waiting {
+                recorded.push(answered.recv().map_err(|_| LineageError::Poisoned)??);
+            }
+        }
+        Ok(recorded)
+    }
+
     fn send(&self, entry: Entry, answer: Answer) -> Result<(), LineageError> {
         let bytes = entry.encode().map_err(LineageError::Refused)?;
         if self.is_poisoned() {

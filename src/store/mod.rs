@@ -5,16 +5,22 @@
 
 use std::fs::OpenOptions;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use arc_swap::ArcSwap;
 use countersign_attestation::UnixMillis;
 use redb::backends::FileBackend;
-use redb::{Database, Durability, ReadableDatabase as _, ReadableTable as _, StorageBackend, TableDefinition};
+use redb::{
+    Database, Durability, ReadTransaction, ReadableDatabase as _, ReadableTable as _, StorageBackend, TableDefinition,
+};
 
 use crate::clock::Clock;
 
 /// How much is read and written at a time when the store is opened.
 const WRITE_AGAIN_BYTES: usize = 1024 * 1024;
+
+/// Pages that stay in memory, beside those the kernel keeps.
+const CACHE_BYTES: usize = 64 * 1024 * 1024;
 
 /// What the store keeps, by kind of record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,7 +106,15 @@ pub struct StoreError {
 #[derive(Clone)]
 pub struct Store {
     database: Arc<Database>,
+    committed: Arc<Committed>,
     clock: Clock,
+}
+
+/// What is committed, for readers: a new reader would wait for the disk with whoever commits.
+struct Committed {
+    newest: ArcSwap<ReadTransaction>,
+    /// Held from looking at the database on: what is looked at last is the newest.
+    renewing: Mutex<()>,
 }
 
 impl std::fmt::Debug for Store {
@@ -128,14 +142,16 @@ impl Store {
     /// [`StoreError`] when the disk's content is damaged, or cannot be written.
     pub fn open_on(disk: impl StorageBackend, clock: Clock) -> Result<Self, StoreError> {
         write_again(&disk).map_err(failed("open"))?;
-        let database = Database::builder().create_with_backend(disk).map_err(failed("open"))?;
-        let store = Self { database: Arc::new(database), clock };
-        let transaction = store.database.begin_write().map_err(failed("open"))?;
+        let database =
+            Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(disk).map_err(failed("open"))?;
+        let transaction = database.begin_write().map_err(failed("open"))?;
         for table in Table::ALL {
             transaction.open_table(table.definition()).map_err(failed("open"))?;
         }
         transaction.commit().map_err(failed("open"))?;
-        Ok(store)
+        let newest = ArcSwap::from_pointee(database.begin_read().map_err(failed("open"))?);
+        let committed = Arc::new(Committed { newest, renewing: Mutex::new(()) });
+        Ok(Self { database: Arc::new(database), committed, clock })
     }
 
     /// The value of a key.
@@ -143,10 +159,28 @@ impl Store {
     /// # Errors
     /// [`StoreError`] when the database cannot be read.
     pub fn get(&self, table: Table, key: impl AsRef<[u8]>) -> Result<Option<Vec<u8>>, StoreError> {
-        let transaction = self.database.begin_read().map_err(failed("read"))?;
-        let rows = transaction.open_table(table.definition()).map_err(failed("read"))?;
+        let rows = self.committed.newest.load().open_table(table.definition()).map_err(failed("read"))?;
         let value = rows.get(key.as_ref()).map_err(failed("read"))?;
         Ok(value.map(|value| value.value().to_vec()))
+    }
+
+    /// Shows every key and value of a table to `show`, in key order, up to its first error.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database cannot be read.
+    pub fn each<E>(
+        &self,
+        table: Table,
+        mut show: impl FnMut(&[u8], &[u8]) -> Result<(), E>,
+    ) -> Result<Result<(), E>, StoreError> {
+        let rows = self.committed.newest.load().open_table(table.definition()).map_err(failed("read"))?;
+        for row in rows.iter().map_err(failed("read"))? {
+            let (key, value) = row.map_err(failed("read"))?;
+            if let Err(error) = show(key.value(), value.value()) {
+                return Ok(Err(error));
+            }
+        }
+        Ok(Ok(()))
     }
 
     /// Every key and value of a table, in key order.
@@ -154,13 +188,11 @@ impl Store {
     /// # Errors
     /// [`StoreError`] when the database cannot be read.
     pub fn scan(&self, table: Table) -> Result<Vec<Row>, StoreError> {
-        let transaction = self.database.begin_read().map_err(failed("read"))?;
-        let rows = transaction.open_table(table.definition()).map_err(failed("read"))?;
         let mut found = Vec::new();
-        for row in rows.iter().map_err(failed("read"))? {
-            let (key, value) = row.map_err(failed("read"))?;
-            found.push((key.value().to_vec(), value.value().to_vec()));
-        }
+        let Ok(()) = self.each(table, |key, value| {
+            found.push((key.to_vec(), value.to_vec()));
+            Ok::<(), std::convert::Infallible>(())
+        })?;
         Ok(found)
     }
 
@@ -198,6 +230,8 @@ impl Store {
             }
         }
         transaction.commit().map_err(failed("commit"))?;
+        let _renewing = self.committed.renewing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.committed.newest.store(Arc::new(self.database.begin_read().map_err(failed("commit"))?));
         Ok(basis)
     }
 }

@@ -77,49 +77,52 @@ pub fn unknown_tpm() -> TpmIdentity {
     TpmIdentity::unnamed(TpmKind::Unknown)
 }
 
-/// All registered hosts. What is returned was durable first.
+/// All registered hosts, in the store. What is returned is durable.
 #[derive(Debug)]
 pub struct Hosts {
     store: Store,
-    hosts: Mutex<BTreeMap<HostId, Host>>,
+    /// Held by whoever changes a host, from reading it on.
+    changing: Mutex<()>,
 }
 
 impl Hosts {
-    /// Reads every host record.
+    /// Reads every host record once.
     ///
     /// # Errors
     /// [`StoreError`], or a record that does not decode: a broker that has forgotten a host must not start.
     pub fn load(store: Store) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
-        let mut hosts = BTreeMap::new();
-        for (_, value) in store.scan(Table::Hosts)? {
-            let host: Host = serde_json::from_slice(&value)?;
-            hosts.insert(host.id.clone(), host);
-        }
-        Ok(Self { store, hosts: Mutex::new(hosts) })
+        store.each(Table::Hosts, |_, value| serde_json::from_slice::<Host>(value).map(drop))??;
+        Ok(Self { store, changing: Mutex::new(()) })
     }
 
     /// One host.
     ///
     /// # Errors
-    /// [`Refusal::HostUnknown`].
+    /// [`Refusal::HostUnknown`], [`Refusal::StoreFailed`].
     pub fn find(&self, id: &HostId) -> Result<Host, Problem> {
-        self.lock()?.get(id).cloned().ok_or_else(|| Refusal::HostUnknown.because("a registered host", id))
+        self.get(id)?.ok_or_else(|| Refusal::HostUnknown.because("a registered host", id))
     }
 
     /// SHA-256 of the channel key that a host enrolled with; none for a host that is unknown or has not enrolled.
     ///
     /// # Errors
-    /// [`Refusal::Internal`].
+    /// [`Refusal::StoreFailed`].
     pub fn channel_key(&self, id: &HostId) -> Result<Option<Sha256Digest>, Problem> {
-        Ok(self.lock()?.get(id).and_then(|host| host.enrolled.as_ref()).map(|enrolled| enrolled.channel_key))
+        Ok(self.get(id)?.and_then(|host| host.enrolled).map(|enrolled| enrolled.channel_key))
     }
 
     /// All hosts in the order of their ids.
     ///
     /// # Errors
-    /// [`Refusal::Internal`].
+    /// [`Refusal::StoreFailed`].
     pub fn list(&self) -> Result<Vec<Host>, Problem> {
-        Ok(self.lock()?.values().cloned().collect())
+        let mut hosts = Vec::new();
+        let read = self.store.each(Table::Hosts, |_, value| {
+            hosts.push(serde_json::from_slice(value)?);
+            Ok(())
+        });
+        read.map_err(|error| unread(&error))?.map_err(|error: serde_json::Error| unread(&error))?;
+        Ok(hosts)
     }
 
     /// Adds a host.
@@ -127,13 +130,11 @@ impl Hosts {
     /// # Errors
     /// [`Refusal::HostExists`], [`Refusal::StoreFailed`].
     pub fn register(&self, host: Host) -> Result<(), Problem> {
-        let mut hosts = self.lock()?;
-        if hosts.contains_key(&host.id) {
+        let _changing = self.changing()?;
+        if self.get(&host.id)?.is_some() {
             return Err(Refusal::HostExists.because("an unused id", &host.id));
         }
-        self.write(&host)?;
-        hosts.insert(host.id.clone(), host);
-        Ok(())
+        self.write(&host)
     }
 
     /// Attaches an enrolment to a host that has none: compare-and-swap, so that of two concurrent enrolments one wins.
@@ -141,15 +142,12 @@ impl Hosts {
     /// # Errors
     /// [`Refusal::HostUnknown`], [`Refusal::AlreadyEnrolled`], [`Refusal::StoreFailed`].
     pub fn enroll(&self, id: &HostId, enrolled: Enrolled) -> Result<(), Problem> {
-        let mut hosts = self.lock()?;
-        let host = hosts.get_mut(id).ok_or_else(|| Refusal::HostUnknown.because("a registered host", id))?;
+        let _changing = self.changing()?;
+        let host = self.find(id)?;
         if host.enrolled.is_some() {
             return Err(Refusal::AlreadyEnrolled.plain());
         }
-        let enrolled = Host { enrolled: Some(enrolled), ..host.clone() };
-        self.write(&enrolled)?;
-        *host = enrolled;
-        Ok(())
+        self.write(&Host { enrolled: Some(enrolled), ..host })
     }
 
     /// Removes a host.
@@ -157,13 +155,14 @@ impl Hosts {
     /// # Errors
     /// [`Refusal::HostUnknown`], [`Refusal::StoreFailed`].
     pub fn remove(&self, id: &HostId) -> Result<(), Problem> {
-        let mut hosts = self.lock()?;
-        if !hosts.contains_key(id) {
-            return Err(Refusal::HostUnknown.because("a registered host", id));
-        }
-        self.commit(&[Write::Delete(Table::Hosts, id.as_str().into())])?;
-        hosts.remove(id);
-        Ok(())
+        let _changing = self.changing()?;
+        self.find(id)?;
+        self.commit(&[Write::Delete(Table::Hosts, id.as_str().into())])
+    }
+
+    fn get(&self, id: &HostId) -> Result<Option<Host>, Problem> {
+        let value = self.store.get(Table::Hosts, id.as_str()).map_err(|error| unread(&error))?;
+        value.map(|value| serde_json::from_slice(&value)).transpose().map_err(|error| unread(&error))
     }
 
     fn write(&self, host: &Host) -> Result<(), Problem> {
@@ -178,10 +177,15 @@ impl Hosts {
         })
     }
 
-    fn lock(&self) -> Result<MutexGuard<'_, BTreeMap<HostId, Host>>, Problem> {
+    fn changing(&self) -> Result<MutexGuard<'_, ()>, Problem> {
         // Poisoned: a panic while a host was changed. Nothing can be said about hosts any more.
-        self.hosts.lock().map_err(|_| Refusal::Internal.plain())
+        self.changing.lock().map_err(|_| Refusal::Internal.plain())
     }
+}
+
+fn unread(error: &dyn std::fmt::Display) -> Problem {
+    tracing::error!(%error, "host record not read");
+    Refusal::StoreFailed.plain()
 }
 
 #[cfg(test)]

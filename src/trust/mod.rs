@@ -1,7 +1,9 @@
 //! Who is trusted now: the state that the lineage log amounts to, leases for what was just recorded, and the pulse.
 
 pub mod hosts;
+mod leases;
 pub mod pulse;
+pub mod standings;
 pub mod state;
 
 use std::collections::BTreeMap;
@@ -9,14 +11,15 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use countersign_attestation::UnixMillis;
 use countersign_attestation::claims::ClockInfo;
-use countersign_attestation::lineage::entry::Entry;
+use countersign_attestation::lineage::entry::{Entry, HostRevision};
 use countersign_attestation::protocol::HostId;
 use countersign_attestation::status_list::StatusList;
 
 use crate::lineage::Recorded;
 use crate::problem::{Problem, Refusal};
 use crate::store::{Store, Table, Write};
-use state::{HostTrust, Standing, TrustState};
+use standings::{Row, Standings};
+use state::{HostTrust, Place, Standing, TrustState};
 
 const APPLIED: &str = "trust/applied";
 const NEXT_INDEX: &str = "trust/next_index";
@@ -55,9 +58,14 @@ impl Lease {
 pub struct RestoreError(String);
 
 /// The trust of all hosts. Clones share it.
+///
+/// In memory is what pulses and leases need, and what is not committed yet; the other records are in the store.
 #[derive(Clone, Debug)]
 pub struct Trust {
     state: Arc<Mutex<TrustState>>,
+    store: Store,
+    /// Held by whoever changes a record, from reading it on: what was read is still so when it is brought.
+    changing: Arc<Mutex<()>>,
 }
 
 /// What a pulse says, taken at one moment: everything applied before is in it.
@@ -84,54 +92,123 @@ impl Trust {
             let value = value.try_into().map_err(|_| RestoreError(format!("{key} is no number")))?;
             Ok(u64::from_be_bytes(value))
         };
-        let mut hosts = BTreeMap::new();
-        for (key, value) in store.scan(Table::Trust).map_err(|error| RestoreError(error.to_string()))? {
-            let id = std::str::from_utf8(&key).ok().and_then(HostId::parse);
+        let mut state = TrustState::after(counter(APPLIED)?, counter(NEXT_INDEX)?);
+        let placed = store.each(Table::Trust, |key, value| {
+            let id = std::str::from_utf8(key).ok().and_then(HostId::parse);
             let id = id.ok_or_else(|| RestoreError("a record's key is no host id".to_owned()))?;
-            let host: HostTrust =
-                serde_json::from_slice(&value).map_err(|error| RestoreError(format!("record of {id}: {error}")))?;
-            hosts.insert(id, host);
+            state.place(&id, &decode(&id, value)?);
+            Ok(())
+        });
+        placed.map_err(|error| RestoreError(error.to_string()))??;
+        let trust =
+            Self { state: Arc::new(Mutex::new(state)), store: store.clone(), changing: Arc::new(Mutex::new(())) };
+        loop {
+            let applied = trust.lock().map_err(|problem| RestoreError(problem.to_string()))?.applied();
+            let Some(entry) = log(applied).map_err(RestoreError)? else { break };
+            trust.try_apply(applied, &entry)?;
         }
-        let mut state = TrustState::restore(hosts, counter(NEXT_INDEX)?, counter(APPLIED)?);
-        while let Some(entry) = log(state.applied()).map_err(RestoreError)? {
-            state.apply(state.applied(), &entry);
-        }
-        Ok(Self { state: Arc::new(Mutex::new(state)) })
+        Ok(trust)
     }
 
     /// Applies an entry that has just become durable. Called by the log in the order of its entries, before anyone who
     /// waits for the entry goes on.
     ///
     /// # Panics
-    /// When a panic left the state half changed: the log then stops, and with it everything that needs to be recorded.
+    /// When a panic left the state half changed, or the record cannot be read: the log then stops, and with it
+    /// everything that needs to be recorded, and all pulses.
     #[expect(clippy::expect_used, reason = "see Panics; going on with an unknown trust state would fail open")]
     pub fn apply(&self, index: u64, entry: &Entry) {
-        self.state.lock().expect("trust state is whole").apply(index, entry);
+        self.try_apply(index, entry).expect("every recorded entry is applied");
+    }
+
+    fn try_apply(&self, index: u64, entry: &Entry) -> Result<(), RestoreError> {
+        let broken = |_| RestoreError("a change of it was not finished".to_owned());
+        let _changing = self.changing.lock().map_err(broken)?;
+        if let Some(id) = entry.host() {
+            self.bring(id)?;
+        }
+        let applied = self.state.lock().map_err(|_| RestoreError("it is half changed".to_owned()))?.apply(index, entry);
+        applied.map_err(|error| RestoreError(error.to_string()))
+    }
+
+    /// Brings a record that is about to change. The caller holds `changing`.
+    fn bring(&self, id: &HostId) -> Result<(), RestoreError> {
+        let state = || self.state.lock().map_err(|_| RestoreError("it is half changed".to_owned()));
+        if !state()?.lacks(id) {
+            return Ok(());
+        }
+        // Not under the lock that every request takes.
+        let stored = self.stored(id)?.ok_or_else(|| RestoreError(format!("the record of {id} is gone")))?;
+        state()?.bring(id.clone(), stored);
+        Ok(())
+    }
+
+    fn stored(&self, id: &HostId) -> Result<Option<HostTrust>, RestoreError> {
+        let value = self.store.get(Table::Trust, id.as_str()).map_err(|error| RestoreError(error.to_string()))?;
+        value.map(|value| decode(id, &value)).transpose()
     }
 
     /// One host's record.
     ///
     /// # Errors
-    /// [`Refusal::Internal`] after a panic in the state.
+    /// [`Refusal::Internal`] after a panic in the state, [`Refusal::StoreFailed`].
     pub fn host(&self, id: &HostId) -> Result<Option<HostTrust>, Problem> {
-        Ok(self.lock()?.host(id).cloned())
+        let place = self.lock()?.record(id);
+        match place {
+            Place::Here(host) => Ok(Some(*host)),
+            Place::Nowhere => Ok(None),
+            // The store holds what was so when it was looked for here, or what came later.
+            Place::Stored => match self.stored(id).map_err(|error| unread(&error))? {
+                Some(host) => Ok(Some(host)),
+                None => Err(unread(&RestoreError(format!("the record of {id} is gone")))),
+            },
+        }
     }
 
-    /// All records.
+    /// Asks where hosts stand: short questions, which everything else waits for.
     ///
     /// # Errors
     /// [`Refusal::Internal`] after a panic in the state.
+    pub fn standings<A>(&self, ask: impl FnOnce(&Standings) -> A) -> Result<A, Problem> {
+        Ok(ask(self.lock()?.standings()))
+    }
+
+    /// Every host whose last proof was not taken back: it is trusted, or its lease has ended. In the order of their
+    /// ids.
+    ///
+    /// # Errors
+    /// [`Refusal::Internal`] after a panic in the state.
+    pub fn proven(&self) -> Result<Vec<HostId>, Problem> {
+        let proven = |row: &&Row| matches!(row.standing, Standing::Trusted | Standing::Lapsed);
+        let ids = |standings: &Standings| standings.rows().filter(proven).map(|row| row.id.clone()).collect();
+        let mut hosts: Vec<HostId> = self.standings(ids)?;
+        hosts.sort();
+        Ok(hosts)
+    }
+
+    /// All records, copied.
+    ///
+    /// # Errors
+    /// As [`Trust::host`].
     pub fn hosts(&self) -> Result<BTreeMap<HostId, HostTrust>, Problem> {
-        Ok(self.lock()?.hosts())
+        let ids: Vec<HostId> = self.lock()?.standings().rows().map(|row| row.id.clone()).collect();
+        let mut hosts = BTreeMap::new();
+        for id in ids {
+            if let Some(host) = self.host(&id)? {
+                hosts.insert(id, host);
+            }
+        }
+        Ok(hosts)
     }
 
     /// Keeps the TPM clock of a host's verified quote; durable with the next pulse.
     ///
     /// # Errors
-    /// [`Refusal::Internal`] after a panic in the state.
+    /// As [`Trust::host`].
     pub fn saw(&self, id: &HostId, clock: ClockInfo) -> Result<(), Problem> {
-        self.lock()?.saw(id, clock);
-        Ok(())
+        let _changing = self.changing.lock().map_err(|_| Refusal::Internal.plain())?;
+        self.bring(id).map_err(|error| unread(&error))?;
+        self.lock()?.saw(id, clock).map_err(|_| Refusal::Internal.plain())
     }
 
     /// A fresh status index.
@@ -142,14 +219,13 @@ impl Trust {
         Ok(self.lock()?.reserve_index())
     }
 
-    /// Hosts whose lease has ended or is longer than `lease_ms`, with their records.
+    /// Hosts whose lease has ended or is longer than `lease_ms`, as they stand.
     ///
     /// # Errors
     /// [`Refusal::Internal`] after a panic in the state.
-    pub fn due(&self, now: UnixMillis, lease_ms: u64) -> Result<Vec<(HostId, HostTrust)>, Problem> {
+    pub fn due(&self, now: UnixMillis, lease_ms: u64) -> Result<Vec<HostRevision>, Problem> {
         let state = self.lock()?;
-        let due = state.due(now, lease_ms).into_iter();
-        Ok(due.filter_map(|id| state.host(id).cloned().map(|host| (id.clone(), host))).collect())
+        Ok(state.due(now, lease_ms).into_iter().filter_map(|slot| state.row(slot)).map(Row::revision_of).collect())
     }
 
     /// The lease that a recorded grant amounts to: compare-and-swap, since a grant that was made on an older revision
@@ -160,7 +236,7 @@ impl Trust {
     pub fn grant(&self, recorded: &Recorded) -> Result<Lease, Problem> {
         let state = self.lock()?;
         let id = recorded.entry().host().ok_or_else(|| Refusal::Internal.plain())?;
-        let host = state.host(id).ok_or_else(|| Refusal::Superseded.plain())?;
+        let host = state.standings().get(id).ok_or_else(|| Refusal::Superseded.plain())?;
         if host.since != recorded.index() || host.standing != Standing::Trusted {
             return Err(Refusal::Superseded.plain());
         }
@@ -174,7 +250,7 @@ impl Trust {
     /// [`Refusal::Superseded`].
     pub fn holds(&self, recorded: &Recorded) -> Result<(), Problem> {
         let state = self.lock()?;
-        let host = recorded.entry().host().and_then(|id| state.host(id));
+        let host = recorded.entry().host().and_then(|id| state.standings().get(id));
         match host.filter(|host| host.since == recorded.index()) {
             Some(_) => Ok(()),
             None => Err(Refusal::Superseded.plain()),
@@ -189,7 +265,7 @@ impl Trust {
         let mut state = self.lock()?;
         let mut writes = Vec::new();
         for (id, host) in state.take_changed() {
-            let value = serde_json::to_vec(&host).map_err(|_| Refusal::Internal.plain())?;
+            let value = serde_json::to_vec(host).map_err(|_| Refusal::Internal.plain())?;
             writes.push(Write::put(Table::Trust, id.as_str(), value));
         }
         writes.push(Write::put(Table::Meta, NEXT_INDEX, state.next_index().to_be_bytes().to_vec()));
@@ -197,9 +273,27 @@ impl Trust {
         Ok(Snapshot { lists: state.lists().to_vec(), writes })
     }
 
+    /// The newest snapshot was committed, and no other was taken since.
+    ///
+    /// # Errors
+    /// [`Refusal::Internal`] after a panic in the state.
+    pub fn committed(&self) -> Result<(), Problem> {
+        self.lock()?.committed();
+        Ok(())
+    }
+
     fn lock(&self) -> Result<MutexGuard<'_, TrustState>, Problem> {
         self.state.lock().map_err(|_| Refusal::Internal.plain())
     }
+}
+
+fn decode(id: &HostId, value: &[u8]) -> Result<HostTrust, RestoreError> {
+    serde_json::from_slice(value).map_err(|error| RestoreError(format!("record of {id}: {error}")))
+}
+
+fn unread(error: &RestoreError) -> Problem {
+    tracing::error!(%error, "trust record not read");
+    Refusal::StoreFailed.plain()
 }
 
 #[cfg(test)]

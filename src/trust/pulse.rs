@@ -198,6 +198,7 @@ impl Signer {
             tracing::error!(%error, "basis not committed");
             Refusal::StoreFailed.plain()
         })?;
+        self.pulser.trust.committed()?;
         self.seq = self.seq.saturating_add(1);
         self.sign_lists(snapshot.lists, basis)?;
         let now = self.pulser.clock.now();
@@ -237,11 +238,9 @@ impl Signer {
 
     fn record_lapses(&self) -> Result<(), Problem> {
         let now = self.pulser.clock.now();
-        for (id, host) in self.pulser.trust.due(now, self.pulser.lease_ms)? {
-            let entry = Entry::lapsed(now, host.revision_of(id));
-            self.pulser.lineage.append_blocking(entry).map_err(|error| unrecorded(&error))?;
-        }
-        Ok(())
+        let lapsed = self.pulser.trust.due(now, self.pulser.lease_ms)?.into_iter();
+        let lapsed = lapsed.map(|host| Entry::lapsed(now, host));
+        self.pulser.lineage.append_all_blocking(lapsed).map(drop).map_err(|error| unrecorded(&error))
     }
 
     /// Signs the lists that changed, and those whose token is half through its life.

@@ -1,7 +1,7 @@
 //! Trust as a fold over the lineage log: the same entries in the same order always give the same state. Recovery runs
 //! this code over the entries that the last snapshot does not hold, so it is the code that every decision runs.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use countersign_attestation::UnixMillis;
 use countersign_attestation::claims::ClockInfo;
@@ -11,6 +11,8 @@ use countersign_attestation::protocol::HostId;
 use countersign_attestation::pulse::CLOCK_ERROR_MAX_MS;
 use countersign_attestation::status_list::{ENTRIES, Status, StatusList};
 use serde::{Deserialize, Serialize};
+
+use super::standings::{Row, Slot, Standings};
 
 /// Keys of earlier credentials that a host may not use again. A host renews every few minutes and a credential lives
 /// that long, so these outlast every credential by far.
@@ -30,6 +32,11 @@ pub enum Standing {
     Lapsed,
     /// It drifted, or an operator said so. Only an operator leads back.
     Revoked,
+}
+
+impl Standing {
+    /// Every standing, in order.
+    pub const ALL: [Self; 5] = [Self::Registered, Self::Enrolled, Self::Trusted, Self::Lapsed, Self::Revoked];
 }
 
 /// A host's trust record.
@@ -84,6 +91,15 @@ impl HostTrust {
         }
     }
 
+    /// Whether its last proof was not taken back.
+    #[must_use]
+    pub const fn is_proven(&self) -> bool {
+        match self.standing {
+            Standing::Trusted | Standing::Lapsed => true,
+            Standing::Registered | Standing::Enrolled | Standing::Revoked => false,
+        }
+    }
+
     /// The record of a host that is registered and has done nothing yet.
     #[must_use]
     #[expect(clippy::new_without_default, reason = "a record nobody asked for by name would be one nobody made")]
@@ -134,46 +150,84 @@ impl LiveCredential {
     }
 }
 
+/// Where a host's record is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// It is here: it changed, and that is not yet known to be committed.
+    Here(Box<HostTrust>),
+    /// In the store, as it is.
+    Stored,
+    /// No entry names the host.
+    Nowhere,
+}
+
+/// An entry is about a host whose record is in the store: it has to be brought first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("an entry was applied before the record that it changes was read")]
+pub struct NotHere;
+
 /// Trust in every host, after the first `applied` entries of the log.
+///
+/// Records that changed stay here until they are known to be committed. A state that is never committed is whole.
 #[derive(Clone, Debug, Default)]
 pub struct TrustState {
-    /// Records apart from the map's nodes: nodes that are half full, as those of a map that grows in order, stay small.
-    hosts: BTreeMap<HostId, Box<HostTrust>>,
+    standings: Standings,
     lists: Vec<StatusList>,
     next_index: u64,
-    /// Trusted hosts by the end of their lease.
-    leases: BTreeSet<(UnixMillis, HostId)>,
-    changed: BTreeSet<HostId>,
     applied: u64,
+    /// Since the last snapshot.
+    changed: BTreeMap<HostId, HostTrust>,
+    /// Of snapshots that are not known to be committed.
+    leaving: BTreeMap<HostId, HostTrust>,
 }
 
 impl TrustState {
-    /// The state of a snapshot: host records as they were after `applied` entries.
+    /// The state after `applied` entries, before the records that a snapshot holds are [placed](Self::place) in it.
     #[must_use]
-    pub fn restore(hosts: BTreeMap<HostId, HostTrust>, next_index: u64, applied: u64) -> Self {
-        let mut state = Self { next_index, applied, ..Self::default() };
-        for (id, host) in hosts {
-            if let Some(index) = host.status_index {
-                state.set_status(index, status_of(host.standing));
-            }
-            if host.standing == Standing::Trusted {
-                state.leases.insert((host.lease_until, id.clone()));
-            }
-            state.hosts.insert(id, Box::new(host));
+    pub fn after(applied: u64, next_index: u64) -> Self {
+        Self { applied, next_index, ..Self::default() }
+    }
+
+    /// Takes note of a record that the store holds.
+    pub fn place(&mut self, id: &HostId, host: &HostTrust) {
+        if let Some(index) = host.status_index {
+            self.set_status(index, status_of(host.standing));
         }
-        state
+        self.standings.set(id, host);
     }
 
-    /// One host's record.
+    /// Where every host stands.
     #[must_use]
-    pub fn host(&self, id: &HostId) -> Option<&HostTrust> {
-        self.hosts.get(id).map(|host| &**host)
+    pub const fn standings(&self) -> &Standings {
+        &self.standings
     }
 
-    /// All records, copied.
+    /// One host's record, or where it is.
     #[must_use]
-    pub fn hosts(&self) -> BTreeMap<HostId, HostTrust> {
-        self.hosts.iter().map(|(id, host)| (id.clone(), HostTrust::clone(host))).collect()
+    pub fn record(&self, id: &HostId) -> Place {
+        match self.changed.get(id).or_else(|| self.leaving.get(id)) {
+            Some(host) => Place::Here(Box::new(host.clone())),
+            None if self.standings.get(id).is_some() => Place::Stored,
+            None => Place::Nowhere,
+        }
+    }
+
+    /// Whether a host's record has to be brought before it changes.
+    #[must_use]
+    pub fn lacks(&self, id: &HostId) -> bool {
+        !self.changed.contains_key(id) && !self.leaving.contains_key(id) && self.standings.get(id).is_some()
+    }
+
+    /// Takes a record as the store holds it.
+    pub fn bring(&mut self, id: HostId, host: HostTrust) {
+        self.changed.entry(id).or_insert(host);
+    }
+
+    /// The records that are here.
+    pub fn here(&self) -> BTreeMap<HostId, HostTrust> {
+        let mut here = self.leaving.clone();
+        here.extend(self.changed.clone());
+        here
     }
 
     /// The status lists, by number.
@@ -204,66 +258,77 @@ impl TrustState {
     /// Hosts whose lease has ended at `now`, and those whose lease ends later than one of `lease_ms` that began now
     /// would: it was granted by a clock that was wrong, and nobody knows when its proof was.
     #[must_use]
-    pub fn due(&self, now: UnixMillis, lease_ms: u64) -> Vec<&HostId> {
-        let ended = self.leases.iter().take_while(|(until, _)| *until <= now);
-        let longest = now.plus(lease_ms).plus(CLOCK_ERROR_MAX_MS);
-        let too_long = self.leases.iter().rev().take_while(|(until, _)| longest < *until);
-        ended.chain(too_long).map(|(_, id)| id).collect()
+    pub fn due(&self, now: UnixMillis, lease_ms: u64) -> Vec<Slot> {
+        self.standings.due(now, now.plus(lease_ms).plus(CLOCK_ERROR_MAX_MS))
+    }
+
+    /// A host by what [`TrustState::due`] names it.
+    #[must_use]
+    pub fn row(&self, slot: Slot) -> Option<&Row> {
+        self.standings.row(slot)
     }
 
     /// Keeps the TPM clock of a host's verified quote, unless a newer one was kept.
-    pub fn saw(&mut self, id: &HostId, clock: ClockInfo) {
-        let Some(host) = self.hosts.get_mut(id) else { return };
+    ///
+    /// # Errors
+    /// [`NotHere`].
+    pub fn saw(&mut self, id: &HostId, clock: ClockInfo) -> Result<(), NotHere> {
+        let Some(mut host) = self.take(id)? else { return Ok(()) };
         if host.clock.is_none_or(|last| clock.check_follows(&last).is_ok()) {
             host.clock = Some(clock);
-            self.changed.insert(id.clone());
         }
+        self.changed.insert(id.clone(), host);
+        Ok(())
     }
 
-    /// The records changed since the last call.
-    pub fn take_changed(&mut self) -> BTreeMap<HostId, HostTrust> {
-        let changed = std::mem::take(&mut self.changed);
-        changed
-            .into_iter()
-            .filter_map(|id| self.hosts.get(&id).map(|host| (id.clone(), HostTrust::clone(host))))
-            .collect()
+    /// The records to be committed: those that changed since the last call, and those whose commit is not known.
+    pub fn take_changed(&mut self) -> &BTreeMap<HostId, HostTrust> {
+        self.leaving.append(&mut self.changed);
+        &self.leaving
+    }
+
+    /// What was taken is in the store.
+    pub fn committed(&mut self) {
+        self.leaving.clear();
     }
 
     /// Applies the log's next entry.
-    pub fn apply(&mut self, index: u64, entry: &Entry) {
+    ///
+    /// # Errors
+    /// [`NotHere`]: nothing was applied.
+    pub fn apply(&mut self, index: u64, entry: &Entry) -> Result<(), NotHere> {
+        if let Some(id) = entry.host() {
+            let mut host = self.take(id)?.unwrap_or_else(HostTrust::new);
+            let index_before = host.status_index;
+            if entry.claims().is_some() {
+                // Whatever became of the decision: its evidence verified.
+                host.seen = entry.inputs();
+            }
+            if transition(&mut host, entry) {
+                host.since = index;
+            }
+            host.last_entry = index;
+            let (standing, status_index) = (host.standing, host.status_index);
+            self.standings.set(id, &host);
+            self.changed.insert(id.clone(), host);
+            if let Some(left) = index_before.filter(|left| status_index != Some(*left)) {
+                self.set_status(left, Status::Invalid);
+            }
+            if let Some(index) = status_index {
+                self.next_index = self.next_index.max(index.saturating_add(1));
+                self.set_status(index, status_of(standing));
+            }
+        }
         self.applied = index.saturating_add(1);
-        let Some(id) = entry.host() else { return };
-        // One copy of each id, however many entries name it.
-        let id = self.hosts.get_key_value(id).map_or_else(|| id.clone(), |(known, _)| known.clone());
-        let host = self.hosts.entry(id.clone()).or_insert_with(|| Box::new(HostTrust::new()));
-        let lease_before = (host.standing == Standing::Trusted).then_some(host.lease_until);
-        let index_before = host.status_index;
-        if entry.claims().is_some() {
-            // Whatever became of the decision: its evidence verified.
-            host.seen = entry.inputs();
+        Ok(())
+    }
+
+    /// A record that is to change; none for a host of whom nothing is known.
+    fn take(&mut self, id: &HostId) -> Result<Option<HostTrust>, NotHere> {
+        if self.lacks(id) {
+            return Err(NotHere);
         }
-        if transition(host, entry) {
-            host.since = index;
-        }
-        host.last_entry = index;
-        let (standing, status_index) = (host.standing, host.status_index);
-        let lease = (standing == Standing::Trusted).then_some(host.lease_until);
-        if lease != lease_before {
-            if let Some(until) = lease_before {
-                self.leases.remove(&(until, id.clone()));
-            }
-            if let Some(until) = lease {
-                self.leases.insert((until, id.clone()));
-            }
-        }
-        if let Some(left) = index_before.filter(|left| status_index != Some(*left)) {
-            self.set_status(left, Status::Invalid);
-        }
-        if let Some(index) = status_index {
-            self.next_index = self.next_index.max(index.saturating_add(1));
-            self.set_status(index, status_of(standing));
-        }
-        self.changed.insert(id);
+        Ok(self.changed.remove(id).or_else(|| self.leaving.get(id).cloned()))
     }
 
     fn set_status(&mut self, index: u64, status: Status) {
@@ -374,16 +439,14 @@ fn start_generation(host: &mut HostTrust) {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use countersign_attestation::UnixMillis;
     use countersign_attestation::digest::Sha256Digest;
     use countersign_attestation::lineage::entry::{CredentialRecord, DecisionRecord, Entry};
     use countersign_attestation::protocol::HostId;
     use countersign_attestation::status_list::Status;
-    use proptest::prelude::{Strategy, any, prop_assert_eq, proptest};
+    use proptest::prelude::{Strategy, any, prop_assert, prop_assert_eq, proptest};
 
-    use super::{CLOCK_ERROR_MAX_MS, HostTrust, LiveCredential, Standing, TrustState, split_index};
+    use super::{CLOCK_ERROR_MAX_MS, HostTrust, LiveCredential, NotHere, Place, Standing, TrustState, split_index};
 
     const DIGEST: Sha256Digest = Sha256Digest([7; 32]);
 
@@ -403,11 +466,14 @@ mod tests {
         }
 
         fn host(&self) -> HostTrust {
-            self.state.host(&id("a")).cloned().unwrap_or_else(HostTrust::new)
+            match self.state.record(&id("a")) {
+                Place::Here(host) => *host,
+                Place::Stored | Place::Nowhere => HostTrust::new(),
+            }
         }
 
         fn add(&mut self, entry: Entry) {
-            self.state.apply(self.entries.len() as u64, &entry);
+            self.state.apply(self.entries.len() as u64, &entry).unwrap();
             self.entries.push(entry);
         }
 
@@ -444,6 +510,11 @@ mod tests {
                 Step::Readmit => Entry::readmitted(at, on, "admin"),
             };
             self.add(entry);
+        }
+
+        fn due(&self, now: u64, lease_ms: u64) -> Vec<HostId> {
+            let due = self.state.due(UnixMillis(now), lease_ms).into_iter();
+            due.map(|slot| self.state.row(slot).unwrap().id.clone()).collect()
         }
 
         fn status(&self, index: u64) -> Status {
@@ -540,12 +611,12 @@ mod tests {
         let mut log = Log::new();
         log.step(Step::Enroll);
         log.step(Step::Grant { key: 1 });
-        assert_eq!(log.state.due(UnixMillis(99), 45), <[&HostId; 0]>::default());
-        assert_eq!(log.state.due(UnixMillis(100), 200), [&id("a")]);
+        assert_eq!(log.due(99, 45), []);
+        assert_eq!(log.due(100, 200), [id("a")]);
         log.step(Step::Renew);
-        assert_eq!(log.state.due(UnixMillis(100), 200), <[&HostId; 0]>::default());
+        assert_eq!(log.due(100, 200), []);
         log.step(Step::Lapse);
-        assert_eq!(log.state.due(UnixMillis(1000), 45), <[&HostId; 0]>::default());
+        assert_eq!(log.due(1000, 45), []);
     }
 
     #[test]
@@ -554,12 +625,12 @@ mod tests {
         log.step(Step::Enroll);
         log.step(Step::Grant { key: 1 });
         // It ends at 100: granted at 55 by a lease of 45, or by a clock that was wrong.
-        assert_eq!(log.state.due(UnixMillis(55), 45), <[&HostId; 0]>::default());
+        assert_eq!(log.due(55, 45), []);
         let granted = UnixMillis(100 + 7_200_000);
         log.add(Entry::renewed(UnixMillis(0), log.host().revision_of(id("a")), granted, None));
-        assert_eq!(log.state.due(UnixMillis(60), 45), [&id("a")], "the clock is right again");
-        assert_eq!(log.state.due(UnixMillis(granted.0 - 45 - CLOCK_ERROR_MAX_MS), 45), <[&HostId; 0]>::default());
-        assert_eq!(log.state.due(UnixMillis(granted.0 - 46 - CLOCK_ERROR_MAX_MS), 45), [&id("a")]);
+        assert_eq!(log.due(60, 45), [id("a")], "the clock is right again");
+        assert_eq!(log.due(granted.0 - 45 - CLOCK_ERROR_MAX_MS, 45), []);
+        assert_eq!(log.due(granted.0 - 46 - CLOCK_ERROR_MAX_MS, 45), [id("a")]);
     }
 
     #[test]
@@ -599,15 +670,30 @@ mod tests {
             let cut = cut % (log.entries.len() + 1);
             let mut early = TrustState::default();
             for (index, entry) in log.entries[..cut].iter().enumerate() {
-                early.apply(index as u64, entry);
+                early.apply(index as u64, entry).unwrap();
             }
-            let hosts: BTreeMap<_, _> = early.hosts();
-            let mut restored = TrustState::restore(hosts, early.next_index(), early.applied());
+            let mut stored = early.take_changed().clone();
+            let mut restored = TrustState::after(early.applied(), early.next_index());
+            stored.iter().for_each(|(id, host)| restored.place(id, host));
             for (index, entry) in log.entries.iter().enumerate().skip(cut) {
-                restored.apply(index as u64, entry);
+                if let Some(host) = entry.host().filter(|id| restored.lacks(id)) {
+                    prop_assert_eq!(restored.apply(index as u64, entry), Err(NotHere));
+                    restored.bring(host.clone(), stored[host].clone());
+                }
+                restored.apply(index as u64, entry).unwrap();
+                // A commit now and then, and one that is not heard of.
+                if index % 3 == 0 {
+                    stored.extend(restored.take_changed().clone());
+                }
+                if index % 6 == 0 {
+                    restored.committed();
+                }
             }
-            prop_assert_eq!(restored.hosts(), log.state.hosts());
-            prop_assert_eq!(&restored.leases, &log.state.leases);
+            stored.extend(restored.here());
+            prop_assert_eq!(stored, log.state.here());
+            prop_assert!(restored.standings().rows().eq(log.state.standings().rows()));
+            let all = |state: &TrustState| state.due(UnixMillis(u64::MAX), 0);
+            prop_assert_eq!(all(&restored), all(&log.state));
             for entry in &log.entries {
                 // Whatever was once given out reads the same; a list that is not there reads INVALID.
                 let Some(credential) = entry.credential() else { continue };

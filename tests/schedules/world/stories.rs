@@ -63,9 +63,9 @@ impl World {
         self.known = process.lineage.head().size;
         let mut folded = TrustState::default();
         for index in 0..self.known {
-            folded.apply(index, &Entry::decode(&read(index).unwrap()).unwrap());
+            folded.apply(index, &Entry::decode(&read(index).unwrap()).unwrap()).unwrap();
         }
-        assert_eq!(process.trust.hosts().unwrap(), folded.hosts(), "trust does not follow from the log: {place}");
+        assert_eq!(process.trust.hosts().unwrap(), folded.here(), "trust does not follow from the log: {place}");
     }
 
     /// Ends the process. With the power goes what was not synced.
