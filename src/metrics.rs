@@ -1,8 +1,10 @@
 //! Counters and histograms, in OpenMetrics text. Reason codes are labels; host ids never are.
 
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use countersign_attestation::UnixMillis;
+use countersign_attestation::time::ClockError;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -58,6 +60,7 @@ pub struct Metrics {
     next_updates: Family<SubjectLabels, Gauge>,
     ends: Family<SubjectLabels, Gauge>,
     warnings: Gauge,
+    clock_error: Gauge<f64, AtomicU64>,
 }
 
 impl Default for Metrics {
@@ -92,6 +95,9 @@ impl Metrics {
         registry.register_with_unit("collateral_ends", end, Unit::Seconds, Family::clone(&ends));
         let warnings = Gauge::default();
         registry.register("collateral_warnings", "What /readyz warns of", warnings.clone());
+        let clock_error = Gauge::default();
+        let error = "Clock error of this machine; -1 where it is not known or too large, and nothing is signed";
+        registry.register_with_unit("clock_error", error, Unit::Seconds, clock_error.clone());
         Self {
             registry,
             decisions,
@@ -104,6 +110,7 @@ impl Metrics {
             next_updates,
             ends,
             warnings,
+            clock_error,
         }
     }
 
@@ -145,6 +152,12 @@ impl Metrics {
         let seconds = |at: UnixMillis| i64::try_from(at.seconds()).unwrap_or(i64::MAX);
         self.next_updates.get_or_create(&labels).set(seconds(next_update));
         self.ends.get_or_create(&labels).set(seconds(ends));
+    }
+
+    /// Sets the clock error.
+    #[expect(clippy::cast_precision_loss, reason = "milliseconds of a second")]
+    pub fn clock(&self, error: ClockError) {
+        self.clock_error.set(error.bounded().map_or(-1.0, |error_ms| error_ms as f64 / 1000.0));
     }
 
     /// Sets how much there is to warn of.

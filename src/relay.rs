@@ -11,14 +11,15 @@ use countersign_attestation::pulse::Pulse;
 use countersign_attestation::result::jws::JwkSet;
 use countersign_attestation::result::svid::TrustDomain;
 use countersign_attestation::sse::{Event, Parser, SseError};
-use countersign_attestation::status_list::StatusListToken;
+use countersign_attestation::status_delta::StatusDelta;
+use countersign_attestation::status_list::{StatusList, StatusListToken};
 use countersign_attestation::{Rejection, UnixMillis, Verified};
 use reqwest::{Client, StatusCode, Url};
 use tokio::sync::watch;
 
 use crate::clock::{Clock, sleep};
 use crate::keys::random;
-use crate::trust::pulse::{LIST_LIFE_MS, Published, PublishedList};
+use crate::trust::pulse::{Published, PublishedList};
 
 /// A broker signs every second; three silent seconds are a broken connection.
 const SILENCE_MAX: Duration = Duration::from_secs(3);
@@ -70,6 +71,47 @@ pub struct Upstream {
     pub clock: Clock,
 }
 
+impl Upstream {
+    /// The token of list `n`, as it is now.
+    ///
+    /// # Errors
+    /// [`RelayFault`].
+    pub async fn list(&self, n: u64) -> Result<String, RelayFault> {
+        self.text(&format!("v1/status-lists/{n}")).await
+    }
+
+    /// Checks a token of a list under the pinned keys.
+    ///
+    /// # Errors
+    /// Why it is refused.
+    pub fn verify_list(&self, token: &str) -> Result<(Verified<StatusListToken>, StatusList), Rejection> {
+        StatusListToken::verify(token, &self.keys, self.clock.now())
+    }
+
+    async fn text(&self, path: &str) -> Result<String, RelayFault> {
+        let mut response = self.client.get(self.address(path)).timeout(ANSWER_MAX).send().await?;
+        if response.status() != StatusCode::OK {
+            return Err(RelayFault::Status(response.status()));
+        }
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await? {
+            if ANSWER_BYTES_MAX < body.len().saturating_add(chunk.len()) {
+                return Err(RelayFault::NoToken);
+            }
+            body.extend_from_slice(&chunk);
+        }
+        let text = String::from_utf8(body).map_err(|_| RelayFault::NoToken)?;
+        Ok(text.trim_ascii().to_owned())
+    }
+
+    fn address(&self, path: &str) -> Url {
+        let mut address = self.broker.clone();
+        let folder = address.path().trim_end_matches('/').to_owned();
+        address.set_path(&format!("{folder}/{path}"));
+        address
+    }
+}
+
 /// The client that a relay follows its broker with.
 ///
 /// # Errors
@@ -89,7 +131,7 @@ pub fn client(tls: rustls::ClientConfig) -> Result<Client, reqwest::Error> {
 /// Follows a broker.
 #[derive(Debug)]
 pub struct Follower {
-    upstream: Upstream,
+    upstream: Arc<Upstream>,
     newest: Option<Verified<Pulse>>,
     lists: BTreeMap<Sha256Digest, Arc<PublishedList>>,
     publish: watch::Sender<Option<Arc<Published>>>,
@@ -98,7 +140,7 @@ pub struct Follower {
 impl Follower {
     /// A follower that has heard nothing, and what it will hear.
     #[must_use]
-    pub fn new(upstream: Upstream) -> (Self, watch::Receiver<Option<Arc<Published>>>) {
+    pub fn new(upstream: Arc<Upstream>) -> (Self, watch::Receiver<Option<Arc<Published>>>) {
         let (publish, published) = watch::channel(None);
         (Self { upstream, newest: None, lists: BTreeMap::new(), publish }, published)
     }
@@ -144,7 +186,8 @@ impl Follower {
     }
 
     async fn open(&self) -> Result<reqwest::Response, RelayFault> {
-        let request = self.upstream.client.get(self.address("v1/pulse/stream")).header("accept", "text/event-stream");
+        let request =
+            self.upstream.client.get(self.upstream.address("v1/pulse/stream")).header("accept", "text/event-stream");
         let response = request.send().await?;
         if response.status() == StatusCode::OK { Ok(response) } else { Err(RelayFault::Status(response.status())) }
     }
@@ -152,21 +195,35 @@ impl Follower {
     async fn take(&mut self, event: &Event) -> Result<(), RelayFault> {
         match event.name.as_str() {
             "status-list" => self.keep(event.data.clone()).map(drop),
+            "status-delta" => self.change(&event.data),
             "pulse" => self.relay(event.data.clone()).await,
             _ => Ok(()),
         }
     }
 
     fn keep(&mut self, token: String) -> Result<Arc<PublishedList>, RelayFault> {
-        let (claims, list) = StatusListToken::verify(&token, &self.upstream.keys, self.upstream.clock.now())?;
+        let (claims, list) = self.upstream.verify_list(&token)?;
+        let signed_at = UnixMillis(claims.iat.saturating_mul(1000));
+        Ok(self.hold(PublishedList::new(0, list, Some(token), signed_at, None)))
+    }
+
+    /// Changes of a list that is held. Whether they are true, the next pulse says by the digest of what they come to.
+    fn change(&mut self, text: &str) -> Result<(), RelayFault> {
+        let delta = StatusDelta::parse(text)?;
+        // Of a list that is not here, the whole is fetched when a pulse names it.
+        let Some(base) = self.lists.get(&delta.from()).cloned() else { return Ok(()) };
+        let list = delta.apply(&base.list)?;
+        self.hold(PublishedList::new(delta.n(), list, None, base.signed_at, Some(&base)));
+        Ok(())
+    }
+
+    fn hold(&mut self, list: PublishedList) -> Arc<PublishedList> {
         if SPARE_LISTS_MAX <= self.lists.len() {
             self.lists.pop_first();
         }
-        let signed_at = UnixMillis(claims.iat.saturating_mul(1000));
-        let digest = list.sha256();
-        let list = Arc::new(PublishedList { list, token, signed_at });
-        self.lists.insert(digest, Arc::clone(&list));
-        Ok(list)
+        let list = Arc::new(list);
+        self.lists.insert(list.sha256, Arc::clone(&list));
+        list
     }
 
     /// Passes a pulse on, once all its lists are there.
@@ -178,17 +235,13 @@ impl Follower {
         }
         let mut lists = Vec::with_capacity(pulse.lists.len());
         for named in &pulse.lists {
-            // A list's own token ends, for those who have no pulse: asked for again in time.
-            let fresh = |list: &&Arc<PublishedList>| pulse.basis.since(list.signed_at) < LIST_LIFE_MS * 3 / 4;
-            let list = match self.lists.get(&named.sha256).filter(fresh) {
+            // Its token is asked for when somebody asks for it.
+            let list = match self.lists.get(&named.sha256) {
                 Some(list) => Arc::clone(list),
-                None => {
-                    let token = self.text(&format!("v1/status-lists/{}", named.n)).await?;
-                    self.keep(token)?
-                }
+                None => self.keep(self.upstream.list(named.n).await?)?,
             };
             // The list went on meanwhile: the pulse that names it is on its way.
-            if list.list.sha256() != named.sha256 {
+            if list.sha256 != named.sha256 {
                 return Ok(());
             }
             lists.push(list);
@@ -198,29 +251,6 @@ impl Follower {
         self.newest = Some(pulse);
         self.publish.send_replace(Some(Arc::new(published)));
         Ok(())
-    }
-
-    async fn text(&self, path: &str) -> Result<String, RelayFault> {
-        let mut response = self.upstream.client.get(self.address(path)).timeout(ANSWER_MAX).send().await?;
-        if response.status() != StatusCode::OK {
-            return Err(RelayFault::Status(response.status()));
-        }
-        let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await? {
-            if ANSWER_BYTES_MAX < body.len().saturating_add(chunk.len()) {
-                return Err(RelayFault::NoToken);
-            }
-            body.extend_from_slice(&chunk);
-        }
-        let text = String::from_utf8(body).map_err(|_| RelayFault::NoToken)?;
-        Ok(text.trim_ascii().to_owned())
-    }
-
-    fn address(&self, path: &str) -> Url {
-        let mut address = self.upstream.broker.clone();
-        let folder = address.path().trim_end_matches('/').to_owned();
-        address.set_path(&format!("{folder}/{path}"));
-        address
     }
 }
 

@@ -88,6 +88,7 @@ async fn stream(
 async fn take(broker: &BrokerClient, watch: &mut PulseWatch, event: &Event) -> Result<bool, Fault> {
     let found = match event.name.as_str() {
         "status-list" => watch.offer_list(&event.data, clock::wall())?,
+        "status-delta" => watch.offer_delta(&event.data, clock::wall())?,
         "pulse" => watch.offer_pulse(&event.data, clock::wall())?,
         _ => Finding::Nothing,
     };

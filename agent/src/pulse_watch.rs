@@ -9,6 +9,7 @@ use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::pulse::{CLOCK_ERROR_MAX_MS, Pulse};
 use countersign_attestation::result::jws::JwkSet;
 use countersign_attestation::result::svid::{CredentialExtension, EXTENSION_OID, SpiffeId, TrustDomain};
+use countersign_attestation::status_delta::StatusDelta;
 use countersign_attestation::status_list::{Status, StatusList, StatusListToken};
 use countersign_attestation::{Rejection, UnixMillis, Verified};
 use rustls_pki_types::CertificateDer;
@@ -97,15 +98,32 @@ impl PulseWatch {
     /// Why it was refused.
     pub fn offer_list(&mut self, token: &str, now: UnixMillis) -> Result<Finding, Rejection> {
         let (_, list) = StatusListToken::verify(token, &self.keys, now)?;
+        Ok(self.arrive(list, now))
+    }
+
+    /// Takes changes of the one list that matters. What they come to counts once a pulse names its digest.
+    ///
+    /// # Errors
+    /// Why they were refused; the list is asked for when a pulse names it.
+    pub fn offer_delta(&mut self, text: &str, now: UnixMillis) -> Result<Finding, Rejection> {
+        let delta = StatusDelta::parse(text)?;
+        let Some(list) = self.list.as_ref().filter(|list| list.sha256() == delta.from()) else {
+            return Ok(Finding::Nothing);
+        };
+        let list = delta.apply(list)?;
+        Ok(self.arrive(list, now))
+    }
+
+    fn arrive(&mut self, list: StatusList, now: UnixMillis) -> Finding {
         if self.arrived.len() < ARRIVED_MAX {
             self.arrived.insert(list.sha256(), list);
         }
         // A pulse that waited for it may end trust only while it lives.
         let lives = self.newest.as_ref().is_some_and(|pulse| pulse.check_unexpired(now).is_ok());
-        Ok(match if lives { self.judge() } else { Finding::Nothing } {
+        match if lives { self.judge() } else { Finding::Nothing } {
             Finding::NeedsList(_) => Finding::Nothing,
             found @ (Finding::Nothing | Finding::Revoked) => found,
-        })
+        }
     }
 
     /// Takes a pulse. What is not newer than the newest one changes nothing.
@@ -159,6 +177,7 @@ mod tests {
     use countersign_attestation::pulse::{self, ListDigest, Pulse, PulseCheckpoint};
     use countersign_attestation::result::jws::{self, Jwk, JwkSet, Kind};
     use countersign_attestation::result::svid::TrustDomain;
+    use countersign_attestation::status_delta::StatusDelta;
     use countersign_attestation::status_list::{self, Status, StatusList, StatusListToken};
 
     use super::{Finding, PulseWatch, Subject};
@@ -231,6 +250,27 @@ mod tests {
         assert_eq!(bench.pulse(Status::Invalid, 110), Finding::Revoked);
         bench.watch.watch(Some(subject(8, ISSUED.plus(200))));
         assert_eq!(bench.pulse(Status::Valid, 210), Finding::Nothing);
+    }
+
+    #[test]
+    fn changes_alone_end_trust_and_others_nothing() {
+        let mut bench = Bench::new();
+        assert_eq!(bench.pulse(Status::Valid, 10), Finding::Nothing);
+        let state = |status| {
+            let mut list = StatusList::new();
+            list.set(7, status).unwrap();
+            list
+        };
+        let (valid, invalid) = (state(Status::Valid), state(Status::Invalid));
+        let delta = StatusDelta::between(0, &valid, &invalid).unwrap().encode();
+        let foreign = StatusDelta::between(0, &state(Status::Suspended), &invalid).unwrap().encode();
+        let now = ISSUED.plus(20);
+        let (_, pulse) = bench.tokens(Status::Invalid, now, 9);
+        assert_eq!(bench.watch.offer_delta(&foreign, now), Ok(Finding::Nothing));
+        let forged = delta.replace("[7,1]", "[7,2]");
+        assert_eq!(bench.watch.offer_delta(&forged, now).unwrap_err().code(), "status_delta.digest");
+        assert_eq!(bench.watch.offer_pulse(&pulse, now), Ok(Finding::NeedsList(0)), "neither led there");
+        assert_eq!(bench.watch.offer_delta(&delta, now), Ok(Finding::Revoked));
     }
 
     #[test]

@@ -87,6 +87,8 @@ pub async fn run(args: RunArgs) -> Result<u8, AgentError> {
     }
     attester.audiences.clone_from(&args.audience);
     attester.wants_workload_key = args.workload_key;
+    attester.keeper = args.clock.keeper();
+    tracing::info!(error_max_ms = args.clock.clock_error_max_ms, "{}", attester.keeper.posture());
     let (subject, watched) = watch::channel(None);
     let (offers, offered) = watch::channel(None);
     let socket = args.workload_socket.as_deref().map(Socket::bind).transpose()?;

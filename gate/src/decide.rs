@@ -79,21 +79,24 @@ impl HeldPulse {
         self.received
     }
 
-    /// The moment from which the pulse is not believed, on the steady clock: what it had left when it was received.
+    /// The moment from which the pulse is not believed, on the steady clock: what it had left for sure when it was
+    /// received, and nothing by a clock that nobody kept then.
     #[must_use]
     pub fn steady_deadline_ms(&self) -> u64 {
-        self.received.steady_ms.saturating_add(self.pulse.exp.since(self.received.wall))
+        let left = self.received.latest().map_or(0, |latest| self.pulse.exp.since(latest));
+        self.received.steady_ms.saturating_add(left)
     }
 
     /// Whether the pulse is believed at `now`: both clocks must say so. A wall clock that was set back keeps `exp` in
     /// the future, but not the steady deadline; a machine that slept has passed both.
     ///
     /// # Errors
-    /// [`GateReason::PulseExpired`].
+    /// [`GateReason::PulseExpired`], or a reason of the clock.
     pub fn check_fresh(&self, now: Moment) -> Result<(), Denial> {
         let expired =
             |found: String| Err(GateReason::PulseExpired.because(format!("before {}", self.pulse.exp), found));
-        if self.pulse.exp <= now.wall {
+        // The clock may be late by its error: the pulse ends when it may have ended.
+        if self.pulse.exp <= now.latest()? {
             return expired(now.wall.to_string());
         }
         if self.steady_deadline_ms() <= now.steady_ms {
@@ -208,7 +211,8 @@ pub fn judge(credential: &ExecutionCredential, snapshot: &Snapshot, now: Moment)
 }
 
 fn admit(credential: &ExecutionCredential, snapshot: &Snapshot, now: Moment) -> Result<Allowed, Denial> {
-    credential.check_valid_at(now.wall)?;
+    let latest = now.latest()?;
+    credential.check_valid_at(latest)?;
     let held = snapshot.held.as_ref().ok_or_else(|| GateReason::NoPulse.because("a pulse", "none since the start"))?;
     held.check_fresh(now)?;
     let number = credential.status_list();
@@ -222,7 +226,8 @@ fn admit(credential: &ExecutionCredential, snapshot: &Snapshot, now: Moment) -> 
             assurance: credential.assurance(),
             generation: credential.generation(),
             waivers: credential.waivers().to_vec(),
-            until: held.pulse.exp.min(credential.valid_until()),
+            // By this machine's clock, which may be late.
+            until: UnixMillis(held.pulse.exp.min(credential.valid_until()).0.saturating_sub(latest.since(now.wall))),
         }),
         Status::Invalid => Err(GateReason::Invalid.because(Status::Valid, Status::Invalid)),
         Status::Suspended => Err(GateReason::Suspended.because(Status::Valid, Status::Suspended)),

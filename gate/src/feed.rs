@@ -189,6 +189,7 @@ impl Feed {
     async fn take(&self, event: &Event) -> Result<(), Fault> {
         match event.name.as_str() {
             "status-list" => Ok(self.offer_list(&event.data)?),
+            "status-delta" => Ok(self.offer_delta(&event.data)?),
             "pulse" => self.offer(&event.data).await,
             _ => Ok(()),
         }
@@ -219,10 +220,27 @@ impl Feed {
             }
         };
         for number in missing {
-            let list = self.text(&format!("v1/status-lists/{number}")).await?;
-            self.offer_list(&list)?;
+            self.fetch_list(number).await?;
         }
         Ok(())
+    }
+
+    /// Fetches what a list has become: its changes where a state of it is held, and the whole list where these lead
+    /// elsewhere.
+    async fn fetch_list(&self, number: u64) -> Result<(), Fault> {
+        let path = format!("v1/status-lists/{number}");
+        if let Some(known) = self.state.known_list(number) {
+            let answer = self.text(&format!("{path}/since/{}", known.to_hex())).await?;
+            // A token is no JSON object: whoever knows no changes sends the list.
+            let offered = if answer.starts_with('{') { self.offer_delta(&answer) } else { self.offer_list(&answer) };
+            match offered {
+                Ok(()) if !self.state.waits_for(number) => return Ok(()),
+                Ok(()) => {}
+                Err(rejection) => self.report(&rejection.into()),
+            }
+        }
+        let list = self.text(&path).await?;
+        Ok(self.offer_list(&list)?)
     }
 
     fn offer_list(&self, token: &str) -> Result<(), Rejection> {
@@ -230,6 +248,14 @@ impl Feed {
         match self.state.offer_list(token, now)? {
             ListOffer::Held => {}
             ListOffer::CompletedPulse => self.installed(now),
+        }
+        Ok(())
+    }
+
+    fn offer_delta(&self, text: &str) -> Result<(), Rejection> {
+        match self.state.offer_delta(text)? {
+            ListOffer::Held => {}
+            ListOffer::CompletedPulse => self.installed(self.clock.now()),
         }
         Ok(())
     }

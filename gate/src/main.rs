@@ -32,7 +32,7 @@ async fn main() -> anyhow::Result<()> {
 
     let authorize = settings.authorize()?;
     let material = settings.trust_material()?;
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new(settings.keeper()));
     let metrics = Arc::new(Metrics::default());
     let state = Arc::new(GateState::new(material.trust, material.keys));
     for broker in &settings.broker {
@@ -81,6 +81,7 @@ async fn open_proxy(door: &Door, listen: SocketAddr, settings: &ProxySettings) -
 fn tell_posture(settings: &Settings, authorize: &Authorize) {
     let trust_domain = settings.trust_domain.as_str();
     let proxy = settings.proxy_upstream.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string);
+    tracing::info!(error_max_ms = settings.clock_error_max_ms, "{}", settings.keeper().posture());
     match authorize {
         Authorize::CoreAlone => {
             let asks = "no operator policies: whoever the broker trusts now may ask for anything";

@@ -11,6 +11,7 @@ use clap::Parser;
 use countersign_attestation::result::jws::JwkSet;
 use countersign_attestation::result::svid::{KeyProtection, TrustDomain};
 use countersign_attestation::x509::Certificate;
+use countersign_clock::{ClockSync, ERROR_MAX_MS, Keeper};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
@@ -53,6 +54,20 @@ pub struct Settings {
     /// The CA of the broker's own TLS certificate, PEM.
     #[arg(long, env = "COUNTERSIGN_GATE_BROKER_CA", value_name = "FILE", required_unless_present = "trust_dir")]
     pub broker_ca: Option<PathBuf>,
+
+    /// Who vouches for this machine's clock: its kernel, or the operator, where something else keeps the clock.
+    #[arg(long, env = "COUNTERSIGN_CLOCK_SYNC", value_enum, default_value = "kernel")]
+    pub clock_sync: ClockSync,
+
+    /// The clock error beyond which nobody is let in, at most 1s; with `asserted`, the error that is vouched for.
+    #[arg(
+        long,
+        env = "COUNTERSIGN_CLOCK_ERROR_MAX_MS",
+        value_name = "MILLISECONDS",
+        default_value_t = ERROR_MAX_MS,
+        value_parser = clap::value_parser!(u64).range(1..=ERROR_MAX_MS)
+    )]
+    pub clock_error_max_ms: u64,
 
     /// Cedar policies that must permit each request of a trusted caller: a file, or a folder of *.cedar files.
     #[arg(long, env = "COUNTERSIGN_GATE_AUTHORIZE", value_name = "PATH")]
@@ -185,6 +200,12 @@ impl Settings {
         let broker_ca = certificates(&self.file(self.broker_ca.as_deref(), "broker-ca.pem")?)?;
         let trust = Trust { trust_domain: self.trust_domain.clone(), roots, keys: self.keys.into() };
         Ok(TrustMaterial { trust, keys, broker_ca })
+    }
+
+    /// Who vouches for the clock, and for how much.
+    #[must_use]
+    pub const fn keeper(&self) -> Keeper {
+        Keeper::new(self.clock_sync, self.clock_error_max_ms)
     }
 
     /// Loads the operator's policies, where a place for them is named. What cannot be loaded ends the start.

@@ -9,6 +9,7 @@ use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::pulse::Pulse;
 use countersign_attestation::result::jws::JwkSet;
 use countersign_attestation::result::svid::ExecutionCredential;
+use countersign_attestation::status_delta::{StatusDelta, StatusDeltaReason};
 use countersign_attestation::status_list::{StatusList, StatusListToken};
 use countersign_attestation::{Rejection, Verified};
 use tokio::sync::watch;
@@ -140,14 +141,45 @@ impl GateState {
     /// Why it was refused.
     pub fn offer_list(&self, token: &str, now: Moment) -> Result<ListOffer, Rejection> {
         let (_, list) = StatusListToken::verify(token, &self.keys, now.wall)?;
+        Ok(self.keep(&mut lock(&self.inbox), list))
+    }
+
+    /// Takes changes of a list that is held. Nobody signed them: what they come to takes effect only when a pulse names
+    /// its digest.
+    ///
+    /// # Errors
+    /// Why they were refused. The list is then to be offered whole.
+    pub fn offer_delta(&self, text: &str) -> Result<ListOffer, Rejection> {
+        let delta = StatusDelta::parse(text)?;
         let mut inbox = lock(&self.inbox);
+        let base = inbox.lists.get(&delta.from()).cloned();
+        let base = base.ok_or_else(|| StatusDeltaReason::Base.because("a list that is held", delta.from()))?;
+        let list = delta.apply(&base)?;
+        Ok(self.keep(&mut inbox, list))
+    }
+
+    /// The digest of list `n` as decisions have it now: what changes can begin at.
+    #[must_use]
+    pub fn known_list(&self, n: u64) -> Option<Sha256Digest> {
+        self.snapshot.load().held.as_ref()?.pulse().list(n).map(|list| list.sha256)
+    }
+
+    /// Whether the newest pulse still waits for list `n`.
+    #[must_use]
+    pub fn waits_for(&self, n: u64) -> bool {
+        let inbox = lock(&self.inbox);
+        let named = inbox.waiting.as_ref().and_then(|(pulse, _)| pulse.list(n));
+        named.is_some_and(|named| !inbox.lists.contains_key(&named.sha256))
+    }
+
+    fn keep(&self, inbox: &mut Inbox, list: StatusList) -> ListOffer {
         inbox.keep(list);
-        let Some((pulse, received)) = inbox.waiting.take() else { return Ok(ListOffer::Held) };
+        let Some((pulse, received)) = inbox.waiting.take() else { return ListOffer::Held };
         // The pulse counts from when it was received, however late its lists came.
-        Ok(match self.complete(&mut inbox, pulse, received) {
+        match self.complete(inbox, pulse, received) {
             Offer::Installed => ListOffer::CompletedPulse,
             Offer::NotNewer | Offer::WaitsForLists(_) => ListOffer::Held,
-        })
+        }
     }
 
     /// Takes a pulse. The newest pulse known, by epoch and sequence, is the one that counts, even after its end; an
@@ -156,7 +188,10 @@ impl GateState {
     /// # Errors
     /// Why it was refused.
     pub fn offer_pulse(&self, token: &str, now: Moment) -> Result<Offer, Rejection> {
+        // By a clock that nobody keeps, no pulse is worth anything, now or later.
+        let latest = now.latest()?;
         let pulse = Pulse::verify(token, &self.keys, &self.trust.trust_domain, now.wall)?;
+        pulse.check_unexpired(latest)?;
         let mut inbox = lock(&self.inbox);
         let snapshot = self.snapshot.load();
         let held = snapshot.held.as_ref().map(|held| held.pulse());

@@ -10,6 +10,7 @@ use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::pulse::{ListDigest, Pulse};
 use countersign_attestation::result::svid::{CredentialExtension, KeyProtection};
 use countersign_attestation::status_list::{Status, StatusList};
+use countersign_attestation::time::ClockError;
 use countersign_gate::clock::Moment;
 use countersign_gate::decide::{Decision, Trust};
 use countersign_gate::state::{GateState, Offer, PulseNumber};
@@ -25,7 +26,7 @@ const INDEX: u64 = 5;
 
 /// Both clocks, `milliseconds` after the start.
 fn at(milliseconds: u64) -> Moment {
-    Moment { wall: NOW.plus(milliseconds), steady_ms: 1_000 + milliseconds }
+    Moment { wall: NOW.plus(milliseconds), steady_ms: 1_000 + milliseconds, error: ClockError::NONE }
 }
 
 struct World {
@@ -112,6 +113,39 @@ fn e19_silence_ends_in_denial_at_exp() {
 }
 
 #[test]
+fn the_clock_error_is_taken_off_the_end_and_a_clock_that_nobody_keeps_lets_nobody_in() {
+    let off = |milliseconds: u64, error: ClockError| Moment { error, ..at(milliseconds) };
+    let within = |error_ms| ClockError::Within { error_ms };
+    let world = World::new();
+    world.say(1, 0, Status::Valid);
+    for (after, error, expected) in [
+        (10, within(300), Ok(())),
+        (Y_MS - 301, within(300), Ok(())),
+        (Y_MS - 300, within(300), Err("gate.pulse.expired")),
+        (10, ClockError::Unsynchronised, Err("clock.unsynchronised")),
+        (10, ClockError::Unreadable { errno: 1 }, Err("clock.unreadable")),
+        (10, ClockError::TooLarge { error_ms: 1_001, max_ms: 1_000 }, Err("clock.error_too_large")),
+        (10, within(0), Ok(())),
+    ] {
+        assert_eq!(world.code(off(after, error)), expected, "{error:?}, {after} ms later");
+    }
+    let Decision::Allow(allowed) = world.gate.decide(&world.chain, off(10, within(300))) else { panic!("denied") };
+    assert_eq!(allowed.until(), at(Y_MS - 300).wall, "by this gate's own clock");
+    // What was received by an error counts by it for ever: the wall clock may have been put right meanwhile, or wrong.
+    let world = World::new();
+    let (list, pulse) = world.messages(1, 0, Status::Valid);
+    world.gate.offer_list(&list, at(0)).unwrap();
+    let refused = world.gate.offer_pulse(&pulse, off(0, ClockError::Unsynchronised)).unwrap_err();
+    assert_eq!(refused.code(), "clock.unsynchronised");
+    let refused = world.gate.offer_pulse(&pulse, off(Y_MS - 300, within(300))).unwrap_err();
+    assert_eq!(refused.code(), "pulse.expired");
+    assert_eq!(world.gate.offer_pulse(&pulse, off(0, within(300))), Ok(Offer::Installed));
+    let set_back = |after: u64| Moment { wall: at(0).wall, ..at(after) };
+    assert_eq!(world.code(set_back(Y_MS - 301)), Ok(()));
+    assert_eq!(world.code(set_back(Y_MS - 300)), Err("gate.pulse.expired"));
+}
+
+#[test]
 fn a_clock_that_is_set_back_extends_nothing() {
     let world = World::new();
     world.say(1, 0, Status::Valid);
@@ -121,11 +155,15 @@ fn a_clock_that_is_set_back_extends_nothing() {
         (30_000, Y_MS - 1, Ok(())),
         (30_000, Y_MS, Err("gate.pulse.expired")),
     ] {
-        let moment = Moment { wall: UnixMillis(at(after).wall.0 - back), steady_ms: at(after).steady_ms };
+        let moment = Moment {
+            wall: UnixMillis(at(after).wall.0 - back),
+            steady_ms: at(after).steady_ms,
+            error: ClockError::NONE,
+        };
         assert_eq!(world.code(moment), expected, "{back} ms back, {after} ms later");
     }
     // Nor does a steady clock that stood still: the wall clock says it.
-    let slept = Moment { wall: at(Y_MS).wall, steady_ms: at(1).steady_ms };
+    let slept = Moment { wall: at(Y_MS).wall, steady_ms: at(1).steady_ms, error: ClockError::NONE };
     assert_eq!(world.code(slept), Err("gate.pulse.expired"));
 }
 
@@ -324,7 +362,7 @@ proptest! {
         let statuses = [Status::Valid, Status::Invalid, Status::Suspended];
         for step in steps {
             let wall = UnixMillis(NOW.plus(true_ms).0 - back_ms);
-            let moment = Moment { wall, steady_ms: 1_000 + true_ms };
+            let moment = Moment { wall, steady_ms: 1_000 + true_ms, error: ClockError::NONE };
             match step {
                 Step::Wait(milliseconds) => true_ms += milliseconds,
                 Step::SetBack(milliseconds) => back_ms += milliseconds,
@@ -346,7 +384,8 @@ proptest! {
                 }
                 Step::Pulse(_) => {}
             }
-            let moment = Moment { wall: UnixMillis(NOW.plus(true_ms).0 - back_ms), steady_ms: 1_000 + true_ms };
+            let wall = UnixMillis(NOW.plus(true_ms).0 - back_ms);
+            let moment = Moment { wall, steady_ms: 1_000 + true_ms, error: ClockError::NONE };
             let allowed = matches!(world.gate.decide(&world.chain, moment), Decision::Allow(_));
             let snapshot = world.gate.snapshot();
             if let Some(held) = &snapshot.held {

@@ -10,6 +10,7 @@ use axum::http::{Request, StatusCode};
 use countersign_attestation::UnixMillis;
 use countersign_attestation::result::svid::{CredentialExtension, KeyProtection};
 use countersign_attestation::status_list::{Status, StatusList};
+use countersign_attestation::time::ClockError;
 use countersign_gate::authorize::{Authorize, OperatorPolicies};
 use countersign_gate::clock::{Clock, Moment};
 use countersign_gate::decide::{Allowed, Trust};
@@ -39,7 +40,7 @@ struct ManualClock(Mutex<u64>);
 impl Clock for ManualClock {
     fn now(&self) -> Moment {
         let passed = *self.0.lock().unwrap();
-        Moment { wall: NOW.plus(passed), steady_ms: passed }
+        Moment { wall: NOW.plus(passed), steady_ms: passed, error: ClockError::NONE }
     }
 }
 

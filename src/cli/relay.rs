@@ -13,7 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::api::listener;
-use crate::api::relay::{Relayed, router};
+use crate::api::relay::{Relayed, Tokens, router};
 use crate::cli::client::tls;
 use crate::clock::Clock;
 use crate::relay::{Follower, Upstream, client};
@@ -57,15 +57,16 @@ pub async fn run(args: &RelayArgs) -> anyhow::Result<()> {
     let document = std::fs::read_to_string(&jwks).with_context(|| format!("cannot read {}", jwks.display()))?;
     let keys = JwkSet::parse(document.as_bytes()).with_context(|| format!("cannot use {}", jwks.display()))?;
     let client = client(tls(&args.trust_dir.join("broker-ca.pem"), None)?)?;
-    let clock = Clock::system();
+    let clock = Clock::dating();
     let (broker, trust_domain) = (args.broker.clone(), args.trust_domain.clone());
-    let (follower, published) = Follower::new(Upstream { broker, client, keys, trust_domain, clock: clock.clone() });
+    let upstream = Arc::new(Upstream { broker, client, keys, trust_domain, clock: clock.clone() });
+    let (follower, published) = Follower::new(Arc::clone(&upstream));
     raise_file_limit(args.connections);
     let listener = listener::bind(args.listen).await.with_context(|| format!("cannot listen on {}", args.listen))?;
     let listening = listener.local_addr()?;
     let server_tls = server_tls(&args.certificate, &args.key)?;
     let (stop, stopped) = watch::channel(false);
-    let router = router(Relayed { published, jwks: Arc::from(document), clock });
+    let router = router(Relayed { published, jwks: Arc::from(document), clock, tokens: Tokens::of(upstream) });
     let following = tokio::spawn(follower.follow());
     let serving = tokio::spawn(listener::serve(listener, server_tls, router, args.connections, stopped));
     println!("{}", serde_json::json!({ "listening": listening }));

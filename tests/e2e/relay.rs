@@ -2,12 +2,11 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::fleet::{Fleet, Process, TRUST_DOMAIN, announced, ask_gate, countersign, sibling, wait_until};
+use crate::fleet::{Fleet, Process, TRUST_DOMAIN, announced, ask_gate, countersign, product, wait_until};
 use crate::sim_host::{SimHost, anchor, register_golden};
 use crate::tpm::SimManufacturer;
 
@@ -31,7 +30,7 @@ fn relay(fleet: &Fleet, folder: &Path, listen: &str) -> (Process, u16) {
 
 /// A gate that follows the relay; where it answers.
 fn gate(fleet: &Fleet, folder: &Path, relay: u16) -> (Process, String) {
-    let mut command = Command::new(sibling("countersign-gate"));
+    let mut command = product("countersign-gate");
     let relay = format!("https://localhost:{relay}");
     command.args(["--listen", "127.0.0.1:0", "--trust-domain", TRUST_DOMAIN, "--broker", &relay]);
     let public = fleet.data().join("public");
@@ -72,4 +71,8 @@ fn e19_a_gate_behind_a_relay_follows_and_its_silence_is_a_denial() {
     assert!(!revoked.is_empty());
     wait_until("the revocation comes through", || status(&held) == 403);
     assert_eq!(ask_gate(&gate, &held).reason, "gate.credential.invalid");
+
+    // The relay heard of that as a change alone; who comes new gets the whole list from it all the same.
+    let (_late, late) = self::gate(&fleet, folder.path(), port);
+    wait_until("a new gate knows it too", || ask_gate(&late, &held).reason == "gate.credential.invalid");
 }
