@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_attestation::digest::Sha256Digest;
-use countersign_attestation::pulse::Pulse;
+use countersign_attestation::pulse::{Class, Pulse};
 use countersign_attestation::result::jws::JwkSet;
 use countersign_attestation::result::svid::TrustDomain;
 use countersign_attestation::sse::{Event, Parser, SseError};
@@ -19,10 +19,8 @@ use tokio::sync::watch;
 
 use crate::clock::{Clock, sleep};
 use crate::keys::random;
-use crate::trust::pulse::{Published, PublishedList};
+use crate::trust::pulse::{Pacing, Published, PublishedList};
 
-/// A broker signs every second; three silent seconds are a broken connection.
-const SILENCE_MAX: Duration = Duration::from_secs(3);
 /// Longest wait for a connection, and for a whole answer that is not a stream.
 const ANSWER_MAX: Duration = Duration::from_secs(2);
 /// First and longest pause between connections, before chance takes up to a half away.
@@ -69,6 +67,8 @@ pub struct Upstream {
     pub trust_domain: TrustDomain,
     /// Time.
     pub clock: Clock,
+    /// How soon gates behind this relay want to know: the upstream's pace.
+    pub class: Class,
 }
 
 impl Upstream {
@@ -116,7 +116,7 @@ impl Upstream {
 ///
 /// # Errors
 /// [`reqwest::Error`] when it cannot be built.
-pub fn client(tls: rustls::ClientConfig) -> Result<Client, reqwest::Error> {
+pub fn client(tls: rustls::ClientConfig, class: Class) -> Result<Client, reqwest::Error> {
     Client::builder()
         .tls_backend_preconfigured(tls)
         .https_only(true)
@@ -124,7 +124,7 @@ pub fn client(tls: rustls::ClientConfig) -> Result<Client, reqwest::Error> {
         .redirect(reqwest::redirect::Policy::none())
         .no_proxy()
         .connect_timeout(ANSWER_MAX)
-        .read_timeout(SILENCE_MAX)
+        .read_timeout(Duration::from_millis(class.silence_ms()))
         .build()
 }
 
@@ -135,6 +135,7 @@ pub struct Follower {
     newest: Option<Verified<Pulse>>,
     lists: BTreeMap<Sha256Digest, Arc<PublishedList>>,
     publish: watch::Sender<Option<Arc<Published>>>,
+    pacing: Pacing,
 }
 
 impl Follower {
@@ -142,7 +143,8 @@ impl Follower {
     #[must_use]
     pub fn new(upstream: Arc<Upstream>) -> (Self, watch::Receiver<Option<Arc<Published>>>) {
         let (publish, published) = watch::channel(None);
-        (Self { upstream, newest: None, lists: BTreeMap::new(), publish }, published)
+        let pacing = Pacing::of(Class::Default.period_ms());
+        (Self { upstream, newest: None, lists: BTreeMap::new(), publish, pacing }, published)
     }
 
     /// Follows until nobody listens any more.
@@ -186,8 +188,11 @@ impl Follower {
     }
 
     async fn open(&self) -> Result<reqwest::Response, RelayFault> {
-        let request =
-            self.upstream.client.get(self.upstream.address("v1/pulse/stream")).header("accept", "text/event-stream");
+        let stream = match self.upstream.class {
+            Class::Default => "v1/pulse/stream",
+            Class::Critical => "v1/pulse/stream/critical",
+        };
+        let request = self.upstream.client.get(self.upstream.address(stream)).header("accept", "text/event-stream");
         let response = request.send().await?;
         if response.status() == StatusCode::OK { Ok(response) } else { Err(RelayFault::Status(response.status())) }
     }
@@ -247,7 +252,10 @@ impl Follower {
             lists.push(list);
         }
         self.lists.retain(|digest, _| pulse.lists.iter().any(|named| named.sha256 == *digest));
-        let published = Published { pulse: token, seq: pulse.seq, basis: pulse.basis, exp: pulse.exp, lists };
+        let digests = |pulse: &Pulse| pulse.lists.iter().map(|list| list.sha256).collect::<Vec<_>>();
+        let says_new = self.newest.as_ref().is_none_or(|newest| digests(newest) != digests(&pulse));
+        let extra = self.pacing.is_extra(pulse.basis, says_new);
+        let published = Published { pulse: token, seq: pulse.seq, basis: pulse.basis, exp: pulse.exp, lists, extra };
         self.newest = Some(pulse);
         self.publish.send_replace(Some(Arc::new(published)));
         Ok(())

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use countersign_attestation::anchor::Assurance;
 use countersign_attestation::digest::Sha256Digest;
-use countersign_attestation::pulse::Pulse;
+use countersign_attestation::pulse::{Class, Pulse};
 use countersign_attestation::result::svid::{ExecutionCredential, KeyProtection, SpiffeId, TrustDomain};
 use countersign_attestation::status_list::{Status, StatusList};
 use countersign_attestation::{UnixMillis, Verified};
@@ -30,6 +30,8 @@ pub struct HeldPulse {
     pulse: Verified<Pulse>,
     lists: BTreeMap<u64, Arc<StatusList>>,
     received: Moment,
+    /// Nobody is let in by it from then on: its end in the class of this gate.
+    until: UnixMillis,
 }
 
 /// A pulse that waits for lists.
@@ -49,6 +51,7 @@ impl HeldPulse {
     pub fn complete(
         pulse: Verified<Pulse>,
         received: Moment,
+        class: Class,
         held: impl Fn(&Sha256Digest) -> Option<Arc<StatusList>>,
     ) -> Result<Self, Incomplete> {
         let mut lists = BTreeMap::new();
@@ -61,7 +64,8 @@ impl HeldPulse {
             }
         }
         if missing.is_empty() {
-            Ok(Self { pulse, lists, received })
+            let until = pulse.end_for(class);
+            Ok(Self { pulse, lists, received, until })
         } else {
             Err(Incomplete { pulse: Box::new(pulse), missing })
         }
@@ -71,6 +75,12 @@ impl HeldPulse {
     #[must_use]
     pub const fn pulse(&self) -> &Verified<Pulse> {
         &self.pulse
+    }
+
+    /// The moment from which it is not believed, in the class of this gate.
+    #[must_use]
+    pub const fn until(&self) -> UnixMillis {
+        self.until
     }
 
     /// When it was received.
@@ -83,7 +93,7 @@ impl HeldPulse {
     /// received, and nothing by a clock that nobody kept then.
     #[must_use]
     pub fn steady_deadline_ms(&self) -> u64 {
-        let left = self.received.latest().map_or(0, |latest| self.pulse.exp.since(latest));
+        let left = self.received.latest().map_or(0, |latest| self.until.since(latest));
         self.received.steady_ms.saturating_add(left)
     }
 
@@ -93,10 +103,9 @@ impl HeldPulse {
     /// # Errors
     /// [`GateReason::PulseExpired`], or a reason of the clock.
     pub fn check_fresh(&self, now: Moment) -> Result<(), Denial> {
-        let expired =
-            |found: String| Err(GateReason::PulseExpired.because(format!("before {}", self.pulse.exp), found));
+        let expired = |found: String| Err(GateReason::PulseExpired.because(format!("before {}", self.until), found));
         // The clock may be late by its error: the pulse ends when it may have ended.
-        if self.pulse.exp <= now.latest()? {
+        if self.until <= now.latest()? {
             return expired(now.wall.to_string());
         }
         if self.steady_deadline_ms() <= now.steady_ms {
@@ -227,7 +236,7 @@ fn admit(credential: &ExecutionCredential, snapshot: &Snapshot, now: Moment) -> 
             generation: credential.generation(),
             waivers: credential.waivers().to_vec(),
             // By this machine's clock, which may be late.
-            until: UnixMillis(held.pulse.exp.min(credential.valid_until()).0.saturating_sub(latest.since(now.wall))),
+            until: UnixMillis(held.until.min(credential.valid_until()).0.saturating_sub(latest.since(now.wall))),
         }),
         Status::Invalid => Err(GateReason::Invalid.because(Status::Valid, Status::Invalid)),
         Status::Suspended => Err(GateReason::Suspended.because(Status::Valid, Status::Suspended)),

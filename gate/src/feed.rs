@@ -5,6 +5,7 @@ use core::time::Duration;
 use std::sync::Arc;
 
 use countersign_attestation::Rejection;
+use countersign_attestation::pulse::Class;
 use reqwest::redirect::Policy;
 use reqwest::{Client, StatusCode, Url};
 use rustls::pki_types::CertificateDer;
@@ -15,8 +16,6 @@ use crate::metrics::Metrics;
 use crate::sse::{Event, Parser, SseError};
 use crate::state::{GateState, ListOffer, Offer};
 
-/// A broker signs every second; three silent seconds are a broken connection.
-const SILENCE_MAX: Duration = Duration::from_secs(3);
 /// Longest wait for a connection, and for a whole answer that is not a stream.
 const ANSWER_MAX: Duration = Duration::from_secs(2);
 /// First and longest pause between attempts. The longest is far below Y, so that one lost answer denies nobody.
@@ -138,7 +137,7 @@ impl Feed {
             .redirect(Policy::none())
             .no_proxy()
             .connect_timeout(ANSWER_MAX)
-            .read_timeout(SILENCE_MAX)
+            .read_timeout(Duration::from_millis(state.class().silence_ms()))
             .build()?;
         Ok(Self { broker: url, client, state, clock, metrics })
     }
@@ -164,9 +163,13 @@ impl Feed {
         tracing::warn!(broker = %self.broker, code = fault.code(), %fault, "feed");
     }
 
-    /// Reads `GET /v1/pulse/stream` until it breaks.
+    /// Reads the stream of this gate's class until it breaks.
     async fn stream(&self, heard: &mut bool) -> Result<core::convert::Infallible, Fault> {
-        let request = self.client.get(self.address("v1/pulse/stream")).header("accept", "text/event-stream");
+        let stream = match self.state.class() {
+            Class::Default => "v1/pulse/stream",
+            Class::Critical => "v1/pulse/stream/critical",
+        };
+        let request = self.client.get(self.address(stream)).header("accept", "text/event-stream");
         let mut response = request.send().await?;
         if response.status() != StatusCode::OK {
             return Err(Fault::Status(response.status()));

@@ -172,7 +172,7 @@ impl Metrics {
             }
             Some(held) => {
                 self.pulse_age.set(now.wall.since(held.pulse().basis) as f64 / 1000.0);
-                let left = if held.check_fresh(now).is_ok() { held.pulse().exp.since(now.wall) } else { 0 };
+                let left = if held.check_fresh(now).is_ok() { held.until().since(now.wall) } else { 0 };
                 self.pulse_left.set(left as f64 / 1000.0);
                 self.pulse_sequence.set(held.pulse().seq);
             }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use clap::Parser;
+use countersign_attestation::pulse::Class;
 use countersign_attestation::result::jws::JwkSet;
 use countersign_attestation::result::svid::{KeyProtection, TrustDomain};
 use countersign_attestation::x509::Certificate;
@@ -54,6 +55,10 @@ pub struct Settings {
     /// The CA of the broker's own TLS certificate, PEM.
     #[arg(long, env = "COUNTERSIGN_GATE_BROKER_CA", value_name = "FILE", required_unless_present = "trust_dir")]
     pub broker_ca: Option<PathBuf>,
+
+    /// How soon a revocation must be in force when nothing more is heard: 5 s after it (the broker's Y), or 2 s.
+    #[arg(long, env = "COUNTERSIGN_GATE_CLASS", value_enum, default_value_t = ClassName::Default)]
+    pub class: ClassName,
 
     /// Who vouches for this machine's clock: its kernel, or the operator, where something else keeps the clock.
     #[arg(long, env = "COUNTERSIGN_CLOCK_SYNC", value_enum, default_value = "kernel")]
@@ -126,6 +131,24 @@ pub enum Keys {
     Tpm,
     /// In the TPM, or in the memory of the attested host.
     Memory,
+}
+
+/// How soon a revocation must be in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum ClassName {
+    /// As long as the broker signs for.
+    Default,
+    /// Two seconds.
+    Critical,
+}
+
+impl From<ClassName> for Class {
+    fn from(class: ClassName) -> Self {
+        match class {
+            ClassName::Default => Self::Default,
+            ClassName::Critical => Self::Critical,
+        }
+    }
 }
 
 impl From<Keys> for KeyProtection {

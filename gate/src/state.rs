@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use countersign_attestation::digest::Sha256Digest;
-use countersign_attestation::pulse::Pulse;
+use countersign_attestation::pulse::{Class, Pulse};
 use countersign_attestation::result::jws::JwkSet;
 use countersign_attestation::result::svid::ExecutionCredential;
 use countersign_attestation::status_delta::{StatusDelta, StatusDeltaReason};
@@ -60,6 +60,7 @@ pub struct PulseNumber {
 pub struct GateState {
     trust: Trust,
     keys: JwkSet,
+    class: Class,
     snapshot: ArcSwap<Snapshot>,
     inbox: Mutex<Inbox>,
     chains: Mutex<Chains>,
@@ -90,11 +91,25 @@ impl GateState {
         Self {
             trust,
             keys,
+            class: Class::Default,
             snapshot: ArcSwap::default(),
             inbox: Mutex::default(),
             chains: Mutex::default(),
             installed: watch::Sender::new(None),
         }
+    }
+
+    /// The same, in another class.
+    #[must_use]
+    pub const fn in_class(mut self, class: Class) -> Self {
+        self.class = class;
+        self
+    }
+
+    /// How soon this gate wants to know.
+    #[must_use]
+    pub const fn class(&self) -> Class {
+        self.class
     }
 
     /// The trust domain and roots this gate judges by.
@@ -204,7 +219,7 @@ impl GateState {
 
     /// Installs a pulse that is newer than the installed one, or keeps it until its lists are there.
     fn complete(&self, inbox: &mut Inbox, pulse: Verified<Pulse>, received: Moment) -> Offer {
-        match HeldPulse::complete(pulse, received, |digest| inbox.lists.get(digest).cloned()) {
+        match HeldPulse::complete(pulse, received, self.class, |digest| inbox.lists.get(digest).cloned()) {
             Ok(held) => {
                 let number = PulseNumber { epoch: held.pulse().epoch, seq: held.pulse().seq };
                 inbox.waiting = None;

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use countersign_attestation::UnixMillis;
 use countersign_attestation::anchor::Assurance;
 use countersign_attestation::digest::Sha256Digest;
-use countersign_attestation::pulse::{ListDigest, Pulse};
+use countersign_attestation::pulse::{Class, ListDigest, Pulse};
 use countersign_attestation::result::svid::{CredentialExtension, KeyProtection};
 use countersign_attestation::status_list::{Status, StatusList};
 use countersign_attestation::time::ClockError;
@@ -143,6 +143,23 @@ fn the_clock_error_is_taken_off_the_end_and_a_clock_that_nobody_keeps_lets_nobod
     let set_back = |after: u64| Moment { wall: at(0).wall, ..at(after) };
     assert_eq!(world.code(set_back(Y_MS - 301)), Ok(()));
     assert_eq!(world.code(set_back(Y_MS - 300)), Err("gate.pulse.expired"));
+}
+
+#[test]
+fn a_gate_of_the_critical_class_believes_a_pulse_for_two_seconds_after_its_basis() {
+    let world = World::new();
+    let gate = gate(&world.issuer).in_class(Class::Critical);
+    let (list, pulse) = world.messages(1, 0, Status::Valid);
+    // However late it comes.
+    gate.offer_list(&list, at(500)).unwrap();
+    assert_eq!(gate.offer_pulse(&pulse, at(500)), Ok(Offer::Installed));
+    let Decision::Allow(allowed) = gate.decide(&world.chain, at(1_999)) else { panic!("denied") };
+    assert_eq!(allowed.until(), at(2_000).wall);
+    assert_eq!(code(gate.decide(&world.chain, at(2_000))), Err("gate.pulse.expired"));
+    let set_back = Moment { wall: at(0).wall, ..at(2_000) };
+    assert_eq!(code(gate.decide(&world.chain, set_back)), Err("gate.pulse.expired"));
+    world.say(1, 0, Status::Valid);
+    assert_eq!(world.code(at(2_000)), Ok(()), "another class, the same pulse");
 }
 
 #[test]

@@ -7,6 +7,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Response};
 use countersign_attestation::digest::Sha256Digest;
+use countersign_attestation::pulse::Class;
 use countersign_attestation::result::jws::ALGORITHM;
 use futures_util::stream::{self, Stream};
 use serde::Serialize;
@@ -17,7 +18,7 @@ use tokio::sync::watch;
 use crate::api::App;
 use crate::broker::start::issuer_url;
 use crate::problem::{Problem, Refusal};
-use crate::trust::pulse::{Published, PublishedList};
+use crate::trust::pulse::{Following, Published, PublishedList};
 
 /// The API's description.
 pub const OPENAPI: &str = include_str!("../../docs/openapi.json");
@@ -75,13 +76,21 @@ fn token(text: String, media_type: HeaderValue) -> Response {
 /// Server-sent events: `status-delta` or `status-list` for each list that is new to this reader, then `pulse`. A reader
 /// that falls behind misses pulses, never the newest one.
 pub(super) async fn pulse_stream(State(broker): App) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
-    stream_of(broker.pulse.watch())
+    stream_of(broker.pulse.watch(), Class::Default, None)
+}
+
+/// The same with every pulse there is, which are more while somebody follows here.
+pub(super) async fn critical_stream(State(broker): App) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+    let following = broker.pulse.follow_critical();
+    stream_of(broker.pulse.watch(), Class::Critical, Some(following))
 }
 
 pub(super) fn stream_of(
     published: watch::Receiver<Option<Arc<Published>>>,
+    class: Class,
+    following: Option<Following>,
 ) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
-    Sse::new(stream::unfold(Reading::new(published), |mut reading| async move {
+    Sse::new(stream::unfold(Reading::new(published, class, following), |mut reading| async move {
         let event = reading.next().await?;
         Some((Ok(event), reading))
     }))
@@ -91,12 +100,15 @@ struct Reading {
     published: watch::Receiver<Option<Arc<Published>>>,
     waiting: VecDeque<Event>,
     last: Option<Arc<Published>>,
+    class: Class,
+    /// The pace of the critical class ends with the last of its readers.
+    _following: Option<Following>,
 }
 
 impl Reading {
-    fn new(mut published: watch::Receiver<Option<Arc<Published>>>) -> Self {
+    fn new(mut published: watch::Receiver<Option<Arc<Published>>>, class: Class, following: Option<Following>) -> Self {
         published.mark_changed();
-        Self { published, waiting: VecDeque::new(), last: None }
+        Self { published, waiting: VecDeque::new(), last: None, class, _following: following }
     }
 
     /// The next event; none when there are no more pulses, which ends the stream.
@@ -105,6 +117,9 @@ impl Reading {
             self.published.changed().await.ok()?;
             // A relay that has heard nothing yet has nothing to say yet.
             let Some(newest) = self.published.borrow_and_update().clone() else { continue };
+            if self.last.as_ref().is_some_and(|last| is_spare(last, &newest, self.class)) {
+                continue;
+            }
             for (n, list) in newest.lists.iter().enumerate() {
                 let known = self.last.as_ref().and_then(|last| last.lists.get(n)).map(|known| known.sha256);
                 if known == Some(list.sha256) {
@@ -121,6 +136,15 @@ impl Reading {
             self.last = Some(newest);
         }
         self.waiting.pop_front()
+    }
+}
+
+/// Whether a reader of this class is spared a pulse: one that came for others, unless it missed what was for it.
+fn is_spare(last: &Published, newest: &Published, class: Class) -> bool {
+    let same = last.lists.iter().map(|list| list.sha256).eq(newest.lists.iter().map(|list| list.sha256));
+    match class {
+        Class::Critical => false,
+        Class::Default => newest.extra && same && newest.basis.since(last.basis) < Class::Default.period_ms(),
     }
 }
 

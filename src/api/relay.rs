@@ -1,15 +1,19 @@
 //! A relay's doors: what gates fetch from a broker, and nothing else.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
+use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use countersign_attestation::UnixMillis;
 use countersign_attestation::digest::Sha256Digest;
+use countersign_attestation::pulse::Class;
+use futures_util::stream::Stream;
 use tokio::sync::{Mutex, watch};
 
 use crate::api::public;
@@ -90,7 +94,11 @@ impl Relayed {
 pub fn router(relayed: Relayed) -> Router {
     Router::new()
         .route("/v1/pulse", get(pulse))
-        .route("/v1/pulse/stream", get(async |State(relayed): State<Relayed>| public::stream_of(relayed.published)))
+        .route("/v1/pulse/stream", get(async |State(relayed): State<Relayed>| stream(relayed, Class::Default)))
+        .route(
+            "/v1/pulse/stream/critical",
+            get(async |State(relayed): State<Relayed>| stream(relayed, Class::Critical)),
+        )
         .route("/v1/status-lists/{n}", get(status_list))
         .route("/v1/status-lists/{n}/since/{digest}", get(status_list_since))
         .route(
@@ -102,6 +110,10 @@ pub fn router(relayed: Relayed) -> Router {
         .fallback(async || Refusal::UnknownRoute.plain())
         .method_not_allowed_fallback(async || Refusal::Method.plain())
         .with_state(relayed)
+}
+
+fn stream(relayed: Relayed, class: Class) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+    public::stream_of(relayed.published, class, None)
 }
 
 async fn pulse(State(relayed): State<Relayed>) -> Result<Response, Problem> {

@@ -36,6 +36,7 @@ pub const ROUTES: &[Route] = &[
     route(Method::POST, "/v1/attestations", Audience::Host),
     route(Method::GET, "/v1/pulse", Audience::Anyone),
     route(Method::GET, "/v1/pulse/stream", Audience::Anyone),
+    route(Method::GET, "/v1/pulse/stream/critical", Audience::Anyone),
     route(Method::GET, "/v1/status-lists/{n}", Audience::Anyone),
     route(Method::GET, "/v1/status-lists/{n}/since/{digest}", Audience::Anyone),
     route(Method::GET, "/v1/bundle", Audience::Anyone),

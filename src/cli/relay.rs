@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use countersign_attestation::pulse::Class;
 use countersign_attestation::result::jws::JwkSet;
 use countersign_attestation::result::svid::TrustDomain;
 use rustls_pki_types::pem::PemObject as _;
@@ -39,9 +40,30 @@ pub struct RelayArgs {
     /// Its key, PEM.
     #[arg(long, value_name = "FILE")]
     key: PathBuf,
+    /// How soon gates behind this relay want to know; `critical` asks the broker for four pulses a second.
+    #[arg(long, value_enum, default_value_t = ClassName::Default)]
+    class: ClassName,
     /// Connections at a time; more wait.
     #[arg(long, default_value_t = 16_384, value_name = "NUMBER")]
     connections: usize,
+}
+
+/// How soon a revocation must be in force.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum ClassName {
+    /// The broker's Y.
+    Default,
+    /// Two seconds.
+    Critical,
+}
+
+impl From<ClassName> for Class {
+    fn from(class: ClassName) -> Self {
+        match class {
+            ClassName::Default => Self::Default,
+            ClassName::Critical => Self::Critical,
+        }
+    }
 }
 
 fn trust_domain(text: &str) -> Result<TrustDomain, String> {
@@ -56,10 +78,11 @@ pub async fn run(args: &RelayArgs) -> anyhow::Result<()> {
     let jwks = args.trust_dir.join("jwks.json");
     let document = std::fs::read_to_string(&jwks).with_context(|| format!("cannot read {}", jwks.display()))?;
     let keys = JwkSet::parse(document.as_bytes()).with_context(|| format!("cannot use {}", jwks.display()))?;
-    let client = client(tls(&args.trust_dir.join("broker-ca.pem"), None)?)?;
+    let client = client(tls(&args.trust_dir.join("broker-ca.pem"), None)?, args.class.into())?;
     let clock = Clock::dating();
     let (broker, trust_domain) = (args.broker.clone(), args.trust_domain.clone());
-    let upstream = Arc::new(Upstream { broker, client, keys, trust_domain, clock: clock.clone() });
+    let upstream =
+        Arc::new(Upstream { broker, client, keys, trust_domain, clock: clock.clone(), class: args.class.into() });
     let (follower, published) = Follower::new(Arc::clone(&upstream));
     raise_file_limit(args.connections);
     let listener = listener::bind(args.listen).await.with_context(|| format!("cannot listen on {}", args.listen))?;

@@ -2,13 +2,14 @@
 //! loses trust; its basis is the start of the commit that holds everything it says.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
 use countersign_attestation::UnixMillis;
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::lineage::entry::Entry;
-use countersign_attestation::pulse::{self, CLOCK_ERROR_MAX_MS, ListDigest, Pulse, PulseCheckpoint};
+use countersign_attestation::pulse::{self, CLOCK_ERROR_MAX_MS, Class, ListDigest, Pulse, PulseCheckpoint};
 use countersign_attestation::result::svid::TrustDomain;
 use countersign_attestation::status_delta::StatusDelta;
 use countersign_attestation::status_list::{self, StatusList, StatusListToken};
@@ -41,6 +42,34 @@ pub struct Published {
     pub exp: UnixMillis,
     /// The status lists by number.
     pub lists: Vec<Arc<PublishedList>>,
+    /// Whether it says nothing new and came for the critical class alone.
+    pub extra: bool,
+}
+
+/// Finds the pulses that came for the critical class alone: those that say nothing new before a period has passed since
+/// one that did not.
+#[derive(Debug)]
+pub struct Pacing {
+    period_ms: u64,
+    regular: UnixMillis,
+}
+
+impl Pacing {
+    /// A pulse each `period_ms` is for everybody.
+    #[must_use]
+    pub const fn of(period_ms: u64) -> Self {
+        Self { period_ms, regular: UnixMillis(0) }
+    }
+
+    /// Whether the next pulse, of this basis, is an extra one.
+    pub fn is_extra(&mut self, basis: UnixMillis, says_new: bool) -> bool {
+        // A tenth less than a period, since no two are exactly one apart.
+        let extra = !says_new && basis.since(self.regular) < self.period_ms.saturating_mul(9) / 10;
+        if !extra {
+            self.regular = basis;
+        }
+        extra
+    }
 }
 
 /// One status list with its token.
@@ -128,6 +157,36 @@ pub struct PulseHandle {
     wake: SyncSender<()>,
     published: watch::Receiver<Option<Arc<Published>>>,
     ended: watch::Receiver<bool>,
+    critical: Followers,
+}
+
+/// How many follow in a class; the pace is theirs while there are any.
+#[derive(Clone, Debug, Default)]
+pub struct Followers(Arc<AtomicUsize>);
+
+/// One of them, until it is dropped.
+#[derive(Debug)]
+pub struct Following(Followers);
+
+impl Followers {
+    /// One more.
+    #[must_use]
+    pub fn join(&self) -> Following {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        Following(self.clone())
+    }
+
+    /// Whether there are any.
+    #[must_use]
+    pub fn any(&self) -> bool {
+        self.0.load(Ordering::SeqCst) != 0
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 impl PulseHandle {
@@ -135,6 +194,14 @@ impl PulseHandle {
     pub fn wake(&self) {
         // Full means one is asked for already; disconnected means none will ever come, and all gates deny within Y.
         let _asked = self.wake.try_send(());
+    }
+
+    /// Somebody follows in the critical class: pulses come at its pace until the answer is dropped.
+    #[must_use]
+    pub fn follow_critical(&self) -> Following {
+        let following = self.critical.join();
+        self.wake();
+        following
     }
 
     /// The newest pulse, as it changes.
@@ -164,6 +231,7 @@ pub struct Signer {
     epoch: u64,
     seq: u64,
     lists: Vec<Arc<PublishedList>>,
+    pacing: Pacing,
 }
 
 impl Pulser {
@@ -174,6 +242,7 @@ impl Pulser {
     /// [`Problem`] when the epoch cannot be raised or the first pulse fails.
     pub fn start(self, period: Duration) -> Result<PulseHandle, Problem> {
         let mut signer = self.ready()?;
+        signer.pacing = Pacing::of(u64::try_from(period.as_millis()).unwrap_or(u64::MAX));
         let first = match signer.sign() {
             Ok(first) => Some(Arc::new(first)),
             // Without a pulse everybody denies; the doors say why, and the first one comes when the clock is kept.
@@ -186,12 +255,14 @@ impl Pulser {
         let (publish, published) = watch::channel(first);
         let (end, ended) = watch::channel(false);
         let (wake, woken) = sync_channel(1);
+        let critical = Followers::default();
+        let followed = critical.clone();
         let run = move || {
-            signer.run(&woken, &publish, period);
+            signer.run(&woken, &publish, || pace(period, &followed));
             end.send_replace(true);
         };
         std::thread::Builder::new().name("pulse".to_owned()).spawn(run).map_err(|_| Refusal::Internal.plain())?;
-        Ok(PulseHandle { wake, published, ended })
+        Ok(PulseHandle { wake, published, ended, critical })
     }
 
     /// A signer in an epoch of its own, for whoever sets the pace.
@@ -199,7 +270,7 @@ impl Pulser {
     /// # Errors
     /// [`Problem`] when the epoch cannot be raised.
     pub fn ready(self) -> Result<Signer, Problem> {
-        Ok(Signer { epoch: self.raise_epoch()?, pulser: self, seq: 0, lists: Vec::new() })
+        Ok(Signer { epoch: self.raise_epoch()?, pulser: self, seq: 0, lists: Vec::new(), pacing: Pacing::of(0) })
     }
 
     /// Sequence numbers start anew with each process, so each process has an epoch of its own, durable before use.
@@ -218,9 +289,14 @@ impl Pulser {
 }
 
 impl Signer {
-    fn run(mut self, woken: &Receiver<()>, publish: &watch::Sender<Option<Arc<Published>>>, period: Duration) {
+    fn run(
+        mut self,
+        woken: &Receiver<()>,
+        publish: &watch::Sender<Option<Arc<Published>>>,
+        pace: impl Fn() -> Duration,
+    ) {
         loop {
-            match woken.recv_timeout(period) {
+            match woken.recv_timeout(pace()) {
                 Ok(()) | Err(RecvTimeoutError::Timeout) => {}
                 // Every handle is gone: the broker has stopped.
                 Err(RecvTimeoutError::Disconnected) => return,
@@ -257,7 +333,10 @@ impl Signer {
             Refusal::StoreFailed.plain()
         })?;
         self.seq = self.seq.saturating_add(1);
+        let before: Vec<_> = self.lists.iter().map(|list| list.sha256).collect();
         self.sign_lists(snapshot.lists, basis)?;
+        let says_new = !before.into_iter().eq(self.lists.iter().map(|list| list.sha256));
+        let extra = self.pacing.is_extra(basis.at(), says_new);
         let now = self.pulser.clock.now();
         let digest = |(n, list): (usize, &Arc<PublishedList>)| ListDigest {
             n: n as u64,
@@ -276,7 +355,7 @@ impl Signer {
             checkpoint: PulseCheckpoint { origin: self.pulser.origin.clone(), size: head.size, root: head.root },
         };
         let token = self.pulser.keys.token.sign(pulse::KIND, &pulse.to_payload()).map_err(internal)?;
-        Ok(Published { pulse: token, seq: self.seq, basis: basis.at(), exp, lists: self.lists.clone() })
+        Ok(Published { pulse: token, seq: self.seq, basis: basis.at(), exp, lists: self.lists.clone(), extra })
     }
 
     /// A pulse says that nobody else was revoked: it takes a log that could have recorded that, and a clock that
@@ -329,6 +408,11 @@ impl Signer {
     }
 }
 
+/// Time to the next pulse: the settings' period, or that of the critical class while somebody follows in it.
+fn pace(period: Duration, critical: &Followers) -> Duration {
+    if critical.any() { period.min(Duration::from_millis(Class::Critical.period_ms())) } else { period }
+}
+
 /// Whether the next pulse may be signed where this one was not: the log was full, or nobody kept the clock.
 fn passes(problem: &Problem) -> bool {
     [Refusal::Busy.code(), Refusal::Clock.code()].contains(&problem.code())
@@ -363,7 +447,7 @@ mod tests {
     use countersign_attestation::status_list::{Status, StatusList, StatusListToken};
     use countersign_attestation::time::ClockError;
 
-    use super::{Published, PublishedList, Pulser, Signer};
+    use super::{Pacing, Published, PublishedList, Pulser, Signer};
     use crate::clock::{Clock, Hands};
     use crate::config::DataDir;
     use crate::keys::Keys;
@@ -416,7 +500,13 @@ mod tests {
             let pulser = open(dir.path(), &clock);
             let (jwks, domain) = (pulser.keys.token.jwks(), pulser.trust_domain.clone());
             let epoch = pulser.raise_epoch().unwrap();
-            Self { signer: Signer { pulser, epoch, seq: 0, lists: Vec::new() }, clock, jwks, domain, dir }
+            Self {
+                signer: Signer { pulser, epoch, seq: 0, lists: Vec::new(), pacing: Pacing::of(1_000) },
+                clock,
+                jwks,
+                domain,
+                dir,
+            }
         }
 
         fn host(&self) -> HostTrust {
@@ -523,11 +613,42 @@ mod tests {
         let (jwks, domain) = (pulser.keys.token.jwks(), pulser.trust_domain.clone());
         let next = pulser.raise_epoch().unwrap();
         assert_eq!(next, epoch + 1, "pulses of a restarted broker supersede all before");
-        let mut bench =
-            Bench { signer: Signer { pulser, epoch: next, seq: 0, lists: vec![] }, clock, jwks, domain, dir };
+        let mut bench = Bench {
+            signer: Signer { pulser, epoch: next, seq: 0, lists: vec![], pacing: Pacing::of(1_000) },
+            clock,
+            jwks,
+            domain,
+            dir,
+        };
         let (published, pulse) = bench.pulse();
         assert_eq!(bench.status(&published), Status::Suspended);
         assert_eq!(pulse.checkpoint.size, 3, "the lapse is recorded");
+    }
+
+    #[test]
+    fn the_pace_is_that_of_the_critical_class_while_somebody_follows_in_it() {
+        let (critical, second) = (super::Followers::default(), Duration::from_secs(1));
+        assert_eq!(super::pace(second, &critical), second);
+        let (one, two) = (critical.join(), critical.join());
+        drop(one);
+        assert_eq!(super::pace(second, &critical), Duration::from_millis(250));
+        assert_eq!(super::pace(Duration::from_millis(200), &critical), Duration::from_millis(200));
+        drop(two);
+        assert_eq!(super::pace(second, &critical), second);
+    }
+
+    #[test]
+    fn what_comes_for_the_critical_class_alone_is_known() {
+        let mut bench = Bench::new().trusted(45_000);
+        let mut extra = Vec::new();
+        for step in 0..9 {
+            if step == 6 {
+                bench.record(|on| Entry::revoked_by_operator(START, on, "admin", "operator.revoked"));
+            }
+            extra.push(bench.pulse().0.extra);
+            bench.clock.advance(240);
+        }
+        assert_eq!(extra, [false, true, true, true, false, true, false, true, true], "one in 900 ms, and what is new");
     }
 
     #[test]
