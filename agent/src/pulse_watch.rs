@@ -9,8 +9,9 @@ use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::pulse::{CLOCK_ERROR_MAX_MS, Pulse};
 use countersign_attestation::result::jws::JwkSet;
 use countersign_attestation::result::svid::{CredentialExtension, EXTENSION_OID, SpiffeId, TrustDomain};
+use countersign_attestation::staple;
 use countersign_attestation::status_delta::StatusDelta;
-use countersign_attestation::status_list::{Status, StatusList, StatusListToken};
+use countersign_attestation::status_list::{Status, StatusList, StatusListClaim, StatusListToken};
 use countersign_attestation::{Rejection, UnixMillis, Verified};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
@@ -72,6 +73,9 @@ pub struct PulseWatch {
     subject: Option<Subject>,
     seen_valid: bool,
     newest: Option<Verified<Pulse>>,
+    /// The newest pulse as it was signed, and the list as a staple carries it, by its digest.
+    token: String,
+    encoded: Option<(Sha256Digest, StatusListClaim)>,
     list: Option<StatusList>,
     arrived: BTreeMap<Sha256Digest, StatusList>,
 }
@@ -80,7 +84,16 @@ impl PulseWatch {
     /// Watches under the broker's keys.
     #[must_use]
     pub const fn new(keys: JwkSet) -> Self {
-        Self { keys, subject: None, seen_valid: false, newest: None, list: None, arrived: BTreeMap::new() }
+        Self {
+            keys,
+            subject: None,
+            seen_valid: false,
+            newest: None,
+            token: String::new(),
+            encoded: None,
+            list: None,
+            arrived: BTreeMap::new(),
+        }
     }
 
     /// A new credential is live, or none is. INVALID is for ever: an index that was VALID once stays known.
@@ -137,9 +150,23 @@ impl PulseWatch {
             return Ok(Finding::Nothing);
         }
         self.newest = Some(pulse);
+        token.clone_into(&mut self.token);
         let found = self.judge();
         self.arrived.clear();
         Ok(found)
+    }
+
+    /// What shows a relying party without a feed that the credential is trusted now: the newest pulse and the list of
+    /// the credential, once both are here.
+    pub fn staple(&mut self) -> Option<String> {
+        let (subject, pulse, list) = (self.subject.as_ref()?, self.newest.as_ref()?, self.list.as_ref()?);
+        let named = pulse.list(subject.list)?.sha256;
+        if self.encoded.as_ref().is_none_or(|(digest, _)| *digest != named) {
+            // A list is compressed when it changed, and not with each pulse.
+            self.encoded = (list.sha256() == named).then(|| (named, list.encode()));
+        }
+        let (_, list) = self.encoded.as_ref()?;
+        staple::encode(&self.token, list)
     }
 
     fn judge(&mut self) -> Finding {
@@ -177,6 +204,7 @@ mod tests {
     use countersign_attestation::pulse::{self, ListDigest, Pulse, PulseCheckpoint};
     use countersign_attestation::result::jws::{self, Jwk, JwkSet, Kind};
     use countersign_attestation::result::svid::TrustDomain;
+    use countersign_attestation::staple::Staple;
     use countersign_attestation::status_delta::StatusDelta;
     use countersign_attestation::status_list::{self, Status, StatusList, StatusListToken};
 
@@ -270,7 +298,23 @@ mod tests {
         let forged = delta.replace("[7,1]", "[7,2]");
         assert_eq!(bench.watch.offer_delta(&forged, now).unwrap_err().code(), "status_delta.digest");
         assert_eq!(bench.watch.offer_pulse(&pulse, now), Ok(Finding::NeedsList(0)), "neither led there");
+        assert_eq!(bench.watch.staple(), None, "the list is not here");
         assert_eq!(bench.watch.offer_delta(&delta, now), Ok(Finding::Revoked));
+    }
+
+    #[test]
+    fn the_staple_is_the_newest_pulse_with_the_list_it_names() {
+        let mut bench = Bench::new();
+        assert_eq!(bench.watch.staple(), None);
+        for (seq, status) in [(1, Status::Valid), (2, Status::Valid), (3, Status::Suspended)] {
+            bench.pulse(status, 10);
+            let text = bench.watch.staple().unwrap();
+            let staple = Staple::parse(&text).unwrap();
+            let pulse =
+                Pulse::verify(staple.pulse(), &bench.watch.keys, &TrustDomain::parse("a.example").unwrap(), ISSUED)
+                    .unwrap();
+            assert_eq!((pulse.seq, staple.into_list().get(7)), (seq, Ok(status)));
+        }
     }
 
     #[test]

@@ -35,6 +35,7 @@ pub mod rejection;
 pub mod result;
 pub mod signature;
 pub mod sse;
+pub mod staple;
 pub mod status_delta;
 pub mod status_list;
 pub mod time;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use countersign_attestation::anchor::Assurance;
 use countersign_attestation::digest::Sha256Digest;
-use countersign_attestation::pulse::{Class, Pulse};
+use countersign_attestation::pulse::{Class, ListDigest, Pulse};
 use countersign_attestation::result::svid::{ExecutionCredential, KeyProtection, SpiffeId, TrustDomain};
 use countersign_attestation::status_list::{Status, StatusList};
 use countersign_attestation::{UnixMillis, Verified};
@@ -24,7 +24,8 @@ pub struct Trust {
     pub keys: KeyProtection,
 }
 
-/// A pulse with every list it names. There is no other constructor than [`HeldPulse::complete`].
+/// A pulse with every list it names. It is made by [`HeldPulse::complete`], or with
+/// some of its lists by [`HeldPulse::partial`]: what is not there denies.
 #[derive(Debug)]
 pub struct HeldPulse {
     pulse: Verified<Pulse>,
@@ -69,6 +70,20 @@ impl HeldPulse {
         } else {
             Err(Incomplete { pulse: Box::new(pulse), missing })
         }
+    }
+
+    /// The pulse with those of its lists that are in `held`: for who has no feed, and is shown one list at a time.
+    #[must_use]
+    pub fn partial(
+        pulse: Verified<Pulse>,
+        received: Moment,
+        class: Class,
+        held: impl Fn(&Sha256Digest) -> Option<Arc<StatusList>>,
+    ) -> Self {
+        let found = |named: &ListDigest| Some((named.n, held(&named.sha256)?));
+        let lists = pulse.lists.iter().filter_map(found).collect();
+        let until = pulse.end_for(class);
+        Self { pulse, lists, received, until }
     }
 
     /// The pulse.
@@ -226,7 +241,9 @@ fn admit(credential: &ExecutionCredential, snapshot: &Snapshot, now: Moment) -> 
     held.check_fresh(now)?;
     let number = credential.status_list();
     let list = held.lists.get(&number).ok_or_else(|| {
-        GateReason::ListMissing.because(format!("one of {} lists", held.lists.len()), format!("list {number}"))
+        let reason =
+            if held.pulse.list(number).is_some() { GateReason::StapleMissing } else { GateReason::ListMissing };
+        reason.because(format!("one of {} lists", held.lists.len()), format!("list {number}"))
     })?;
     match list.get(credential.status_index())? {
         Status::Valid => Ok(Allowed {

@@ -34,7 +34,9 @@ async fn main() -> anyhow::Result<()> {
     let material = settings.trust_material()?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new(settings.keeper()));
     let metrics = Arc::new(Metrics::default());
-    let state = Arc::new(GateState::new(material.trust, material.keys).in_class(settings.class.into()));
+    let state = Arc::new(
+        GateState::new(material.trust, material.keys).in_class(settings.class.into()).fed_by(settings.source()),
+    );
     for broker in &settings.broker {
         let (state, clock, metrics) = (Arc::clone(&state), Arc::clone(&clock), Arc::clone(&metrics));
         tokio::spawn(Feed::new(broker, &material.broker_ca, state, clock, metrics)?.follow());

@@ -19,6 +19,7 @@ use rustls::pki_types::pem::PemObject as _;
 use crate::authorize::{Authorize, OperatorPolicies};
 use crate::decide::Trust;
 use crate::proxy::{ProxySettings, UpstreamAddress};
+use crate::state::Source;
 
 /// Decides for a relying party whether a caller's execution credential is trusted now.
 #[derive(Clone, Debug, Parser)]
@@ -29,8 +30,18 @@ pub struct Settings {
     pub listen: Listen,
 
     /// A broker or relay to follow; may be given several times.
-    #[arg(long, env = "COUNTERSIGN_GATE_BROKER", required = true, value_delimiter = ',', value_name = "URL")]
+    #[arg(
+        long,
+        env = "COUNTERSIGN_GATE_BROKER",
+        required_unless_present = "stapled",
+        value_delimiter = ',',
+        value_name = "URL"
+    )]
     pub broker: Vec<String>,
+
+    /// Follow nobody: decide by what callers show of the newest pulse, in the header Countersign-Staple.
+    #[arg(long, env = "COUNTERSIGN_GATE_STAPLED", conflicts_with = "broker")]
+    pub stapled: bool,
 
     /// The trust domain whose credentials are judged.
     #[arg(long, env = "COUNTERSIGN_TRUST_DOMAIN", value_name = "NAME", value_parser = trust_domain)]
@@ -223,6 +234,12 @@ impl Settings {
         let broker_ca = certificates(&self.file(self.broker_ca.as_deref(), "broker-ca.pem")?)?;
         let trust = Trust { trust_domain: self.trust_domain.clone(), roots, keys: self.keys.into() };
         Ok(TrustMaterial { trust, keys, broker_ca })
+    }
+
+    /// Where pulses come from.
+    #[must_use]
+    pub const fn source(&self) -> Source {
+        if self.stapled { Source::Staples } else { Source::Feeds }
     }
 
     /// Who vouches for the clock, and for how much.

@@ -9,6 +9,7 @@ use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::pulse::{Class, Pulse};
 use countersign_attestation::result::jws::JwkSet;
 use countersign_attestation::result::svid::ExecutionCredential;
+use countersign_attestation::staple::{Staple, StapleReason};
 use countersign_attestation::status_delta::{StatusDelta, StatusDeltaReason};
 use countersign_attestation::status_list::{StatusList, StatusListToken};
 use countersign_attestation::{Rejection, Verified};
@@ -55,12 +56,22 @@ pub struct PulseNumber {
     pub seq: u64,
 }
 
+/// Where pulses come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Brokers and relays that are followed.
+    Feeds,
+    /// Those who are judged, each with the list of its own.
+    Staples,
+}
+
 /// The gate's state. Cheap to share: `Arc<GateState>`.
 #[derive(Debug)]
 pub struct GateState {
     trust: Trust,
     keys: JwkSet,
     class: Class,
+    source: Source,
     snapshot: ArcSwap<Snapshot>,
     inbox: Mutex<Inbox>,
     chains: Mutex<Chains>,
@@ -92,6 +103,7 @@ impl GateState {
             trust,
             keys,
             class: Class::Default,
+            source: Source::Feeds,
             snapshot: ArcSwap::default(),
             inbox: Mutex::default(),
             chains: Mutex::default(),
@@ -103,6 +115,13 @@ impl GateState {
     #[must_use]
     pub const fn in_class(mut self, class: Class) -> Self {
         self.class = class;
+        self
+    }
+
+    /// The same, with pulses from elsewhere.
+    #[must_use]
+    pub const fn fed_by(mut self, source: Source) -> Self {
+        self.source = source;
         self
     }
 
@@ -173,6 +192,50 @@ impl GateState {
         Ok(self.keep(&mut inbox, list))
     }
 
+    /// Takes a staple, where there are no feeds. The newest pulse that anybody showed decides for all, also when an
+    /// older one is shown later; a list counts where that pulse names it, whoever showed it.
+    ///
+    /// # Errors
+    /// Why it was refused. Nothing changed.
+    pub fn offer_staple(&self, text: &str, now: Moment) -> Result<(), Rejection> {
+        if self.source == Source::Feeds {
+            return Ok(());
+        }
+        let latest = now.latest()?;
+        let staple = Staple::parse(text)?;
+        let pulse = Pulse::verify(staple.pulse(), &self.keys, &self.trust.trust_domain, now.wall)?;
+        pulse.check_unexpired(latest)?;
+        let list = Arc::new(staple.into_list());
+        let digest = list.sha256();
+        let names = |pulse: &Pulse| pulse.lists.iter().any(|named| named.sha256 == digest);
+        if !names(&pulse) {
+            return Err(StapleReason::Superseded.because("a list that the pulse names", digest));
+        }
+        let mut inbox = lock(&self.inbox);
+        let held = self.snapshot.load().held.clone();
+        let (pulse, received) = match held {
+            Some(held) if !pulse.supersedes(held.pulse()) => {
+                if !names(held.pulse()) {
+                    return Err(StapleReason::Superseded.because("a list that the newest pulse names", digest));
+                }
+                let mut named = held.pulse().lists.iter().filter(|named| named.sha256 == digest);
+                if named.all(|named| held.lists().contains_key(&named.n)) {
+                    return Ok(());
+                }
+                // It counts from when it was first seen.
+                (held.pulse().clone(), held.received())
+            }
+            Some(_) | None => (pulse, now),
+        };
+        inbox.keep(list);
+        let held = HeldPulse::partial(pulse, received, self.class, |digest| inbox.lists.get(digest).cloned());
+        let number = PulseNumber { epoch: held.pulse().epoch, seq: held.pulse().seq };
+        inbox.tidy(&held);
+        self.snapshot.store(Arc::new(Snapshot { held: Some(Arc::new(held)) }));
+        self.installed.send_replace(Some(number));
+        Ok(())
+    }
+
     /// The digest of list `n` as decisions have it now: what changes can begin at.
     #[must_use]
     pub fn known_list(&self, n: u64) -> Option<Sha256Digest> {
@@ -188,7 +251,7 @@ impl GateState {
     }
 
     fn keep(&self, inbox: &mut Inbox, list: StatusList) -> ListOffer {
-        inbox.keep(list);
+        inbox.keep(Arc::new(list));
         let Some((pulse, received)) = inbox.waiting.take() else { return ListOffer::Held };
         // The pulse counts from when it was received, however late its lists came.
         match self.complete(inbox, pulse, received) {
@@ -237,9 +300,9 @@ impl GateState {
 }
 
 impl Inbox {
-    fn keep(&mut self, list: StatusList) {
+    fn keep(&mut self, list: Arc<StatusList>) {
         let digest = list.sha256();
-        if self.lists.insert(digest, Arc::new(list)).is_none() {
+        if self.lists.insert(digest, list).is_none() {
             self.arrivals.push_back(digest);
         }
         while SPARE_LISTS_MAX < self.arrivals.len() {

@@ -9,11 +9,12 @@ use countersign_attestation::anchor::Assurance;
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::pulse::{Class, ListDigest, Pulse};
 use countersign_attestation::result::svid::{CredentialExtension, KeyProtection};
+use countersign_attestation::staple;
 use countersign_attestation::status_list::{Status, StatusList};
 use countersign_attestation::time::ClockError;
 use countersign_gate::clock::Moment;
 use countersign_gate::decide::{Decision, Trust};
-use countersign_gate::state::{GateState, Offer, PulseNumber};
+use countersign_gate::state::{GateState, Offer, PulseNumber, Source};
 use proptest::prelude::*;
 
 #[path = "../../tests/sim/issuer.rs"]
@@ -143,6 +144,64 @@ fn the_clock_error_is_taken_off_the_end_and_a_clock_that_nobody_keeps_lets_nobod
     let set_back = |after: u64| Moment { wall: at(0).wall, ..at(after) };
     assert_eq!(world.code(set_back(Y_MS - 301)), Ok(()));
     assert_eq!(world.code(set_back(Y_MS - 300)), Err("gate.pulse.expired"));
+}
+
+#[test]
+fn a_gate_without_a_feed_decides_by_the_newest_staple_that_anybody_showed() {
+    let world = World::new();
+    let gate = gate(&world.issuer).fed_by(Source::Staples);
+    let asked = |after: u64| code(gate.decide(&world.chain, at(after)));
+    let staple = |seq: u64, basis: u64, status: Status| {
+        staple::encode(&world.messages(seq, basis, status).1, &list(status).encode()).unwrap()
+    };
+    let refused = |text: &str, after: u64| gate.offer_staple(text, at(after)).unwrap_err().code();
+    assert_eq!(asked(0), Err("gate.pulse.none"));
+    let first = staple(1, 0, Status::Valid);
+    gate.offer_staple(&first, at(0)).unwrap();
+    assert_eq!(asked(0), Ok(()));
+    // A list that the pulse does not name, a stranger's pulse, and one that has ended.
+    let other = staple::encode(&world.messages(2, 5, Status::Valid).1, &list(Status::Suspended).encode()).unwrap();
+    assert_eq!(refused(&other, 10), "staple.superseded");
+    let (_, strange) = World::new().messages(9, 10, Status::Valid);
+    let strange = staple::encode(&strange, &list(Status::Valid).encode()).unwrap();
+    assert_eq!(refused(&strange, 10), "result.token.unknown_key");
+    assert_eq!(refused(&first, Y_MS), "pulse.expired");
+    assert_eq!(
+        gate.offer_staple(&first, Moment { error: ClockError::Unsynchronised, ..at(10) }).unwrap_err().code(),
+        "clock.unsynchronised"
+    );
+    // Somebody shows a newer one: nobody comes back with an older one, not even while that has not ended.
+    gate.offer_staple(&staple(2, 20, Status::Invalid), at(20)).unwrap();
+    assert_eq!(asked(20), Err("gate.credential.invalid"));
+    assert_eq!(refused(&first, 30), "staple.superseded");
+    assert_eq!(asked(30), Err("gate.credential.invalid"));
+    // Shown again and again it does not live longer.
+    gate.offer_staple(&staple(3, 40, Status::Valid), at(50)).unwrap();
+    gate.offer_staple(&staple(3, 40, Status::Valid), Moment { wall: at(40).wall, ..at(2_000) }).unwrap();
+    let set_back = |after: u64| Moment { wall: at(40).wall, ..at(after) };
+    assert_eq!(code(gate.decide(&world.chain, set_back(39 + Y_MS))), Ok(()));
+    assert_eq!(code(gate.decide(&world.chain, set_back(40 + Y_MS))), Err("gate.pulse.expired"));
+    assert_eq!(asked(40 + Y_MS), Err("gate.pulse.expired"));
+}
+
+#[test]
+fn a_list_counts_where_the_newest_pulse_names_it_whoever_showed_that() {
+    let world = World::new();
+    let gate = gate(&world.issuer).fed_by(Source::Staples);
+    let (ours, theirs) = (list(Status::Valid), StatusList::new());
+    let digest = |n: u64, list: &StatusList| ListDigest { n, size: 65_536, sha256: list.sha256() };
+    let pulse = |seq: u64| {
+        let lists = vec![digest(0, &ours), digest(1, &theirs)];
+        world.issuer.pulse_token(&Pulse { lists, ..world.issuer.pulse(seq, at(seq).wall, &ours) })
+    };
+    gate.offer_staple(&staple::encode(&pulse(2), &theirs.encode()).unwrap(), at(10)).unwrap();
+    assert_eq!(code(gate.decide(&world.chain, at(10))), Err("gate.staple.missing"));
+    gate.offer_staple(&staple::encode(&pulse(1), &ours.encode()).unwrap(), at(10)).unwrap();
+    assert_eq!(code(gate.decide(&world.chain, at(10))), Ok(()), "an older pulse with a list that is in the newest");
+    assert_eq!(gate.snapshot().held.as_ref().unwrap().pulse().seq, 2);
+    // A gate with feeds takes no staples.
+    world.gate.offer_staple(&staple::encode(&pulse(3), &ours.encode()).unwrap(), at(10)).unwrap();
+    assert_eq!(world.code(at(10)), Err("gate.pulse.none"));
 }
 
 #[test]
