@@ -135,6 +135,8 @@ reasons! {
     /// A defect of ours; the request was denied.
     Internal = 500, "broker.internal", "the broker failed and denied the request",
         "report it with the broker's log of this moment";
+    /// Each answer costs a signature.
+    NonceRate = 429, "pulse.nonce.rate", "too many ask for a pulse over a nonce", "ask again in a second";
     /// Not ready: no pulse was signed lately.
     NotReady = 503, "broker.not_ready", "the broker signs no pulses", "an operator looks at the broker's log";
     /// What is signed speaks of wall time.

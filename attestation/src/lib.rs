@@ -28,6 +28,7 @@ pub mod evidence;
 mod json;
 pub mod launch;
 pub mod lineage;
+pub mod nonce_pulse;
 pub mod protocol;
 pub mod pulse;
 pub mod reader;

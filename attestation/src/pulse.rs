@@ -165,22 +165,28 @@ impl Pulse {
         now: UnixMillis,
     ) -> Result<Verified<Self>, Rejection> {
         let pulse = jws::verify::<Self>(KIND, token, keys)?;
-        if pulse.iss != *trust_domain {
-            return Err(PulseReason::Issuer.because(trust_domain, &pulse.iss));
-        }
-        // Saturating differences alone would call an exp before its basis a window of zero.
-        if pulse.exp <= pulse.basis || Y_MAX_MS < pulse.exp.since(pulse.basis) {
-            let expected = format!("after {} by at most {Y_MAX_MS} ms", pulse.basis);
-            return Err(PulseReason::Window.because(expected, pulse.exp));
-        }
+        pulse.check_claims(trust_domain)?;
         if now.plus(CLOCK_ERROR_MAX_MS) < pulse.basis {
             return Err(PulseReason::BasisInFuture.because(format!("at most {now}"), pulse.basis));
         }
         pulse.check_unexpired(now)?;
-        if !pulse.lists.is_sorted_by(|before, after| before.n < after.n) {
+        Ok(pulse)
+    }
+
+    /// What holds of a pulse whatever the time is.
+    pub(crate) fn check_claims(&self, trust_domain: &TrustDomain) -> Result<(), Rejection> {
+        if self.iss != *trust_domain {
+            return Err(PulseReason::Issuer.because(trust_domain, &self.iss));
+        }
+        // Saturating differences alone would call an exp before its basis a window of zero.
+        if self.exp <= self.basis || Y_MAX_MS < self.exp.since(self.basis) {
+            let expected = format!("after {} by at most {Y_MAX_MS} ms", self.basis);
+            return Err(PulseReason::Window.because(expected, self.exp));
+        }
+        if !self.lists.is_sorted_by(|before, after| before.n < after.n) {
             return Err(PulseReason::Lists.because("ascending numbers", "another order"));
         }
-        Ok(pulse)
+        Ok(())
     }
 
     /// Whether the pulse may still be believed at `now`.

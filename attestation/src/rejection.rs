@@ -96,6 +96,7 @@ rooms! {
     Result(crate::result::ResultReason),
     Clock(crate::time::ClockReason),
     Pulse(crate::pulse::PulseReason),
+    NoncePulse(crate::nonce_pulse::NoncePulseReason),
     Staple(crate::staple::StapleReason),
     StatusDelta(crate::status_delta::StatusDeltaReason),
     StatusList(crate::status_list::StatusListReason),

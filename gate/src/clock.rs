@@ -5,7 +5,7 @@ use core::time::Duration;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use countersign_attestation::time::ClockError;
 use countersign_attestation::{Rejection, UnixMillis};
 use countersign_clock::Keeper;
@@ -77,6 +77,54 @@ impl Clock for SystemClock {
         let wall = UnixMillis(u64::try_from(wall.as_millis()).unwrap_or(u64::MAX));
         let steady_ms = steady_ms();
         Moment { wall, steady_ms, error: self.error(steady_ms) }
+    }
+}
+
+/// For a machine whose wall clock nobody believes: the time is the broker's, as it signed it into the newest answer to
+/// a nonce, and the steady clock's from when that was asked for. The wall clock is never read.
+#[derive(Debug)]
+pub struct NonceClock {
+    steady_ms: fn() -> u64,
+    /// When the broker signed, and when that was asked for.
+    learnt: ArcSwapOption<(UnixMillis, u64)>,
+}
+
+impl Default for NonceClock {
+    fn default() -> Self {
+        Self::over(steady_ms)
+    }
+}
+
+impl NonceClock {
+    /// A clock that has learnt nothing yet, beside this steady one.
+    #[must_use]
+    pub fn over(steady_ms: fn() -> u64) -> Self {
+        Self { steady_ms, learnt: ArcSwapOption::empty() }
+    }
+
+    /// The steady clock alone.
+    #[must_use]
+    pub fn steady_ms(&self) -> u64 {
+        (self.steady_ms)()
+    }
+
+    /// The broker signed at `signed_at` what was asked for at `sent_at_ms`. It signed later than that, so this clock is
+    /// ahead rather than behind.
+    pub fn learn(&self, signed_at: UnixMillis, sent_at_ms: u64) {
+        self.learnt.store(Some(Arc::new((signed_at, sent_at_ms))));
+    }
+}
+
+impl Clock for NonceClock {
+    fn now(&self) -> Moment {
+        let steady_ms = self.steady_ms();
+        // Before the first answer it is the end of time: everything has expired.
+        let learnt = self.learnt.load();
+        let wall = learnt.as_ref().map_or(UnixMillis(u64::MAX), |learnt| {
+            let (signed_at, sent_at_ms) = **learnt;
+            signed_at.plus(steady_ms.saturating_sub(sent_at_ms))
+        });
+        Moment { wall, steady_ms, error: ClockError::NONE }
     }
 }
 

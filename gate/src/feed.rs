@@ -5,13 +5,14 @@ use core::time::Duration;
 use std::sync::Arc;
 
 use countersign_attestation::Rejection;
+use countersign_attestation::nonce_pulse::{NONCE_BYTES, Outstanding};
 use countersign_attestation::pulse::Class;
 use reqwest::redirect::Policy;
 use reqwest::{Client, StatusCode, Url};
 use rustls::pki_types::CertificateDer;
 use rustls::{ClientConfig, RootCertStore};
 
-use crate::clock::{Clock, Moment, pause};
+use crate::clock::{Clock, Moment, NonceClock, pause};
 use crate::metrics::Metrics;
 use crate::sse::{Event, Parser, SseError};
 use crate::state::{GateState, ListOffer, Offer};
@@ -57,6 +58,8 @@ enum Fault {
     Stream(#[from] SseError),
     #[error("the stream ended")]
     Ended,
+    #[error("this machine gives no randomness for a nonce")]
+    NoRandomness,
     #[error("a token was refused: {0}")]
     Refused(#[from] Rejection),
 }
@@ -70,6 +73,7 @@ impl Fault {
             Self::NotText => "feed.not_text",
             Self::Stream(_) => "feed.stream",
             Self::Ended => "feed.ended",
+            Self::NoRandomness => "feed.no_randomness",
             Self::Refused(rejection) => rejection.code(),
         }
     }
@@ -158,6 +162,31 @@ impl Feed {
         }
     }
 
+    /// Asks the broker itself, again and again, with a nonce each time: the way of a gate without a clock. A relay has
+    /// no key to answer with.
+    pub async fn ask(self, clock: Arc<NonceClock>) {
+        let period = Duration::from_millis(self.state.class().period_ms());
+        loop {
+            if let Err(fault) = self.ask_once(&clock).await {
+                self.report(&fault);
+            }
+            pause(period).await;
+        }
+    }
+
+    async fn ask_once(&self, clock: &NonceClock) -> Result<(), Fault> {
+        let mut nonce = [0; NONCE_BYTES];
+        let random = rustls::crypto::aws_lc_rs::default_provider().secure_random;
+        random.fill(&mut nonce).map_err(|_| Fault::NoRandomness)?;
+        // The clock is read before anything is sent.
+        let asked = Outstanding::new(nonce, clock.steady_ms());
+        let request = self.client.post(self.address("v1/pulses/nonce")).json(&asked.request()).timeout(ANSWER_MAX);
+        let token = body_of(request.send().await?).await?;
+        let offer =
+            self.state.offer_answer(&token, asked, clock).inspect_err(|error| self.metrics.pulse(error.code()))?;
+        self.offered(offer, self.clock.now()).await
+    }
+
     fn report(&self, fault: &Fault) {
         self.metrics.feed_fault(fault.code());
         tracing::warn!(broker = %self.broker, code = fault.code(), %fault, "feed");
@@ -208,6 +237,10 @@ impl Feed {
     async fn offer(&self, token: &str) -> Result<(), Fault> {
         let received = self.clock.now();
         let offer = self.state.offer_pulse(token, received).inspect_err(|error| self.metrics.pulse(error.code()))?;
+        self.offered(offer, received).await
+    }
+
+    async fn offered(&self, offer: Offer, received: Moment) -> Result<(), Fault> {
         let missing = match offer {
             Offer::Installed => {
                 self.installed(received);
@@ -272,19 +305,7 @@ impl Feed {
     }
 
     async fn text(&self, path: &str) -> Result<String, Fault> {
-        let mut response = self.client.get(self.address(path)).timeout(ANSWER_MAX).send().await?;
-        if response.status() != StatusCode::OK {
-            return Err(Fault::Status(response.status()));
-        }
-        let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await? {
-            if ANSWER_BYTES_MAX < body.len().saturating_add(chunk.len()) {
-                return Err(Fault::TooLarge);
-            }
-            body.extend_from_slice(&chunk);
-        }
-        let text = String::from_utf8(body).map_err(|_| Fault::NotText)?;
-        Ok(text.trim_ascii().to_owned())
+        body_of(self.client.get(self.address(path)).timeout(ANSWER_MAX).send().await?).await
     }
 
     fn address(&self, path: &str) -> Url {
@@ -292,6 +313,22 @@ impl Feed {
         address.set_path(&format!("{}{path}", self.broker.path()));
         address
     }
+}
+
+/// A whole answer, bounded.
+async fn body_of(mut response: reqwest::Response) -> Result<String, Fault> {
+    if response.status() != StatusCode::OK {
+        return Err(Fault::Status(response.status()));
+    }
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await? {
+        if ANSWER_BYTES_MAX < body.len().saturating_add(chunk.len()) {
+            return Err(Fault::TooLarge);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    let text = String::from_utf8(body).map_err(|_| Fault::NotText)?;
+    Ok(text.trim_ascii().to_owned())
 }
 
 #[cfg(test)]

@@ -71,6 +71,11 @@ pub struct Settings {
     #[arg(long, env = "COUNTERSIGN_GATE_CLASS", value_enum, default_value_t = ClassName::Default)]
     pub class: ClassName,
 
+    /// Where the time comes from: this machine's clock, or, with `none`, the broker's answer to a nonce each second.
+    #[arg(long, env = "COUNTERSIGN_GATE_CLOCK", value_enum, default_value_t = TimeSource::System)]
+    #[arg(conflicts_with = "stapled")]
+    pub clock: TimeSource,
+
     /// Who vouches for this machine's clock: its kernel, or the operator, where something else keeps the clock.
     #[arg(long, env = "COUNTERSIGN_CLOCK_SYNC", value_enum, default_value = "kernel")]
     pub clock_sync: ClockSync,
@@ -142,6 +147,15 @@ pub enum Keys {
     Tpm,
     /// In the TPM, or in the memory of the attested host.
     Memory,
+}
+
+/// Where the time comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum TimeSource {
+    /// This machine's clock.
+    System,
+    /// The broker, asked with a nonce; the wall clock is never read.
+    None,
 }
 
 /// How soon a revocation must be in force.

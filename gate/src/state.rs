@@ -6,16 +6,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use countersign_attestation::digest::Sha256Digest;
+use countersign_attestation::nonce_pulse::{Answered, Outstanding};
 use countersign_attestation::pulse::{Class, Pulse};
 use countersign_attestation::result::jws::JwkSet;
 use countersign_attestation::result::svid::ExecutionCredential;
 use countersign_attestation::staple::{Staple, StapleReason};
 use countersign_attestation::status_delta::{StatusDelta, StatusDeltaReason};
 use countersign_attestation::status_list::{StatusList, StatusListToken};
+use countersign_attestation::time::ClockError;
 use countersign_attestation::{Rejection, Verified};
 use tokio::sync::watch;
 
-use crate::clock::Moment;
+use crate::clock::{Moment, NonceClock};
 use crate::decide::{self, Decision, HeldPulse, Incomplete, Snapshot, Trust};
 
 /// Lists held beyond those the newest pulse names, at most (16 KiB each): a start with a thousand lists fits.
@@ -270,14 +272,29 @@ impl GateState {
         let latest = now.latest()?;
         let pulse = Pulse::verify(token, &self.keys, &self.trust.trust_domain, now.wall)?;
         pulse.check_unexpired(latest)?;
+        Ok(self.take_newer(pulse, now))
+    }
+
+    /// Takes the answer to a nonce, once, by the steady clock alone: the pulse counts from when it was asked for.
+    ///
+    /// # Errors
+    /// Why it was refused. The nonce is used up.
+    pub fn offer_answer(&self, token: &str, asked: Outstanding, clock: &NonceClock) -> Result<Offer, Rejection> {
+        let answered = Answered::verify(token, &self.keys, &self.trust.trust_domain, asked)?;
+        let received = Moment { wall: answered.signed_at(), steady_ms: answered.sent_at_ms(), error: ClockError::NONE };
+        clock.learn(received.wall, received.steady_ms);
+        Ok(self.take_newer(answered.into_pulse(), received))
+    }
+
+    fn take_newer(&self, pulse: Verified<Pulse>, now: Moment) -> Offer {
         let mut inbox = lock(&self.inbox);
         let snapshot = self.snapshot.load();
         let held = snapshot.held.as_ref().map(|held| held.pulse());
         let newest = inbox.waiting.as_ref().map(|(waiting, _)| waiting).or(held);
         if newest.is_some_and(|newest| !pulse.supersedes(newest)) {
-            return Ok(Offer::NotNewer);
+            return Offer::NotNewer;
         }
-        Ok(self.complete(&mut inbox, pulse, now))
+        self.complete(&mut inbox, pulse, now)
     }
 
     /// Installs a pulse that is newer than the installed one, or keeps it until its lists are there.

@@ -2,17 +2,20 @@
 //! than the newest pulse that said VALID.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 
+use core::sync::atomic::{AtomicU64, Ordering};
 use std::collections::BTreeMap;
 
 use countersign_attestation::UnixMillis;
 use countersign_attestation::anchor::Assurance;
 use countersign_attestation::digest::Sha256Digest;
+use countersign_attestation::nonce_pulse::{self, NonceClaims, Outstanding};
+use countersign_attestation::protocol::Base64Bytes;
 use countersign_attestation::pulse::{Class, ListDigest, Pulse};
 use countersign_attestation::result::svid::{CredentialExtension, KeyProtection};
 use countersign_attestation::staple;
 use countersign_attestation::status_list::{Status, StatusList};
 use countersign_attestation::time::ClockError;
-use countersign_gate::clock::Moment;
+use countersign_gate::clock::{Clock as _, Moment, NonceClock};
 use countersign_gate::decide::{Decision, Trust};
 use countersign_gate::state::{GateState, Offer, PulseNumber, Source};
 use proptest::prelude::*;
@@ -202,6 +205,56 @@ fn a_list_counts_where_the_newest_pulse_names_it_whoever_showed_that() {
     // A gate with feeds takes no staples.
     world.gate.offer_staple(&staple::encode(&pulse(3), &ours.encode()).unwrap(), at(10)).unwrap();
     assert_eq!(world.code(at(10)), Err("gate.pulse.none"));
+}
+
+static STEADY: AtomicU64 = AtomicU64::new(0);
+
+#[test]
+fn an_answer_to_a_nonce_is_believed_once_and_by_the_steady_clock_alone() {
+    let world = World::new();
+    let clock = NonceClock::over(|| STEADY.load(Ordering::SeqCst));
+    let asked = |at: u64| {
+        code(world.gate.decide(&world.chain, {
+            STEADY.store(at, Ordering::SeqCst);
+            clock.now()
+        }))
+    };
+    let answer = |nonce: [u8; 32], iat: u64, seq: u64, status: Status| {
+        let pulse = Pulse { iat: at(iat).wall, ..world.issuer.pulse(seq, at(0).wall, &list(status)) };
+        let claims = NonceClaims { nonce: Base64Bytes(nonce.to_vec()), pulse };
+        world.issuer.key.token(nonce_pulse::KIND, &claims.to_payload())
+    };
+    let refused = |token: &str, nonce: [u8; 32]| {
+        world.gate.offer_answer(token, Outstanding::new(nonce, 70), &clock).unwrap_err().code()
+    };
+    assert_eq!(asked(0), Err("result.svid.expired"), "before the first answer it is the end of time");
+    // Another's nonce, a pulse without one, and signed before its basis or after its end.
+    assert_eq!(refused(&answer([1; 32], 500, 1, Status::Valid), [2; 32]), "nonce_pulse.nonce");
+    assert_eq!(refused(&world.messages(1, 0, Status::Valid).1, [1; 32]), "result.token.type");
+    assert_eq!(refused(&answer([1; 32], Y_MS, 1, Status::Valid), [1; 32]), "nonce_pulse.signed");
+    let early = Pulse { iat: UnixMillis(NOW.0 - 1), ..world.issuer.pulse(1, at(0).wall, &list(Status::Valid)) };
+    let early = NonceClaims { nonce: Base64Bytes(vec![1; 32]), pulse: early };
+    assert_eq!(refused(&world.issuer.key.token(nonce_pulse::KIND, &early.to_payload()), [1; 32]), "nonce_pulse.signed");
+    assert_eq!(asked(100), Err("result.svid.expired"), "nothing was learnt of what was refused");
+    // Sent at 70 by the steady clock, signed half a second after the basis: what was left then is left from 70 on.
+    let token = answer([1; 32], 500, 1, Status::Valid);
+    let offer = world.gate.offer_answer(&token, Outstanding::new([1; 32], 70), &clock);
+    assert_eq!(offer, Ok(Offer::WaitsForLists(vec![0])));
+    let first = world.messages(1, 0, Status::Valid).0;
+    world
+        .gate
+        .offer_list(&first, {
+            STEADY.store(900, Ordering::SeqCst);
+            clock.now()
+        })
+        .unwrap();
+    assert_eq!(asked(69 + Y_MS - 500), Ok(()));
+    assert_eq!(asked(70 + Y_MS - 500), Err("gate.pulse.expired"));
+    // The same pulse, signed over another nonce, ends when it ended.
+    let again = answer([3; 32], 600, 1, Status::Valid);
+    let offer = world.gate.offer_answer(&again, Outstanding::new([3; 32], 4_000), &clock);
+    assert_eq!(offer, Ok(Offer::NotNewer));
+    assert_eq!(asked(70 + Y_MS - 500), Err("gate.pulse.expired"));
 }
 
 #[test]

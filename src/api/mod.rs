@@ -74,6 +74,7 @@ fn handler(route: &Route) -> MethodRouter<Arc<Broker>> {
         (&Method::GET, "/v1/pulse") => get(public::pulse),
         (&Method::GET, "/v1/pulse/stream") => get(public::pulse_stream),
         (&Method::GET, "/v1/pulse/stream/critical") => get(public::critical_stream),
+        (&Method::POST, "/v1/pulses/nonce") => post(public::nonce_pulse),
         (&Method::GET, "/v1/status-lists/{n}") => get(public::status_list),
         (&Method::GET, "/v1/status-lists/{n}/since/{digest}") => get(public::status_list_since),
         (&Method::GET, "/v1/bundle") => get(public::bundle),

@@ -7,6 +7,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Response};
 use countersign_attestation::digest::Sha256Digest;
+use countersign_attestation::nonce_pulse::NonceRequest;
 use countersign_attestation::pulse::Class;
 use countersign_attestation::result::jws::ALGORITHM;
 use futures_util::stream::{self, Stream};
@@ -16,6 +17,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use crate::api::App;
+use crate::api::body::Json;
 use crate::broker::start::issuer_url;
 use crate::problem::{Problem, Refusal};
 use crate::trust::pulse::{Following, Published, PublishedList};
@@ -23,11 +25,21 @@ use crate::trust::pulse::{Following, Published, PublishedList};
 /// The API's description.
 pub const OPENAPI: &str = include_str!("../../docs/openapi.json");
 
+/// A nonce in base64url, and the name of its member.
+const NONCE_REQUEST_BYTES_MAX: usize = 256;
+
 const JOSE: HeaderValue = HeaderValue::from_static("application/jwt");
 
 pub(super) async fn pulse(State(broker): App) -> Result<Response, Problem> {
     let newest = broker.pulse.newest().ok_or_else(|| Refusal::NotReady.plain())?;
     Ok(pulse_of(&newest))
+}
+
+pub(super) async fn nonce_pulse(
+    State(broker): App,
+    Json(request): Json<NonceRequest, NONCE_REQUEST_BYTES_MAX>,
+) -> Result<Response, Problem> {
+    Ok(token(broker.answer_nonce(request)?, JOSE))
 }
 
 pub(super) fn pulse_of(newest: &Published) -> Response {

@@ -37,6 +37,7 @@ pub const ROUTES: &[Route] = &[
     route(Method::GET, "/v1/pulse", Audience::Anyone),
     route(Method::GET, "/v1/pulse/stream", Audience::Anyone),
     route(Method::GET, "/v1/pulse/stream/critical", Audience::Anyone),
+    route(Method::POST, "/v1/pulses/nonce", Audience::Anyone),
     route(Method::GET, "/v1/status-lists/{n}", Audience::Anyone),
     route(Method::GET, "/v1/status-lists/{n}/since/{digest}", Audience::Anyone),
     route(Method::GET, "/v1/bundle", Audience::Anyone),
