@@ -19,6 +19,7 @@ use tokio::sync::watch;
 
 use crate::clock::{Clock, sleep};
 use crate::keys::random;
+use crate::metrics::RelayMetrics;
 use crate::trust::pulse::{Pacing, Published, PublishedList};
 
 /// Longest wait for a connection, and for a whole answer that is not a stream.
@@ -69,6 +70,8 @@ pub struct Upstream {
     pub clock: Clock,
     /// How soon gates behind this relay want to know: the upstream's pace.
     pub class: Class,
+    /// What is counted.
+    pub metrics: Arc<RelayMetrics>,
 }
 
 impl Upstream {
@@ -153,6 +156,7 @@ impl Follower {
         while !self.publish.is_closed() {
             let mut heard = false;
             let fault = self.stream(&mut heard).await;
+            self.upstream.metrics.failed();
             tracing::warn!(broker = %self.upstream.broker, fault = %fault, "the broker is not heard");
             backoff = if heard { BACKOFF_MIN_MS } else { BACKOFF_MAX_MS.min(backoff.saturating_mul(2)) };
             sleep(Duration::from_millis(jittered(backoff))).await;
@@ -173,6 +177,7 @@ impl Follower {
                 Ok(None) => return RelayFault::Ended,
                 Err(error) => return error.into(),
             };
+            self.upstream.metrics.read(chunk.len());
             let mut events = Vec::new();
             if let Err(error) = parser.read(&chunk, |event| events.push(event)) {
                 return error.into();
@@ -181,7 +186,10 @@ impl Follower {
                 // What is refused does not end the stream: the next pulse may be sound.
                 match self.take(&event).await {
                     Ok(()) => *heard = true,
-                    Err(fault) => tracing::warn!(%fault, "not relayed"),
+                    Err(fault) => {
+                        self.upstream.metrics.failed();
+                        tracing::warn!(%fault, "not relayed");
+                    }
                 }
             }
         }
@@ -256,6 +264,7 @@ impl Follower {
         let says_new = self.newest.as_ref().is_none_or(|newest| digests(newest) != digests(&pulse));
         let extra = self.pacing.is_extra(pulse.basis, says_new);
         let published = Published { pulse: token, seq: pulse.seq, basis: pulse.basis, exp: pulse.exp, lists, extra };
+        self.upstream.metrics.relayed(pulse.seq, self.upstream.clock.now().since(pulse.basis));
         self.newest = Some(pulse);
         self.publish.send_replace(Some(Arc::new(published)));
         Ok(())

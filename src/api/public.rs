@@ -11,6 +11,7 @@ use countersign_attestation::nonce_pulse::NonceRequest;
 use countersign_attestation::pulse::Class;
 use countersign_attestation::result::jws::ALGORITHM;
 use futures_util::stream::{self, Stream};
+use prometheus_client::metrics::counter::Counter;
 use serde::Serialize;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -88,21 +89,22 @@ fn token(text: String, media_type: HeaderValue) -> Response {
 /// Server-sent events: `status-delta` or `status-list` for each list that is new to this reader, then `pulse`. A reader
 /// that falls behind misses pulses, never the newest one.
 pub(super) async fn pulse_stream(State(broker): App) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
-    stream_of(broker.pulse.watch(), Class::Default, None)
+    stream_of(broker.pulse.watch(), Class::Default, None, Counter::default())
 }
 
 /// The same with every pulse there is, which are more while somebody follows here.
 pub(super) async fn critical_stream(State(broker): App) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
     let following = broker.pulse.follow_critical();
-    stream_of(broker.pulse.watch(), Class::Critical, Some(following))
+    stream_of(broker.pulse.watch(), Class::Critical, Some(following), Counter::default())
 }
 
 pub(super) fn stream_of(
     published: watch::Receiver<Option<Arc<Published>>>,
     class: Class,
     following: Option<Following>,
+    bytes: Counter,
 ) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
-    Sse::new(stream::unfold(Reading::new(published, class, following), |mut reading| async move {
+    Sse::new(stream::unfold(Reading::new(published, class, following, bytes), |mut reading| async move {
         let event = reading.next().await?;
         Some((Ok(event), reading))
     }))
@@ -115,12 +117,24 @@ struct Reading {
     class: Class,
     /// The pace of the critical class ends with the last of its readers.
     _following: Option<Following>,
+    /// Bytes of the events for it.
+    bytes: Counter,
 }
 
 impl Reading {
-    fn new(mut published: watch::Receiver<Option<Arc<Published>>>, class: Class, following: Option<Following>) -> Self {
+    fn new(
+        mut published: watch::Receiver<Option<Arc<Published>>>,
+        class: Class,
+        following: Option<Following>,
+        bytes: Counter,
+    ) -> Self {
         published.mark_changed();
-        Self { published, waiting: VecDeque::new(), last: None, class, _following: following }
+        Self { published, waiting: VecDeque::new(), last: None, class, _following: following, bytes }
+    }
+
+    fn push(&mut self, name: &str, data: &str) {
+        self.bytes.inc_by(u64::try_from(name.len().saturating_add(data.len())).unwrap_or(u64::MAX));
+        self.waiting.push_back(Event::default().event(name).data(data));
     }
 
     /// The next event; none when there are no more pulses, which ends the stream.
@@ -139,12 +153,12 @@ impl Reading {
                 }
                 // Where there is neither, the reader asks for the list that the pulse names.
                 if let Some(delta) = known.and_then(|known| list.since(known)) {
-                    self.waiting.push_back(Event::default().event("status-delta").data(delta));
+                    self.push("status-delta", &delta);
                 } else if let Some(token) = &list.token {
-                    self.waiting.push_back(Event::default().event("status-list").data(token));
+                    self.push("status-list", token);
                 }
             }
-            self.waiting.push_back(Event::default().event("pulse").data(&newest.pulse));
+            self.push("pulse", &newest.pulse);
             self.last = Some(newest);
         }
         self.waiting.pop_front()

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
@@ -18,9 +18,10 @@ use tokio::sync::{Mutex, watch};
 
 use crate::api::public;
 use crate::clock::Clock;
+use crate::metrics::RelayMetrics;
 use crate::problem::{Problem, Refusal};
 use crate::relay::Upstream;
-use crate::trust::pulse::{LIST_LIFE_MS, Published, PublishedList};
+use crate::trust::pulse::{Followers, LIST_LIFE_MS, Published, PublishedList};
 
 /// What a relay serves.
 #[derive(Clone, Debug)]
@@ -33,6 +34,10 @@ pub struct Relayed {
     pub clock: Clock,
     /// Tokens of lists, for who has nothing yet.
     pub tokens: Tokens,
+    /// Who follows.
+    pub subscribers: Followers,
+    /// What is counted.
+    pub metrics: Arc<RelayMetrics>,
 }
 
 /// Tokens of lists. A relay that hears changes alone asks for a token when it is asked for one, once for all who wait.
@@ -112,8 +117,21 @@ pub fn router(relayed: Relayed) -> Router {
         .with_state(relayed)
 }
 
+/// `/metrics` alone, for a listener of its own: who follows and how far behind is for operators.
+pub fn metrics_router(relayed: Relayed) -> Router {
+    Router::new().route("/metrics", get(metrics)).with_state(relayed)
+}
+
+async fn metrics(State(relayed): State<Relayed>) -> Result<Response, Problem> {
+    let newest = relayed.published.borrow().clone();
+    let age = newest.map(|newest| relayed.clock.now().since(newest.basis));
+    let text = relayed.metrics.encode(relayed.subscribers.count(), age).map_err(|_| Refusal::Internal.plain())?;
+    let media_type = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+    Ok(([(header::CONTENT_TYPE, media_type)], text).into_response())
+}
+
 fn stream(relayed: Relayed, class: Class) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
-    public::stream_of(relayed.published, class, None)
+    public::stream_of(relayed.published, class, Some(relayed.subscribers.join()), relayed.metrics.bytes())
 }
 
 async fn pulse(State(relayed): State<Relayed>) -> Result<Response, Problem> {

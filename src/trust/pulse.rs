@@ -176,10 +176,16 @@ impl Followers {
         Following(self.clone())
     }
 
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.0.load(Ordering::SeqCst)
+    }
+
     /// Whether there are any.
     #[must_use]
     pub fn any(&self) -> bool {
-        self.0.load(Ordering::SeqCst) != 0
+        self.count() != 0
     }
 }
 
