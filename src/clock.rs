@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use countersign_attestation::UnixMillis;
+use countersign_attestation::time::ClockError;
+use countersign_clock::Keeper;
 use rustix::time::{ClockId, clock_gettime};
 
 /// Wall-clock time that never goes back while the process lives.
@@ -26,11 +28,13 @@ pub trait Hands: std::fmt::Debug + Send + Sync {
     fn wall_ms(&self) -> u64;
     /// Milliseconds on a clock that nobody sets and that runs on while the machine sleeps.
     fn steady_ms(&self) -> u64;
+    /// How far off the wall clock may be.
+    fn error(&self) -> ClockError;
 }
 
-/// `CLOCK_REALTIME` and `CLOCK_BOOTTIME`.
+/// `CLOCK_REALTIME` and `CLOCK_BOOTTIME`, and who vouches for the first.
 #[derive(Debug)]
-struct Machine;
+struct Machine(Keeper);
 
 impl Hands for Machine {
     #[expect(clippy::disallowed_methods, reason = "this is the clock")]
@@ -45,13 +49,23 @@ impl Hands for Machine {
         let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
         seconds.saturating_mul(1000).saturating_add(u64::try_from(time.tv_nsec / 1_000_000).unwrap_or(0))
     }
+
+    fn error(&self) -> ClockError {
+        self.0.error()
+    }
 }
 
 impl Clock {
-    /// The machine's clock.
+    /// The machine's clock, for which `keeper` vouches.
     #[must_use]
-    pub fn system() -> Self {
-        Self::over(Arc::new(Machine))
+    pub fn system(keeper: Keeper) -> Self {
+        Self::over(Arc::new(Machine(keeper)))
+    }
+
+    /// The machine's clock, for what is dated and decides nothing: no one vouches for it.
+    #[must_use]
+    pub fn dating() -> Self {
+        Self::system(Keeper::default())
     }
 
     /// A clock over these hands, from now on.
@@ -88,6 +102,15 @@ impl Clock {
         }
     }
 
+    /// How far off the wall clock may be now.
+    #[must_use]
+    pub fn error(&self) -> ClockError {
+        match &self.0 {
+            Source::Hands { hands, .. } => hands.error(),
+            Source::Manual(_) => ClockError::NONE,
+        }
+    }
+
     /// Moves a manual clock; the machine's clock moves by itself.
     pub fn advance(&self, milliseconds: u64) {
         match &self.0 {
@@ -117,6 +140,8 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering};
 
+    use countersign_attestation::time::ClockError;
+
     use super::{Clock, Hands};
 
     #[derive(Debug, Default)]
@@ -133,6 +158,10 @@ mod tests {
         fn steady_ms(&self) -> u64 {
             self.steady.load(Ordering::SeqCst)
         }
+
+        fn error(&self) -> ClockError {
+            ClockError::Unsynchronised
+        }
     }
 
     #[test]
@@ -147,6 +176,7 @@ mod tests {
         };
         assert_eq!(at(1_010, 10), 1_010);
         assert_eq!(clock.ahead_of_wall_ms(), 0);
+        assert_eq!(clock.error(), ClockError::Unsynchronised, "what the hands say");
         assert_eq!(at(400, 20), 1_020, "set back");
         assert_eq!(clock.ahead_of_wall_ms(), 620);
         assert_eq!(at(400, 3_600_020), 3_601_020, "set back, and slept for an hour");
@@ -163,6 +193,6 @@ mod tests {
 
     #[test]
     fn the_system_clock_is_later_than_this_code() {
-        assert!(UnixMillis(1_795_000_000_000) < Clock::system().now());
+        assert!(UnixMillis(1_795_000_000_000) < Clock::dating().now());
     }
 }

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use countersign_clock::{ClockSync, ERROR_MAX_MS, Keeper};
 use serde::{Deserialize, Serialize};
 
 /// Settings of one broker. Every member is required: a forgotten one is an error at start, not a default at run time.
@@ -32,6 +33,16 @@ pub struct Config {
     /// could be chosen say no.
     #[serde(default)]
     pub workload_keys: WorkloadKeys,
+    /// Who vouches for this machine's clock: the kernel, where settings say nothing.
+    #[serde(default)]
+    pub clock_sync: ClockSync,
+    /// The clock error beyond which nothing is signed; with `asserted`, the error that is vouched for. Milliseconds.
+    #[serde(default = "clock_error_max_ms")]
+    pub clock_error_max_ms: u64,
+}
+
+const fn clock_error_max_ms() -> u64 {
+    ERROR_MAX_MS
 }
 
 /// Whether keys in a host's memory are certified.
@@ -96,7 +107,15 @@ impl Config {
             pulse_period_ms: 1000,
             pulse_validity_ms: 5000,
             workload_keys: WorkloadKeys::Refuse,
+            clock_sync: ClockSync::Kernel,
+            clock_error_max_ms: ERROR_MAX_MS,
         }
+    }
+
+    /// Who vouches for the clock, and for how much.
+    #[must_use]
+    pub const fn keeper(&self) -> Keeper {
+        Keeper::new(self.clock_sync, self.clock_error_max_ms)
     }
 
     /// Reads and checks `config.toml`.
@@ -130,6 +149,9 @@ impl Config {
         }
         if self.attest_interval_ms == 0 || self.lease_ms <= self.attest_interval_ms {
             return Err(("0 < attest_interval_ms < lease_ms", self.attest_interval_ms.to_string()));
+        }
+        if self.clock_error_max_ms == 0 || ERROR_MAX_MS < self.clock_error_max_ms {
+            return Err(("0 < clock_error_max_ms <= 1000", self.clock_error_max_ms.to_string()));
         }
         if 86_400_000 < self.credential_ttl_ms {
             return Err(("credential_ttl_ms: at most a day", self.credential_ttl_ms.to_string()));
@@ -300,6 +322,8 @@ mod tests {
             Config { lease_ms: 300_000, ..config() },
             Config { attest_interval_ms: 45_000, ..config() },
             Config { credential_ttl_ms: 100_000_000, ..config() },
+            Config { clock_error_max_ms: 0, ..config() },
+            Config { clock_error_max_ms: 1_001, ..config() },
         ];
         for config in bad {
             assert!(config.check().is_err(), "{config:?}");

@@ -1,8 +1,10 @@
 //! Counters and histograms, in OpenMetrics text. Reason codes are labels; host ids never are.
 
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use countersign_attestation::UnixMillis;
+use countersign_attestation::time::ClockError;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -58,6 +60,7 @@ pub struct Metrics {
     next_updates: Family<SubjectLabels, Gauge>,
     ends: Family<SubjectLabels, Gauge>,
     warnings: Gauge,
+    clock_error: Gauge<f64, AtomicU64>,
 }
 
 impl Default for Metrics {
@@ -92,6 +95,9 @@ impl Metrics {
         registry.register_with_unit("collateral_ends", end, Unit::Seconds, Family::clone(&ends));
         let warnings = Gauge::default();
         registry.register("collateral_warnings", "What /readyz warns of", warnings.clone());
+        let clock_error = Gauge::default();
+        let error = "Clock error of this machine; -1 where it is not known or too large, and nothing is signed";
+        registry.register_with_unit("clock_error", error, Unit::Seconds, clock_error.clone());
         Self {
             registry,
             decisions,
@@ -104,6 +110,7 @@ impl Metrics {
             next_updates,
             ends,
             warnings,
+            clock_error,
         }
     }
 
@@ -147,6 +154,12 @@ impl Metrics {
         self.ends.get_or_create(&labels).set(seconds(ends));
     }
 
+    /// Sets the clock error.
+    #[expect(clippy::cast_precision_loss, reason = "milliseconds of a second")]
+    pub fn clock(&self, error: ClockError) {
+        self.clock_error.set(error.bounded().map_or(-1.0, |error_ms| error_ms as f64 / 1000.0));
+    }
+
     /// Sets how much there is to warn of.
     pub fn warnings(&self, count: usize) {
         self.warnings.set(i64::try_from(count).unwrap_or(i64::MAX));
@@ -157,6 +170,79 @@ impl Metrics {
     /// # Errors
     /// [`std::fmt::Error`] when a label cannot be written.
     pub fn encode(&self) -> Result<String, std::fmt::Error> {
+        let mut text = String::new();
+        encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}
+
+/// Everything a relay counts.
+#[derive(Debug)]
+pub struct RelayMetrics {
+    registry: Registry,
+    subscribers: Gauge,
+    sequence: Gauge<u64, AtomicU64>,
+    age: Gauge<f64, AtomicU64>,
+    lag: Histogram,
+    failures: Counter,
+    upstream_bytes: Counter,
+    bytes: Counter,
+}
+
+impl Default for RelayMetrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("countersign_relay");
+        let (subscribers, sequence, age) = (Gauge::default(), Gauge::default(), Gauge::default());
+        registry.register("subscribers", "Streams that are open", Gauge::clone(&subscribers));
+        registry.register("pulse_sequence", "Sequence of the newest pulse", Gauge::clone(&sequence));
+        let help = "Time since the basis of the newest pulse; -1 without one";
+        registry.register("pulse_age_seconds", help, Gauge::clone(&age));
+        let lag = Histogram::new(exponential_buckets(0.001, 2.0, 14));
+        registry.register("lag_seconds", "Time from the basis of a pulse until it is relayed", lag.clone());
+        let (failures, upstream_bytes, bytes) = (Counter::default(), Counter::default(), Counter::default());
+        registry.register(
+            "upstream_failures",
+            "Connections upstream that failed, and what was refused",
+            failures.clone(),
+        );
+        registry.register("upstream_bytes", "Bytes of the stream that is followed", upstream_bytes.clone());
+        registry.register("bytes", "Bytes of events for subscribers", bytes.clone());
+        Self { registry, subscribers, sequence, age, lag, failures, upstream_bytes, bytes }
+    }
+}
+
+impl RelayMetrics {
+    /// A pulse is relayed, so long after its basis.
+    #[expect(clippy::cast_precision_loss, reason = "milliseconds of at most ten seconds")]
+    pub fn relayed(&self, sequence: u64, lag_ms: u64) {
+        self.sequence.set(sequence);
+        self.lag.observe(lag_ms as f64 / 1000.0);
+    }
+
+    /// Upstream failed, or said what was refused.
+    pub fn failed(&self) {
+        self.failures.inc();
+    }
+
+    /// So much of the stream was read.
+    pub fn read(&self, bytes: usize) {
+        self.upstream_bytes.inc_by(u64::try_from(bytes).unwrap_or(u64::MAX));
+    }
+
+    /// Counts what subscribers are sent.
+    #[must_use]
+    pub fn bytes(&self) -> Counter {
+        self.bytes.clone()
+    }
+
+    /// OpenMetrics text.
+    ///
+    /// # Errors
+    /// [`std::fmt::Error`] when it cannot be written.
+    #[expect(clippy::cast_precision_loss, reason = "a gauge of seconds does not need 53 bits")]
+    pub fn encode(&self, subscribers: usize, age_ms: Option<u64>) -> Result<String, std::fmt::Error> {
+        self.subscribers.set(i64::try_from(subscribers).unwrap_or(i64::MAX));
+        self.age.set(age_ms.map_or(-1.0, |age| age as f64 / 1000.0));
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)

@@ -3,6 +3,7 @@
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::protocol;
 use countersign_attestation::rejection::Rejection;
+use countersign_attestation::time::ClockError;
 use countersign_policies::finding::Finding;
 
 macro_rules! reasons {
@@ -134,11 +135,27 @@ reasons! {
     /// A defect of ours; the request was denied.
     Internal = 500, "broker.internal", "the broker failed and denied the request",
         "report it with the broker's log of this moment";
+    /// Each answer costs a signature.
+    NonceRate = 429, "pulse.nonce.rate", "too many ask for a pulse over a nonce", "ask again in a second";
     /// Not ready: no pulse was signed lately.
     NotReady = 503, "broker.not_ready", "the broker signs no pulses", "an operator looks at the broker's log";
+    /// What is signed speaks of wall time.
+    Clock = 503, "broker.clock", "the broker's clock is not known to be right, so nothing is signed or issued",
+        "let chrony or the like keep its clock, or say who does: clock_sync in config.toml; it goes on by itself";
 }
 
 impl Refusal {
+    /// Whether a clock that may be off so far may date what is signed.
+    ///
+    /// # Errors
+    /// [`Refusal::Clock`] where nobody keeps the clock, or its error is too large.
+    pub fn check_clock(error: ClockError) -> Result<(), Problem> {
+        match error.bounded() {
+            Ok(_) => Ok(()),
+            Err(rejection) => Err(Self::Clock.because(rejection.expected(), rejection.found())),
+        }
+    }
+
     /// The refusal with what was expected and found.
     #[must_use]
     pub fn because(self, expected: impl std::fmt::Display, found: impl std::fmt::Display) -> Problem {

@@ -7,21 +7,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_attestation::digest::Sha256Digest;
-use countersign_attestation::pulse::Pulse;
+use countersign_attestation::pulse::{Class, Pulse};
 use countersign_attestation::result::jws::JwkSet;
 use countersign_attestation::result::svid::TrustDomain;
 use countersign_attestation::sse::{Event, Parser, SseError};
-use countersign_attestation::status_list::StatusListToken;
+use countersign_attestation::status_delta::StatusDelta;
+use countersign_attestation::status_list::{StatusList, StatusListToken};
 use countersign_attestation::{Rejection, UnixMillis, Verified};
 use reqwest::{Client, StatusCode, Url};
 use tokio::sync::watch;
 
 use crate::clock::{Clock, sleep};
 use crate::keys::random;
-use crate::trust::pulse::{LIST_LIFE_MS, Published, PublishedList};
+use crate::metrics::RelayMetrics;
+use crate::trust::pulse::{Pacing, Published, PublishedList};
 
-/// A broker signs every second; three silent seconds are a broken connection.
-const SILENCE_MAX: Duration = Duration::from_secs(3);
 /// Longest wait for a connection, and for a whole answer that is not a stream.
 const ANSWER_MAX: Duration = Duration::from_secs(2);
 /// First and longest pause between connections, before chance takes up to a half away.
@@ -68,13 +68,58 @@ pub struct Upstream {
     pub trust_domain: TrustDomain,
     /// Time.
     pub clock: Clock,
+    /// How soon gates behind this relay want to know: the upstream's pace.
+    pub class: Class,
+    /// What is counted.
+    pub metrics: Arc<RelayMetrics>,
+}
+
+impl Upstream {
+    /// The token of list `n`, as it is now.
+    ///
+    /// # Errors
+    /// [`RelayFault`].
+    pub async fn list(&self, n: u64) -> Result<String, RelayFault> {
+        self.text(&format!("v1/status-lists/{n}")).await
+    }
+
+    /// Checks a token of a list under the pinned keys.
+    ///
+    /// # Errors
+    /// Why it is refused.
+    pub fn verify_list(&self, token: &str) -> Result<(Verified<StatusListToken>, StatusList), Rejection> {
+        StatusListToken::verify(token, &self.keys, self.clock.now())
+    }
+
+    async fn text(&self, path: &str) -> Result<String, RelayFault> {
+        let mut response = self.client.get(self.address(path)).timeout(ANSWER_MAX).send().await?;
+        if response.status() != StatusCode::OK {
+            return Err(RelayFault::Status(response.status()));
+        }
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await? {
+            if ANSWER_BYTES_MAX < body.len().saturating_add(chunk.len()) {
+                return Err(RelayFault::NoToken);
+            }
+            body.extend_from_slice(&chunk);
+        }
+        let text = String::from_utf8(body).map_err(|_| RelayFault::NoToken)?;
+        Ok(text.trim_ascii().to_owned())
+    }
+
+    fn address(&self, path: &str) -> Url {
+        let mut address = self.broker.clone();
+        let folder = address.path().trim_end_matches('/').to_owned();
+        address.set_path(&format!("{folder}/{path}"));
+        address
+    }
 }
 
 /// The client that a relay follows its broker with.
 ///
 /// # Errors
 /// [`reqwest::Error`] when it cannot be built.
-pub fn client(tls: rustls::ClientConfig) -> Result<Client, reqwest::Error> {
+pub fn client(tls: rustls::ClientConfig, class: Class) -> Result<Client, reqwest::Error> {
     Client::builder()
         .tls_backend_preconfigured(tls)
         .https_only(true)
@@ -82,25 +127,27 @@ pub fn client(tls: rustls::ClientConfig) -> Result<Client, reqwest::Error> {
         .redirect(reqwest::redirect::Policy::none())
         .no_proxy()
         .connect_timeout(ANSWER_MAX)
-        .read_timeout(SILENCE_MAX)
+        .read_timeout(Duration::from_millis(class.silence_ms()))
         .build()
 }
 
 /// Follows a broker.
 #[derive(Debug)]
 pub struct Follower {
-    upstream: Upstream,
+    upstream: Arc<Upstream>,
     newest: Option<Verified<Pulse>>,
     lists: BTreeMap<Sha256Digest, Arc<PublishedList>>,
     publish: watch::Sender<Option<Arc<Published>>>,
+    pacing: Pacing,
 }
 
 impl Follower {
     /// A follower that has heard nothing, and what it will hear.
     #[must_use]
-    pub fn new(upstream: Upstream) -> (Self, watch::Receiver<Option<Arc<Published>>>) {
+    pub fn new(upstream: Arc<Upstream>) -> (Self, watch::Receiver<Option<Arc<Published>>>) {
         let (publish, published) = watch::channel(None);
-        (Self { upstream, newest: None, lists: BTreeMap::new(), publish }, published)
+        let pacing = Pacing::of(Class::Default.period_ms());
+        (Self { upstream, newest: None, lists: BTreeMap::new(), publish, pacing }, published)
     }
 
     /// Follows until nobody listens any more.
@@ -109,6 +156,7 @@ impl Follower {
         while !self.publish.is_closed() {
             let mut heard = false;
             let fault = self.stream(&mut heard).await;
+            self.upstream.metrics.failed();
             tracing::warn!(broker = %self.upstream.broker, fault = %fault, "the broker is not heard");
             backoff = if heard { BACKOFF_MIN_MS } else { BACKOFF_MAX_MS.min(backoff.saturating_mul(2)) };
             sleep(Duration::from_millis(jittered(backoff))).await;
@@ -129,6 +177,7 @@ impl Follower {
                 Ok(None) => return RelayFault::Ended,
                 Err(error) => return error.into(),
             };
+            self.upstream.metrics.read(chunk.len());
             let mut events = Vec::new();
             if let Err(error) = parser.read(&chunk, |event| events.push(event)) {
                 return error.into();
@@ -137,14 +186,21 @@ impl Follower {
                 // What is refused does not end the stream: the next pulse may be sound.
                 match self.take(&event).await {
                     Ok(()) => *heard = true,
-                    Err(fault) => tracing::warn!(%fault, "not relayed"),
+                    Err(fault) => {
+                        self.upstream.metrics.failed();
+                        tracing::warn!(%fault, "not relayed");
+                    }
                 }
             }
         }
     }
 
     async fn open(&self) -> Result<reqwest::Response, RelayFault> {
-        let request = self.upstream.client.get(self.address("v1/pulse/stream")).header("accept", "text/event-stream");
+        let stream = match self.upstream.class {
+            Class::Default => "v1/pulse/stream",
+            Class::Critical => "v1/pulse/stream/critical",
+        };
+        let request = self.upstream.client.get(self.upstream.address(stream)).header("accept", "text/event-stream");
         let response = request.send().await?;
         if response.status() == StatusCode::OK { Ok(response) } else { Err(RelayFault::Status(response.status())) }
     }
@@ -152,21 +208,35 @@ impl Follower {
     async fn take(&mut self, event: &Event) -> Result<(), RelayFault> {
         match event.name.as_str() {
             "status-list" => self.keep(event.data.clone()).map(drop),
+            "status-delta" => self.change(&event.data),
             "pulse" => self.relay(event.data.clone()).await,
             _ => Ok(()),
         }
     }
 
     fn keep(&mut self, token: String) -> Result<Arc<PublishedList>, RelayFault> {
-        let (claims, list) = StatusListToken::verify(&token, &self.upstream.keys, self.upstream.clock.now())?;
+        let (claims, list) = self.upstream.verify_list(&token)?;
+        let signed_at = UnixMillis(claims.iat.saturating_mul(1000));
+        Ok(self.hold(PublishedList::new(0, list, Some(token), signed_at, None)))
+    }
+
+    /// Changes of a list that is held. Whether they are true, the next pulse says by the digest of what they come to.
+    fn change(&mut self, text: &str) -> Result<(), RelayFault> {
+        let delta = StatusDelta::parse(text)?;
+        // Of a list that is not here, the whole is fetched when a pulse names it.
+        let Some(base) = self.lists.get(&delta.from()).cloned() else { return Ok(()) };
+        let list = delta.apply(&base.list)?;
+        self.hold(PublishedList::new(delta.n(), list, None, base.signed_at, Some(&base)));
+        Ok(())
+    }
+
+    fn hold(&mut self, list: PublishedList) -> Arc<PublishedList> {
         if SPARE_LISTS_MAX <= self.lists.len() {
             self.lists.pop_first();
         }
-        let signed_at = UnixMillis(claims.iat.saturating_mul(1000));
-        let digest = list.sha256();
-        let list = Arc::new(PublishedList { list, token, signed_at });
-        self.lists.insert(digest, Arc::clone(&list));
-        Ok(list)
+        let list = Arc::new(list);
+        self.lists.insert(list.sha256, Arc::clone(&list));
+        list
     }
 
     /// Passes a pulse on, once all its lists are there.
@@ -178,49 +248,26 @@ impl Follower {
         }
         let mut lists = Vec::with_capacity(pulse.lists.len());
         for named in &pulse.lists {
-            // A list's own token ends, for those who have no pulse: asked for again in time.
-            let fresh = |list: &&Arc<PublishedList>| pulse.basis.since(list.signed_at) < LIST_LIFE_MS * 3 / 4;
-            let list = match self.lists.get(&named.sha256).filter(fresh) {
+            // Its token is asked for when somebody asks for it.
+            let list = match self.lists.get(&named.sha256) {
                 Some(list) => Arc::clone(list),
-                None => {
-                    let token = self.text(&format!("v1/status-lists/{}", named.n)).await?;
-                    self.keep(token)?
-                }
+                None => self.keep(self.upstream.list(named.n).await?)?,
             };
             // The list went on meanwhile: the pulse that names it is on its way.
-            if list.list.sha256() != named.sha256 {
+            if list.sha256 != named.sha256 {
                 return Ok(());
             }
             lists.push(list);
         }
         self.lists.retain(|digest, _| pulse.lists.iter().any(|named| named.sha256 == *digest));
-        let published = Published { pulse: token, seq: pulse.seq, basis: pulse.basis, exp: pulse.exp, lists };
+        let digests = |pulse: &Pulse| pulse.lists.iter().map(|list| list.sha256).collect::<Vec<_>>();
+        let says_new = self.newest.as_ref().is_none_or(|newest| digests(newest) != digests(&pulse));
+        let extra = self.pacing.is_extra(pulse.basis, says_new);
+        let published = Published { pulse: token, seq: pulse.seq, basis: pulse.basis, exp: pulse.exp, lists, extra };
+        self.upstream.metrics.relayed(pulse.seq, self.upstream.clock.now().since(pulse.basis));
         self.newest = Some(pulse);
         self.publish.send_replace(Some(Arc::new(published)));
         Ok(())
-    }
-
-    async fn text(&self, path: &str) -> Result<String, RelayFault> {
-        let mut response = self.upstream.client.get(self.address(path)).timeout(ANSWER_MAX).send().await?;
-        if response.status() != StatusCode::OK {
-            return Err(RelayFault::Status(response.status()));
-        }
-        let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await? {
-            if ANSWER_BYTES_MAX < body.len().saturating_add(chunk.len()) {
-                return Err(RelayFault::NoToken);
-            }
-            body.extend_from_slice(&chunk);
-        }
-        let text = String::from_utf8(body).map_err(|_| RelayFault::NoToken)?;
-        Ok(text.trim_ascii().to_owned())
-    }
-
-    fn address(&self, path: &str) -> Url {
-        let mut address = self.upstream.broker.clone();
-        let folder = address.path().trim_end_matches('/').to_owned();
-        address.set_path(&format!("{folder}/{path}"));
-        address
     }
 }
 

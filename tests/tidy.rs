@@ -11,9 +11,10 @@ use std::path::{Path, PathBuf};
 const PACKAGE_MAY_USE: &[(&str, &[&str])] = &[
     ("attestation", &["attestation"]),
     ("policies", &["policies", "attestation"]),
-    ("gate", &["gate", "attestation", "policies"]),
-    ("agent", &["agent", "attestation"]),
-    ("src", &["attestation", "policies"]),
+    ("clock", &["clock", "attestation"]),
+    ("gate", &["gate", "attestation", "policies", "clock"]),
+    ("agent", &["agent", "attestation", "clock"]),
+    ("src", &["attestation", "policies", "clock"]),
 ];
 
 /// What the gate may name of the judge: it asks what an operator permits, and appraises nothing.
@@ -131,7 +132,7 @@ fn check_direction(shown: &str, text: &str, untidy: &mut Vec<String>) {
     for (index, line) in production(text).lines().enumerate() {
         let number = index + 1;
         if let Some((_, allowed)) = allowed {
-            for other in ["attestation", "policies", "gate", "agent"] {
+            for other in ["attestation", "policies", "clock", "gate", "agent"] {
                 if line.contains(&format!("countersign_{other}::")) && !allowed.contains(&other) {
                     untidy.push(format!("{shown}:{number}: {folder} may not use {other}"));
                 }

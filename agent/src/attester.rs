@@ -5,6 +5,7 @@ use countersign_attestation::evidence::bundle::{Bundle, TdxEvidence};
 use countersign_attestation::protocol::{
     AttestationRequest, AttestationResponse, Base64Bytes, Challenge, IssuedCredential, Problem,
 };
+use countersign_clock::Keeper;
 use tokio::sync::{mpsc, watch};
 
 use crate::backoff::{Backoff, random};
@@ -81,6 +82,8 @@ pub struct Attester {
     pub audiences: Vec<String>,
     /// Whether workloads are to have a key in memory.
     pub wants_workload_key: bool,
+    /// Who vouches for the clock that leases are seen by.
+    pub keeper: Keeper,
     /// The credential key of the live credential, and when to renew.
     current: Option<(WrappedKey, countersign_attestation::UnixMillis)>,
 }
@@ -96,12 +99,16 @@ impl Attester {
         broker: BrokerClient,
         baseline: watch::Sender<Option<Baseline>>,
     ) -> Self {
-        let (audiences, wants_workload_key, current) = (Vec::new(), false, None);
-        Self { tpm, attestation_key, logs, hardware, broker, baseline, audiences, wants_workload_key, current }
+        let (audiences, wants_workload_key, keeper, current) = (Vec::new(), false, Keeper::default(), None);
+        Self { tpm, attestation_key, logs, hardware, broker, baseline, audiences, wants_workload_key, keeper, current }
     }
 
     /// Attests once.
     pub async fn attest(&mut self) -> Outcome {
+        // By a clock that nobody keeps, no lease would be worth anything.
+        if let Err(error) = self.clock_error_ms() {
+            return Outcome::Failed(error);
+        }
         match self.try_attest().await {
             Ok(granted) => Outcome::Granted(Box::new(granted)),
             Err(error) => {
@@ -111,6 +118,10 @@ impl Attester {
                 Outcome::Denied(Box::new(problem))
             }
         }
+    }
+
+    fn clock_error_ms(&self) -> Result<u64, AgentError> {
+        self.keeper.error().bounded().map_err(AgentError::Clock)
     }
 
     async fn try_attest(&mut self) -> Result<Granted, AgentError> {
@@ -172,7 +183,7 @@ impl Attester {
         };
         let mut response = self.broker.attest(&request).await?;
         // The lease is counted from here, where its end on the broker's clock is known.
-        let lease = Lease::new(response.lease_until, clock::now());
+        let lease = Lease::seen_within(response.lease_until, clock::now(), self.clock_error_ms()?);
         let credential = response.credential.take();
         if is_new && credential.is_none() {
             return Err(AgentError::Grant("sent no credential for a new key"));

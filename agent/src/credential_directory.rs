@@ -121,6 +121,18 @@ impl CredentialDirectory {
         }
     }
 
+    /// Replaces the staple, or takes it away. It is old in seconds, so that nothing is lost with it in a crash.
+    ///
+    /// # Errors
+    /// [`FileError`].
+    pub fn staple(&self, staple: Option<&str>) -> Result<(), FileError> {
+        let path = self.path.join("staple");
+        match staple {
+            Some(staple) => files::swap_private(&path, staple.as_bytes()),
+            None => files::remove(&path),
+        }
+    }
+
     /// Replaces `status.json`.
     ///
     /// # Errors
@@ -147,7 +159,7 @@ impl CredentialDirectory {
     /// [`FileError`], after everything that could be removed was.
     pub fn remove(&mut self, status: &Status) -> Result<(), FileError> {
         self.live = None;
-        let unlinked = files::remove(&self.path.join("current"));
+        let unlinked = files::remove(&self.path.join("current")).and(self.staple(None));
         let generations = self.path.join("generations");
         let zeroised = zeroise_keys(&generations);
         let emptied = remove_directory(&generations);
@@ -229,8 +241,13 @@ mod tests {
             reason: "r".to_owned(),
             remedy: "m".to_owned(),
         };
+        directory.staple(Some("pulse~list")).unwrap();
+        directory.staple(Some("newer~list")).unwrap();
+        assert_eq!(fs::read_to_string(path.join("staple")).unwrap(), "newer~list");
+        assert_eq!(mode(&path.join("staple")), 0o600);
         let held = fs::File::open(path.join("key.pem")).unwrap();
         directory.remove(&lost).unwrap();
+        assert!(!path.join("staple").exists());
         assert_eq!(std::io::read_to_string(held).unwrap(), "\0\0\0\0\0", "the key is overwritten");
         for name in FILES {
             assert!(!path.join(name).exists(), "{name}");

@@ -1,5 +1,6 @@
 //! What ends a command, and with which exit code.
 
+use countersign_attestation::Rejection;
 use countersign_attestation::protocol::HostId;
 
 use crate::broker_client::BrokerError;
@@ -63,6 +64,9 @@ pub enum AgentError {
     /// No key for workloads can be made.
     #[error("no key for workloads: this machine gives no randomness")]
     WorkloadKey,
+    /// Nobody keeps this machine's clock.
+    #[error("{0}")]
+    Clock(Rejection),
     /// Signals cannot be received.
     #[error("signals: {0}")]
     Signals(std::io::Error),
@@ -99,6 +103,7 @@ impl AgentError {
             Self::EnrolledElsewhere { .. } => "agent.enrolled_elsewhere",
             Self::Grant(_) => "agent.grant",
             Self::WorkloadKey => "agent.workload_key",
+            Self::Clock(rejection) => rejection.code(),
             Self::Signals(_) => "agent.signals",
         }
     }
@@ -120,6 +125,7 @@ impl AgentError {
             | Self::Options(_)
             | Self::ChannelKey(_)
             | Self::EnrolledElsewhere { .. }
+            | Self::Clock(_)
             | Self::Signals(_) => EXIT_LOCAL,
         }
     }

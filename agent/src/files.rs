@@ -55,6 +55,18 @@ pub(crate) fn replace_private(path: &Path, content: &[u8]) -> Result<(), FileErr
     sync_directory(path.parent().unwrap_or(path))
 }
 
+/// Replaces a file in one step, for readers that run; nothing is made durable.
+pub(crate) fn swap_private(path: &Path, content: &[u8]) -> Result<(), FileError> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".new");
+    let temporary = path.with_file_name(name);
+    remove(&temporary)?;
+    let options = &mut File::options();
+    let mut file = options.write(true).create_new(true).mode(0o600).open(&temporary).at("create", &temporary)?;
+    file.write_all(content).at("write", &temporary)?;
+    fs::rename(&temporary, path).at("replace", path)
+}
+
 /// Makes renames in `path` durable.
 pub(crate) fn sync_directory(path: &Path) -> Result<(), FileError> {
     File::open(path).and_then(|directory| directory.sync_all()).at("sync", path)

@@ -37,12 +37,13 @@ pub async fn run(
     keys: JwkSet,
     mut subject: watch::Receiver<Option<Subject>>,
     revoked: mpsc::Sender<Subject>,
+    staples: watch::Sender<Option<String>>,
 ) {
     let mut watch = PulseWatch::new(keys);
     let mut backoff = Backoff::new(BACKOFF_FIRST_MS);
     while !revoked.is_closed() {
         let mut heard = false;
-        if let Err(fault) = stream(&broker, &mut watch, &mut subject, &revoked, &mut heard).await {
+        if let Err(fault) = stream(&broker, &mut watch, &mut subject, (&revoked, &staples), &mut heard).await {
             tracing::warn!(%fault, "the pulse is not followed for now; the lease bounds trust");
         }
         if heard {
@@ -56,7 +57,7 @@ async fn stream(
     broker: &BrokerClient,
     watch: &mut PulseWatch,
     subject: &mut watch::Receiver<Option<Subject>>,
-    revoked: &mpsc::Sender<Subject>,
+    (revoked, staples): (&mpsc::Sender<Subject>, &watch::Sender<Option<String>>),
     heard: &mut bool,
 ) -> Result<(), Fault> {
     let mut response = broker.pulses().await?;
@@ -70,7 +71,12 @@ async fn stream(
             let watched = subject.borrow_and_update().clone();
             watch.watch(watched.clone());
             match take(broker, watch, &event).await {
-                Ok(false) => *heard = true,
+                Ok(false) => {
+                    *heard = true;
+                    if event.name == "pulse" {
+                        staples.send_replace(watched.and_then(|_| watch.staple()));
+                    }
+                }
                 Ok(true) => {
                     *heard = true;
                     if let Some(watched) = watched {
@@ -88,6 +94,7 @@ async fn stream(
 async fn take(broker: &BrokerClient, watch: &mut PulseWatch, event: &Event) -> Result<bool, Fault> {
     let found = match event.name.as_str() {
         "status-list" => watch.offer_list(&event.data, clock::wall())?,
+        "status-delta" => watch.offer_delta(&event.data, clock::wall())?,
         "pulse" => watch.offer_pulse(&event.data, clock::wall())?,
         _ => Finding::Nothing,
     };

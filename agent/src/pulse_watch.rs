@@ -9,7 +9,9 @@ use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::pulse::{CLOCK_ERROR_MAX_MS, Pulse};
 use countersign_attestation::result::jws::JwkSet;
 use countersign_attestation::result::svid::{CredentialExtension, EXTENSION_OID, SpiffeId, TrustDomain};
-use countersign_attestation::status_list::{Status, StatusList, StatusListToken};
+use countersign_attestation::staple;
+use countersign_attestation::status_delta::StatusDelta;
+use countersign_attestation::status_list::{Status, StatusList, StatusListClaim, StatusListToken};
 use countersign_attestation::{Rejection, UnixMillis, Verified};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
@@ -71,6 +73,9 @@ pub struct PulseWatch {
     subject: Option<Subject>,
     seen_valid: bool,
     newest: Option<Verified<Pulse>>,
+    /// The newest pulse as it was signed, and the list as a staple carries it, by its digest.
+    token: String,
+    encoded: Option<(Sha256Digest, StatusListClaim)>,
     list: Option<StatusList>,
     arrived: BTreeMap<Sha256Digest, StatusList>,
 }
@@ -79,7 +84,16 @@ impl PulseWatch {
     /// Watches under the broker's keys.
     #[must_use]
     pub const fn new(keys: JwkSet) -> Self {
-        Self { keys, subject: None, seen_valid: false, newest: None, list: None, arrived: BTreeMap::new() }
+        Self {
+            keys,
+            subject: None,
+            seen_valid: false,
+            newest: None,
+            token: String::new(),
+            encoded: None,
+            list: None,
+            arrived: BTreeMap::new(),
+        }
     }
 
     /// A new credential is live, or none is. INVALID is for ever: an index that was VALID once stays known.
@@ -97,15 +111,32 @@ impl PulseWatch {
     /// Why it was refused.
     pub fn offer_list(&mut self, token: &str, now: UnixMillis) -> Result<Finding, Rejection> {
         let (_, list) = StatusListToken::verify(token, &self.keys, now)?;
+        Ok(self.arrive(list, now))
+    }
+
+    /// Takes changes of the one list that matters. What they come to counts once a pulse names its digest.
+    ///
+    /// # Errors
+    /// Why they were refused; the list is asked for when a pulse names it.
+    pub fn offer_delta(&mut self, text: &str, now: UnixMillis) -> Result<Finding, Rejection> {
+        let delta = StatusDelta::parse(text)?;
+        let Some(list) = self.list.as_ref().filter(|list| list.sha256() == delta.from()) else {
+            return Ok(Finding::Nothing);
+        };
+        let list = delta.apply(list)?;
+        Ok(self.arrive(list, now))
+    }
+
+    fn arrive(&mut self, list: StatusList, now: UnixMillis) -> Finding {
         if self.arrived.len() < ARRIVED_MAX {
             self.arrived.insert(list.sha256(), list);
         }
         // A pulse that waited for it may end trust only while it lives.
         let lives = self.newest.as_ref().is_some_and(|pulse| pulse.check_unexpired(now).is_ok());
-        Ok(match if lives { self.judge() } else { Finding::Nothing } {
+        match if lives { self.judge() } else { Finding::Nothing } {
             Finding::NeedsList(_) => Finding::Nothing,
             found @ (Finding::Nothing | Finding::Revoked) => found,
-        })
+        }
     }
 
     /// Takes a pulse. What is not newer than the newest one changes nothing.
@@ -119,9 +150,23 @@ impl PulseWatch {
             return Ok(Finding::Nothing);
         }
         self.newest = Some(pulse);
+        token.clone_into(&mut self.token);
         let found = self.judge();
         self.arrived.clear();
         Ok(found)
+    }
+
+    /// What shows a relying party without a feed that the credential is trusted now: the newest pulse and the list of
+    /// the credential, once both are here.
+    pub fn staple(&mut self) -> Option<String> {
+        let (subject, pulse, list) = (self.subject.as_ref()?, self.newest.as_ref()?, self.list.as_ref()?);
+        let named = pulse.list(subject.list)?.sha256;
+        if self.encoded.as_ref().is_none_or(|(digest, _)| *digest != named) {
+            // A list is compressed when it changed, and not with each pulse.
+            self.encoded = (list.sha256() == named).then(|| (named, list.encode()));
+        }
+        let (_, list) = self.encoded.as_ref()?;
+        staple::encode(&self.token, list)
     }
 
     fn judge(&mut self) -> Finding {
@@ -159,6 +204,8 @@ mod tests {
     use countersign_attestation::pulse::{self, ListDigest, Pulse, PulseCheckpoint};
     use countersign_attestation::result::jws::{self, Jwk, JwkSet, Kind};
     use countersign_attestation::result::svid::TrustDomain;
+    use countersign_attestation::staple::Staple;
+    use countersign_attestation::status_delta::StatusDelta;
     use countersign_attestation::status_list::{self, Status, StatusList, StatusListToken};
 
     use super::{Finding, PulseWatch, Subject};
@@ -231,6 +278,43 @@ mod tests {
         assert_eq!(bench.pulse(Status::Invalid, 110), Finding::Revoked);
         bench.watch.watch(Some(subject(8, ISSUED.plus(200))));
         assert_eq!(bench.pulse(Status::Valid, 210), Finding::Nothing);
+    }
+
+    #[test]
+    fn changes_alone_end_trust_and_others_nothing() {
+        let mut bench = Bench::new();
+        assert_eq!(bench.pulse(Status::Valid, 10), Finding::Nothing);
+        let state = |status| {
+            let mut list = StatusList::new();
+            list.set(7, status).unwrap();
+            list
+        };
+        let (valid, invalid) = (state(Status::Valid), state(Status::Invalid));
+        let delta = StatusDelta::between(0, &valid, &invalid).unwrap().encode();
+        let foreign = StatusDelta::between(0, &state(Status::Suspended), &invalid).unwrap().encode();
+        let now = ISSUED.plus(20);
+        let (_, pulse) = bench.tokens(Status::Invalid, now, 9);
+        assert_eq!(bench.watch.offer_delta(&foreign, now), Ok(Finding::Nothing));
+        let forged = delta.replace("[7,1]", "[7,2]");
+        assert_eq!(bench.watch.offer_delta(&forged, now).unwrap_err().code(), "status_delta.digest");
+        assert_eq!(bench.watch.offer_pulse(&pulse, now), Ok(Finding::NeedsList(0)), "neither led there");
+        assert_eq!(bench.watch.staple(), None, "the list is not here");
+        assert_eq!(bench.watch.offer_delta(&delta, now), Ok(Finding::Revoked));
+    }
+
+    #[test]
+    fn the_staple_is_the_newest_pulse_with_the_list_it_names() {
+        let mut bench = Bench::new();
+        assert_eq!(bench.watch.staple(), None);
+        for (seq, status) in [(1, Status::Valid), (2, Status::Valid), (3, Status::Suspended)] {
+            bench.pulse(status, 10);
+            let text = bench.watch.staple().unwrap();
+            let staple = Staple::parse(&text).unwrap();
+            let pulse =
+                Pulse::verify(staple.pulse(), &bench.watch.keys, &TrustDomain::parse("a.example").unwrap(), ISSUED)
+                    .unwrap();
+            assert_eq!((pulse.seq, staple.into_list().get(7)), (seq, Ok(status)));
+        }
     }
 
     #[test]

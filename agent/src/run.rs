@@ -87,6 +87,8 @@ pub async fn run(args: RunArgs) -> Result<u8, AgentError> {
     }
     attester.audiences.clone_from(&args.audience);
     attester.wants_workload_key = args.workload_key;
+    attester.keeper = args.clock.keeper();
+    tracing::info!(error_max_ms = args.clock.clock_error_max_ms, "{}", attester.keeper.posture());
     let (subject, watched) = watch::channel(None);
     let (offers, offered) = watch::channel(None);
     let socket = args.workload_socket.as_deref().map(Socket::bind).transpose()?;
@@ -113,10 +115,11 @@ pub async fn run(args: RunArgs) -> Result<u8, AgentError> {
     let attesting = tokio::spawn(attester.run(inbox, sender));
     let watching = tokio::spawn(measurements::run(tpm, ima, args.watch_interval, quoted, commands, events));
     let (revoked, revocations) = mpsc::channel(QUEUE);
-    let following = tokio::spawn(follow(broker, token_keys, watched, revoked));
+    let (staples, stapled) = watch::channel(None);
+    let following = tokio::spawn(follow(broker, token_keys, watched, revoked, staples));
     let source = Source::new(offered, Admission::new(args.admit)).with_jwt_bundle(jwt_bundle);
     let serving = socket.map(|socket| tokio::spawn(serve(socket, source)));
-    let result = host.supervise(outcomes, revocations).await;
+    let result = host.supervise(outcomes, revocations, stapled).await;
     if let Some(serving) = serving {
         serving.abort();
     }
@@ -139,6 +142,7 @@ async fn follow(
     token_keys: Option<String>,
     subject: watch::Receiver<Option<Subject>>,
     revoked: mpsc::Sender<Subject>,
+    staples: watch::Sender<Option<String>>,
 ) {
     let token_keys = match token_keys {
         Some(known) => Ok(known),
@@ -146,7 +150,7 @@ async fn follow(
     };
     let keys = token_keys.map_err(|error| error.to_string());
     match keys.and_then(|keys| JwkSet::parse(keys.as_bytes()).map_err(|error| error.to_string())) {
-        Ok(keys) => crate::follow::run(broker, keys, subject, revoked).await,
+        Ok(keys) => crate::follow::run(broker, keys, subject, revoked, staples).await,
         Err(error) => tracing::error!(error, "the pulse is not followed; revocations arrive with the next attestation"),
     }
 }
@@ -196,8 +200,9 @@ impl Host {
         mut self,
         outcomes: mpsc::Receiver<Outcome>,
         revocations: mpsc::Receiver<Subject>,
+        staples: watch::Receiver<Option<String>>,
     ) -> Result<u8, AgentError> {
-        let result = self.story(outcomes, revocations).await;
+        let result = self.story(outcomes, revocations, staples).await;
         self.offers.send_replace(None);
         self.enforcer.kill_workload()?;
         self.enforcer.hold_targets();
@@ -209,6 +214,7 @@ impl Host {
         &mut self,
         mut outcomes: mpsc::Receiver<Outcome>,
         mut revocations: mpsc::Receiver<Subject>,
+        mut staples: watch::Receiver<Option<String>>,
     ) -> Result<u8, AgentError> {
         let mut terminate = signal(SignalKind::terminate()).map_err(AgentError::Signals)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(AgentError::Signals)?;
@@ -219,6 +225,7 @@ impl Host {
                 biased;
                 _ = tick.tick() => self.tick()?,
                 Some(revoked) = revocations.recv() => self.revoked(&revoked)?,
+                Ok(()) = staples.changed() => self.staple(staples.borrow_and_update().as_deref())?,
                 outcome = outcomes.recv() => match outcome {
                     Some(outcome) => self.outcome(outcome)?,
                     // The attester panicked: no proof will come, so trust ends now rather than with the lease.
@@ -269,6 +276,12 @@ impl Host {
         if live && let Change::Lost(cause) = self.trust.on(Event::Revoked, clock::now()) {
             self.lose(&cause)?;
         }
+        Ok(Next::Continue)
+    }
+
+    /// A pulse came: who has a live credential shows it to relying parties without a feed.
+    fn staple(&self, staple: Option<&str>) -> Result<Next, AgentError> {
+        self.directory.staple(staple.filter(|_| self.trust.is_live()))?;
         Ok(Next::Continue)
     }
 

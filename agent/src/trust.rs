@@ -15,9 +15,16 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// The lease that ends at the broker's `until`, seen at `now`.
+    /// The lease that ends at the broker's `until`, seen at `now` by a clock that is right.
     #[must_use]
     pub fn new(until: UnixMillis, now: Now) -> Self {
+        Self::seen_within(until, now, 0)
+    }
+
+    /// The same, seen by a wall clock that may be late by `error_ms`: what is left for sure.
+    #[must_use]
+    pub fn seen_within(until: UnixMillis, now: Now, error_ms: u64) -> Self {
+        let until = UnixMillis(until.0.saturating_sub(error_ms));
         let left = until.since(now.wall).min(LEASE_MAX_MS);
         Self { wall_until: now.wall.plus(left), boot_until_ms: now.boot_ms.saturating_add(left) }
     }
@@ -179,6 +186,13 @@ mod tests {
         assert!(!lease.expired(at(10_044, 544)));
         assert!(lease.expired(at(10_045, 544)), "wall clock");
         assert!(lease.expired(at(9_000, 545)), "boot clock, the wall clock was set back");
+    }
+
+    #[test]
+    fn a_clock_that_may_be_late_leaves_less() {
+        let lease = Lease::seen_within(UnixMillis(10_045), at(10_000, 500), 20);
+        assert_eq!(lease.left_ms(at(10_000, 500)), 25);
+        assert!(lease.expired(at(10_000, 525)) && lease.expired(at(10_025, 500)) && !lease.expired(at(10_024, 524)));
     }
 
     #[test]

@@ -47,6 +47,55 @@ pub const KIND: Kind = Kind { typ: "countersign-pulse+jwt", bytes_max: 128 * 102
 /// after it committed, plus the clock error.
 pub const Y_MAX_MS: u64 = 10_000;
 
+/// How soon a relying party wants to know: what it believes a pulse for, and how often it needs one. A class is chosen
+/// by who relies, never by who is judged, and can only shorten what was signed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Class {
+    /// As long as it was signed for: Y of the broker, 5 s unless an operator says otherwise.
+    #[default]
+    Default,
+    /// Two seconds after its basis.
+    Critical,
+}
+
+impl Class {
+    /// Time between pulses.
+    #[must_use]
+    pub const fn period_ms(self) -> u64 {
+        match self {
+            Self::Default => 1_000,
+            Self::Critical => 250,
+        }
+    }
+
+    /// Silence after which a connection is given up.
+    #[must_use]
+    pub const fn silence_ms(self) -> u64 {
+        match self {
+            Self::Default => 3_000,
+            Self::Critical => 1_000,
+        }
+    }
+
+    /// Y of the class, at most.
+    #[must_use]
+    pub const fn validity_max_ms(self) -> u64 {
+        match self {
+            Self::Default => Y_MAX_MS,
+            Self::Critical => 2_000,
+        }
+    }
+
+    /// The name that settings and addresses know it by.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Default => "default",
+            Self::Critical => "critical",
+        }
+    }
+}
+
 /// How far a basis may seem to lie in the future: the clock error of broker and gate together.
 pub const CLOCK_ERROR_MAX_MS: u64 = 1_000;
 
@@ -116,22 +165,28 @@ impl Pulse {
         now: UnixMillis,
     ) -> Result<Verified<Self>, Rejection> {
         let pulse = jws::verify::<Self>(KIND, token, keys)?;
-        if pulse.iss != *trust_domain {
-            return Err(PulseReason::Issuer.because(trust_domain, &pulse.iss));
-        }
-        // Saturating differences alone would call an exp before its basis a window of zero.
-        if pulse.exp <= pulse.basis || Y_MAX_MS < pulse.exp.since(pulse.basis) {
-            let expected = format!("after {} by at most {Y_MAX_MS} ms", pulse.basis);
-            return Err(PulseReason::Window.because(expected, pulse.exp));
-        }
+        pulse.check_claims(trust_domain)?;
         if now.plus(CLOCK_ERROR_MAX_MS) < pulse.basis {
             return Err(PulseReason::BasisInFuture.because(format!("at most {now}"), pulse.basis));
         }
         pulse.check_unexpired(now)?;
-        if !pulse.lists.is_sorted_by(|before, after| before.n < after.n) {
+        Ok(pulse)
+    }
+
+    /// What holds of a pulse whatever the time is.
+    pub(crate) fn check_claims(&self, trust_domain: &TrustDomain) -> Result<(), Rejection> {
+        if self.iss != *trust_domain {
+            return Err(PulseReason::Issuer.because(trust_domain, &self.iss));
+        }
+        // Saturating differences alone would call an exp before its basis a window of zero.
+        if self.exp <= self.basis || Y_MAX_MS < self.exp.since(self.basis) {
+            let expected = format!("after {} by at most {Y_MAX_MS} ms", self.basis);
+            return Err(PulseReason::Window.because(expected, self.exp));
+        }
+        if !self.lists.is_sorted_by(|before, after| before.n < after.n) {
             return Err(PulseReason::Lists.because("ascending numbers", "another order"));
         }
-        Ok(pulse)
+        Ok(())
     }
 
     /// Whether the pulse may still be believed at `now`.
@@ -143,6 +198,13 @@ impl Pulse {
             return Err(PulseReason::Expired.because(format!("before {}", self.exp), now));
         }
         Ok(())
+    }
+
+    /// When who relies in this class believes it no more: its end, or Y of the class after its basis. It counts from
+    /// the basis in every class.
+    #[must_use]
+    pub fn end_for(&self, class: Class) -> UnixMillis {
+        self.exp.min(self.basis.plus(class.validity_max_ms()))
     }
 
     /// Whether this pulse is newer than `other`: by epoch, then by sequence. Equal is not newer, so a replay changes

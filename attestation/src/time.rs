@@ -1,8 +1,74 @@
 //! Time as a value. Nothing here reads a clock; the caller passes `now`.
 
+use alloc::format;
 use core::fmt;
 
 use serde::{Deserialize, Serialize};
+
+use crate::rejection::{Rejection, reasons};
+
+reasons! {
+    /// Why a clock is not believed.
+    ClockReason {
+        /// adjtimex(2): STA_UNSYNC or TIME_ERROR.
+        Unsynchronised = "clock.unsynchronised",
+            "nobody keeps this machine's clock, so what it says of now is worth nothing",
+            "run chrony or another keeper of time; where a hypervisor keeps the clock, say so: clock_sync = asserted";
+        /// adjtimex(2): maxerror.
+        ErrorTooLarge = "clock.error_too_large",
+            "this machine's clock may be off by more than is allowed",
+            "let what keeps the clock ask its sources more often, or see why it does not reach them";
+        /// A seccomp filter, usually.
+        Unreadable = "clock.unreadable",
+            "the kernel does not say how far off its clock may be",
+            "allow the system call adjtimex (systemd: no ProtectClock=), or say who keeps the clock";
+    }
+}
+
+/// How far off a machine's wall clock may be, as whoever keeps it says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClockError {
+    /// By at most this much, in either direction.
+    Within {
+        /// Milliseconds.
+        error_ms: u64,
+    },
+    /// By more than is allowed.
+    TooLarge {
+        /// Milliseconds.
+        error_ms: u64,
+        /// What is allowed.
+        max_ms: u64,
+    },
+    /// Nobody keeps it.
+    Unsynchronised,
+    /// Nobody knows.
+    Unreadable {
+        /// Why the kernel did not answer.
+        errno: i32,
+    },
+}
+
+impl ClockError {
+    /// Not at all: for simulated clocks, and where the error is somebody else's.
+    pub const NONE: Self = Self::Within { error_ms: 0 };
+
+    /// The error of a clock that may be used, milliseconds.
+    ///
+    /// # Errors
+    /// A [`ClockReason`] where it may not.
+    pub fn bounded(self) -> Result<u64, Rejection> {
+        let demand = "a clock that is kept, and an error that is known";
+        match self {
+            Self::Within { error_ms } => Ok(error_ms),
+            Self::TooLarge { error_ms, max_ms } => {
+                Err(ClockReason::ErrorTooLarge.because(format!("at most {max_ms} ms"), format!("{error_ms} ms")))
+            }
+            Self::Unsynchronised => Err(ClockReason::Unsynchronised.because(demand, "an unsynchronised clock")),
+            Self::Unreadable { errno } => Err(ClockReason::Unreadable.because(demand, format!("errno {errno}"))),
+        }
+    }
+}
 
 /// Milliseconds since 1970-01-01T00:00:00Z, without leap seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -79,6 +145,7 @@ const fn civil_from_days(days: u64) -> (u64, u64, u64) {
 
 #[cfg(test)]
 mod tests {
+    use super::ClockError;
     use alloc::string::ToString;
 
     use super::UnixMillis;
@@ -88,5 +155,14 @@ mod tests {
         assert_eq!(UnixMillis(0).to_string(), "1970-01-01T00:00:00.000Z");
         assert_eq!(UnixMillis(951_782_400_123).to_string(), "2000-02-29T00:00:00.123Z");
         assert_eq!(UnixMillis(1_795_408_496_007).to_string(), "2026-11-23T04:34:56.007Z");
+    }
+
+    #[test]
+    fn only_a_clock_that_is_kept_has_an_error_to_count_with() {
+        assert_eq!(ClockError::Within { error_ms: 7 }.bounded(), Ok(7));
+        let code = |error: ClockError| error.bounded().unwrap_err().code();
+        assert_eq!(code(ClockError::TooLarge { error_ms: 8, max_ms: 7 }), "clock.error_too_large");
+        assert_eq!(code(ClockError::Unsynchronised), "clock.unsynchronised");
+        assert_eq!(code(ClockError::Unreadable { errno: 1 }), "clock.unreadable");
     }
 }

@@ -230,6 +230,7 @@ impl Broker {
         std::fs::write(&anchor, &manufacturer.anchor().root)?;
         let binary = env!("CARGO_BIN_EXE_countersign");
         let made = Command::new(binary)
+            .env("COUNTERSIGN_CLOCK_SYNC", "asserted")
             .args(["init", "--trust-domain", "bench.example", "--listen", "127.0.0.1:0"])
             .arg("--data-dir")
             .arg(&data)

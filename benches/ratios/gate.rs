@@ -8,6 +8,7 @@ use countersign::clock::monotonic;
 use countersign_attestation::UnixMillis;
 use countersign_attestation::result::svid::KeyProtection;
 use countersign_attestation::status_list::{Status, StatusList};
+use countersign_clock::{ClockSync, Keeper};
 use countersign_gate::clock::{Clock as _, Moment, SystemClock};
 use countersign_gate::decide::{Decision, Trust};
 use countersign_gate::state::GateState;
@@ -35,7 +36,8 @@ pub(crate) fn measure() -> anyhow::Result<Decisions> {
         keys: KeyProtection::Tpm,
     };
     let gate = GateState::new(trust, issuer.keys());
-    let moment = SystemClock.now();
+    let clock = SystemClock::new(Keeper::new(ClockSync::Asserted, 100));
+    let moment = clock.now();
     let mut list = StatusList::new();
     for index in 0..LOADED {
         list.set(index, Status::Valid).map_err(|error| anyhow::anyhow!("{error}"))?;
@@ -52,8 +54,8 @@ pub(crate) fn measure() -> anyhow::Result<Decisions> {
         gate.offer_pulse(&pulse, now).map_err(|error| anyhow::anyhow!("{error}"))?;
         Ok(())
     };
-    said(&gate, SystemClock.now(), 1)?;
-    let now = SystemClock.now();
+    said(&gate, clock.now(), 1)?;
+    let now = clock.now();
     let started = monotonic();
     for chain in &chains {
         if !matches!(gate.decide(chain, now), Decision::Allow(_)) {

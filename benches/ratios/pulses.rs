@@ -10,6 +10,7 @@ use anyhow::{Context as _, bail};
 use countersign::clock::monotonic;
 use countersign_attestation::result::jws::JwkSet;
 use countersign_attestation::result::svid::{KeyProtection, TrustDomain};
+use countersign_clock::{ClockSync, Keeper};
 use countersign_gate::clock::{Clock as _, SystemClock};
 use countersign_gate::decide::{Decision, Trust};
 use countersign_gate::feed::Feed;
@@ -21,6 +22,11 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 
 use crate::fleet::{Fleet, quantile};
+
+/// All run on one machine.
+fn clock() -> SystemClock {
+    SystemClock::new(Keeper::new(ClockSync::Asserted, 50))
+}
 
 /// Gates, and revocations that each of them hears of.
 const GATES: usize = 100;
@@ -60,7 +66,7 @@ pub(crate) async fn gates(fleet: &mut Fleet) -> anyhow::Result<Last> {
     for _ in 0..GATES {
         let state = Arc::new(GateState::new(trust.clone(), keys.clone()));
         let metrics = Arc::new(Metrics::default());
-        let feed = Feed::new(&fleet.url(), &ca, Arc::clone(&state), Arc::new(SystemClock), metrics)?;
+        let feed = Feed::new(&fleet.url(), &ca, Arc::clone(&state), Arc::new(clock()), metrics)?;
         gates.push((state, tokio::spawn(feed.follow())));
     }
     let mut times = Vec::new();
@@ -94,7 +100,7 @@ pub(crate) async fn gates(fleet: &mut Fleet) -> anyhow::Result<Last> {
 /// Waits until the gate lets the chain in, or does not.
 async fn answers(gate: &GateState, chain: &[Vec<u8>], allowed: bool) -> anyhow::Result<()> {
     let mut installed = gate.subscribe();
-    while matches!(gate.decide(chain, SystemClock.now()), Decision::Allow(_)) != allowed {
+    while matches!(gate.decide(chain, clock().now()), Decision::Allow(_)) != allowed {
         installed.changed().await?;
     }
     Ok(())
@@ -225,7 +231,7 @@ async fn subscribe(
         }
         tail.extend_from_slice(space.get(..read).unwrap_or_default());
         let holds = |text: &[u8], what: &[u8]| text.windows(what.len()).any(|window| window == what);
-        list |= holds(&tail, b"event: status-list");
+        list |= holds(&tail, b"event: status-delta");
         // The pulse comes after its lists.
         if list && holds(&tail, b"event: pulse") {
             list = false;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use countersign_attestation::anchor::Assurance;
 use countersign_attestation::digest::Sha256Digest;
-use countersign_attestation::pulse::Pulse;
+use countersign_attestation::pulse::{Class, ListDigest, Pulse};
 use countersign_attestation::result::svid::{ExecutionCredential, KeyProtection, SpiffeId, TrustDomain};
 use countersign_attestation::status_list::{Status, StatusList};
 use countersign_attestation::{UnixMillis, Verified};
@@ -24,12 +24,15 @@ pub struct Trust {
     pub keys: KeyProtection,
 }
 
-/// A pulse with every list it names. There is no other constructor than [`HeldPulse::complete`].
+/// A pulse with every list it names. It is made by [`HeldPulse::complete`], or with
+/// some of its lists by [`HeldPulse::partial`]: what is not there denies.
 #[derive(Debug)]
 pub struct HeldPulse {
     pulse: Verified<Pulse>,
     lists: BTreeMap<u64, Arc<StatusList>>,
     received: Moment,
+    /// Nobody is let in by it from then on: its end in the class of this gate.
+    until: UnixMillis,
 }
 
 /// A pulse that waits for lists.
@@ -49,6 +52,7 @@ impl HeldPulse {
     pub fn complete(
         pulse: Verified<Pulse>,
         received: Moment,
+        class: Class,
         held: impl Fn(&Sha256Digest) -> Option<Arc<StatusList>>,
     ) -> Result<Self, Incomplete> {
         let mut lists = BTreeMap::new();
@@ -61,10 +65,25 @@ impl HeldPulse {
             }
         }
         if missing.is_empty() {
-            Ok(Self { pulse, lists, received })
+            let until = pulse.end_for(class);
+            Ok(Self { pulse, lists, received, until })
         } else {
             Err(Incomplete { pulse: Box::new(pulse), missing })
         }
+    }
+
+    /// The pulse with those of its lists that are in `held`: for who has no feed, and is shown one list at a time.
+    #[must_use]
+    pub fn partial(
+        pulse: Verified<Pulse>,
+        received: Moment,
+        class: Class,
+        held: impl Fn(&Sha256Digest) -> Option<Arc<StatusList>>,
+    ) -> Self {
+        let found = |named: &ListDigest| Some((named.n, held(&named.sha256)?));
+        let lists = pulse.lists.iter().filter_map(found).collect();
+        let until = pulse.end_for(class);
+        Self { pulse, lists, received, until }
     }
 
     /// The pulse.
@@ -73,27 +92,35 @@ impl HeldPulse {
         &self.pulse
     }
 
+    /// The moment from which it is not believed, in the class of this gate.
+    #[must_use]
+    pub const fn until(&self) -> UnixMillis {
+        self.until
+    }
+
     /// When it was received.
     #[must_use]
     pub const fn received(&self) -> Moment {
         self.received
     }
 
-    /// The moment from which the pulse is not believed, on the steady clock: what it had left when it was received.
+    /// The moment from which the pulse is not believed, on the steady clock: what it had left for sure when it was
+    /// received, and nothing by a clock that nobody kept then.
     #[must_use]
     pub fn steady_deadline_ms(&self) -> u64 {
-        self.received.steady_ms.saturating_add(self.pulse.exp.since(self.received.wall))
+        let left = self.received.latest().map_or(0, |latest| self.until.since(latest));
+        self.received.steady_ms.saturating_add(left)
     }
 
     /// Whether the pulse is believed at `now`: both clocks must say so. A wall clock that was set back keeps `exp` in
     /// the future, but not the steady deadline; a machine that slept has passed both.
     ///
     /// # Errors
-    /// [`GateReason::PulseExpired`].
+    /// [`GateReason::PulseExpired`], or a reason of the clock.
     pub fn check_fresh(&self, now: Moment) -> Result<(), Denial> {
-        let expired =
-            |found: String| Err(GateReason::PulseExpired.because(format!("before {}", self.pulse.exp), found));
-        if self.pulse.exp <= now.wall {
+        let expired = |found: String| Err(GateReason::PulseExpired.because(format!("before {}", self.until), found));
+        // The clock may be late by its error: the pulse ends when it may have ended.
+        if self.until <= now.latest()? {
             return expired(now.wall.to_string());
         }
         if self.steady_deadline_ms() <= now.steady_ms {
@@ -208,12 +235,15 @@ pub fn judge(credential: &ExecutionCredential, snapshot: &Snapshot, now: Moment)
 }
 
 fn admit(credential: &ExecutionCredential, snapshot: &Snapshot, now: Moment) -> Result<Allowed, Denial> {
-    credential.check_valid_at(now.wall)?;
+    let latest = now.latest()?;
+    credential.check_valid_at(latest)?;
     let held = snapshot.held.as_ref().ok_or_else(|| GateReason::NoPulse.because("a pulse", "none since the start"))?;
     held.check_fresh(now)?;
     let number = credential.status_list();
     let list = held.lists.get(&number).ok_or_else(|| {
-        GateReason::ListMissing.because(format!("one of {} lists", held.lists.len()), format!("list {number}"))
+        let reason =
+            if held.pulse.list(number).is_some() { GateReason::StapleMissing } else { GateReason::ListMissing };
+        reason.because(format!("one of {} lists", held.lists.len()), format!("list {number}"))
     })?;
     match list.get(credential.status_index())? {
         Status::Valid => Ok(Allowed {
@@ -222,7 +252,8 @@ fn admit(credential: &ExecutionCredential, snapshot: &Snapshot, now: Moment) -> 
             assurance: credential.assurance(),
             generation: credential.generation(),
             waivers: credential.waivers().to_vec(),
-            until: held.pulse.exp.min(credential.valid_until()),
+            // By this machine's clock, which may be late.
+            until: UnixMillis(held.until.min(credential.valid_until()).0.saturating_sub(latest.since(now.wall))),
         }),
         Status::Invalid => Err(GateReason::Invalid.because(Status::Valid, Status::Invalid)),
         Status::Suspended => Err(GateReason::Suspended.because(Status::Valid, Status::Suspended)),

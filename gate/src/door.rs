@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use countersign_policies::authorize::Asked;
 
@@ -22,6 +22,9 @@ pub const ASSURANCE: HeaderName = HeaderName::from_static("x-countersign-assuran
 /// The code of a denial, for proxies that show nothing else of it.
 pub const REASON: HeaderName = HeaderName::from_static("x-countersign-reason");
 
+/// The newest pulse and the list of the caller's credential, for a gate without a feed.
+pub const STAPLE: HeaderName = HeaderName::from_static("countersign-staple");
+
 /// No answer of a gate is worth keeping.
 pub(crate) const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
@@ -39,6 +42,16 @@ pub struct Door {
 }
 
 impl Door {
+    /// Takes the staple that came with a request. What is refused changes nothing, and the decision says what is
+    /// missing.
+    pub(crate) fn take_staple(&self, staple: Option<&str>) {
+        let Some(staple) = staple else { return };
+        if let Err(rejection) = self.state.offer_staple(staple, self.clock.now()) {
+            self.metrics.pulse(rejection.code());
+            tracing::info!(%rejection, "a staple was refused");
+        }
+    }
+
     /// Decides about a request: the caller first, by the chain it proved possession of, then what it asks for. The
     /// answer is counted, and a denial is logged in full.
     pub fn judge<C: AsRef<[Vec<u8>]>>(
@@ -88,6 +101,13 @@ pub(crate) fn refusal(denial: &Denial, status: StatusCode) -> Response {
         (header::CACHE_CONTROL, NO_STORE),
     ];
     (status, headers, axum::Json(problem).into_response().into_body()).into_response()
+}
+
+/// The staple among these headers. Two of them are none.
+pub(crate) fn staple_of(headers: &HeaderMap) -> Option<&str> {
+    let mut staples = headers.get_all(STAPLE).iter();
+    let only = staples.next()?;
+    if staples.next().is_some() { None } else { only.to_str().ok() }
 }
 
 /// All we write are ids and hex; should one ever not be a header value, it is left empty rather than wrong.

@@ -22,7 +22,7 @@ use tonic::service::Routes;
 use tonic::{Code, Request, Response, Status};
 
 use crate::decide::{Allowed, Decision};
-use crate::door::{ASSURANCE, DECISION, Door, REASON, SPIFFE_ID};
+use crate::door::{ASSURANCE, DECISION, Door, REASON, SPIFFE_ID, STAPLE};
 use crate::reason::{Denial, GateReason};
 use crate::{authorize, certificate};
 
@@ -48,6 +48,8 @@ impl Authorization for Envoy {
             Some(certificate) => certificate::from_envoy(certificate),
             None => Err(GateReason::NoCertificate.because("source.certificate (include_peer_certificate)", "none")),
         };
+        let http = attributes.request.as_ref().and_then(|request| request.http.as_ref());
+        door.take_staple(http.and_then(|http| http.headers.get(STAPLE.as_str())).map(String::as_str));
         Ok(Response::new(match door.judge(chain, || asked(&attributes)) {
             Decision::Allow(allowed) => allow(&allowed),
             Decision::Deny(denial) => deny(&denial),

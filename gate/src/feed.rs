@@ -5,18 +5,18 @@ use core::time::Duration;
 use std::sync::Arc;
 
 use countersign_attestation::Rejection;
+use countersign_attestation::nonce_pulse::{NONCE_BYTES, Outstanding};
+use countersign_attestation::pulse::Class;
 use reqwest::redirect::Policy;
 use reqwest::{Client, StatusCode, Url};
 use rustls::pki_types::CertificateDer;
 use rustls::{ClientConfig, RootCertStore};
 
-use crate::clock::{Clock, Moment, pause};
+use crate::clock::{Clock, Moment, NonceClock, pause};
 use crate::metrics::Metrics;
 use crate::sse::{Event, Parser, SseError};
 use crate::state::{GateState, ListOffer, Offer};
 
-/// A broker signs every second; three silent seconds are a broken connection.
-const SILENCE_MAX: Duration = Duration::from_secs(3);
 /// Longest wait for a connection, and for a whole answer that is not a stream.
 const ANSWER_MAX: Duration = Duration::from_secs(2);
 /// First and longest pause between attempts. The longest is far below Y, so that one lost answer denies nobody.
@@ -58,6 +58,8 @@ enum Fault {
     Stream(#[from] SseError),
     #[error("the stream ended")]
     Ended,
+    #[error("this machine gives no randomness for a nonce")]
+    NoRandomness,
     #[error("a token was refused: {0}")]
     Refused(#[from] Rejection),
 }
@@ -71,6 +73,7 @@ impl Fault {
             Self::NotText => "feed.not_text",
             Self::Stream(_) => "feed.stream",
             Self::Ended => "feed.ended",
+            Self::NoRandomness => "feed.no_randomness",
             Self::Refused(rejection) => rejection.code(),
         }
     }
@@ -138,7 +141,7 @@ impl Feed {
             .redirect(Policy::none())
             .no_proxy()
             .connect_timeout(ANSWER_MAX)
-            .read_timeout(SILENCE_MAX)
+            .read_timeout(Duration::from_millis(state.class().silence_ms()))
             .build()?;
         Ok(Self { broker: url, client, state, clock, metrics })
     }
@@ -159,14 +162,43 @@ impl Feed {
         }
     }
 
+    /// Asks the broker itself, again and again, with a nonce each time: the way of a gate without a clock. A relay has
+    /// no key to answer with.
+    pub async fn ask(self, clock: Arc<NonceClock>) {
+        let period = Duration::from_millis(self.state.class().period_ms());
+        loop {
+            if let Err(fault) = self.ask_once(&clock).await {
+                self.report(&fault);
+            }
+            pause(period).await;
+        }
+    }
+
+    async fn ask_once(&self, clock: &NonceClock) -> Result<(), Fault> {
+        let mut nonce = [0; NONCE_BYTES];
+        let random = rustls::crypto::aws_lc_rs::default_provider().secure_random;
+        random.fill(&mut nonce).map_err(|_| Fault::NoRandomness)?;
+        // The clock is read before anything is sent.
+        let asked = Outstanding::new(nonce, clock.steady_ms());
+        let request = self.client.post(self.address("v1/pulses/nonce")).json(&asked.request()).timeout(ANSWER_MAX);
+        let token = body_of(request.send().await?).await?;
+        let offer =
+            self.state.offer_answer(&token, asked, clock).inspect_err(|error| self.metrics.pulse(error.code()))?;
+        self.offered(offer, self.clock.now()).await
+    }
+
     fn report(&self, fault: &Fault) {
         self.metrics.feed_fault(fault.code());
         tracing::warn!(broker = %self.broker, code = fault.code(), %fault, "feed");
     }
 
-    /// Reads `GET /v1/pulse/stream` until it breaks.
+    /// Reads the stream of this gate's class until it breaks.
     async fn stream(&self, heard: &mut bool) -> Result<core::convert::Infallible, Fault> {
-        let request = self.client.get(self.address("v1/pulse/stream")).header("accept", "text/event-stream");
+        let stream = match self.state.class() {
+            Class::Default => "v1/pulse/stream",
+            Class::Critical => "v1/pulse/stream/critical",
+        };
+        let request = self.client.get(self.address(stream)).header("accept", "text/event-stream");
         let mut response = request.send().await?;
         if response.status() != StatusCode::OK {
             return Err(Fault::Status(response.status()));
@@ -189,6 +221,7 @@ impl Feed {
     async fn take(&self, event: &Event) -> Result<(), Fault> {
         match event.name.as_str() {
             "status-list" => Ok(self.offer_list(&event.data)?),
+            "status-delta" => Ok(self.offer_delta(&event.data)?),
             "pulse" => self.offer(&event.data).await,
             _ => Ok(()),
         }
@@ -204,6 +237,10 @@ impl Feed {
     async fn offer(&self, token: &str) -> Result<(), Fault> {
         let received = self.clock.now();
         let offer = self.state.offer_pulse(token, received).inspect_err(|error| self.metrics.pulse(error.code()))?;
+        self.offered(offer, received).await
+    }
+
+    async fn offered(&self, offer: Offer, received: Moment) -> Result<(), Fault> {
         let missing = match offer {
             Offer::Installed => {
                 self.installed(received);
@@ -219,10 +256,27 @@ impl Feed {
             }
         };
         for number in missing {
-            let list = self.text(&format!("v1/status-lists/{number}")).await?;
-            self.offer_list(&list)?;
+            self.fetch_list(number).await?;
         }
         Ok(())
+    }
+
+    /// Fetches what a list has become: its changes where a state of it is held, and the whole list where these lead
+    /// elsewhere.
+    async fn fetch_list(&self, number: u64) -> Result<(), Fault> {
+        let path = format!("v1/status-lists/{number}");
+        if let Some(known) = self.state.known_list(number) {
+            let answer = self.text(&format!("{path}/since/{}", known.to_hex())).await?;
+            // A token is no JSON object: whoever knows no changes sends the list.
+            let offered = if answer.starts_with('{') { self.offer_delta(&answer) } else { self.offer_list(&answer) };
+            match offered {
+                Ok(()) if !self.state.waits_for(number) => return Ok(()),
+                Ok(()) => {}
+                Err(rejection) => self.report(&rejection.into()),
+            }
+        }
+        let list = self.text(&path).await?;
+        Ok(self.offer_list(&list)?)
     }
 
     fn offer_list(&self, token: &str) -> Result<(), Rejection> {
@@ -230,6 +284,14 @@ impl Feed {
         match self.state.offer_list(token, now)? {
             ListOffer::Held => {}
             ListOffer::CompletedPulse => self.installed(now),
+        }
+        Ok(())
+    }
+
+    fn offer_delta(&self, text: &str) -> Result<(), Rejection> {
+        match self.state.offer_delta(text)? {
+            ListOffer::Held => {}
+            ListOffer::CompletedPulse => self.installed(self.clock.now()),
         }
         Ok(())
     }
@@ -243,19 +305,7 @@ impl Feed {
     }
 
     async fn text(&self, path: &str) -> Result<String, Fault> {
-        let mut response = self.client.get(self.address(path)).timeout(ANSWER_MAX).send().await?;
-        if response.status() != StatusCode::OK {
-            return Err(Fault::Status(response.status()));
-        }
-        let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await? {
-            if ANSWER_BYTES_MAX < body.len().saturating_add(chunk.len()) {
-                return Err(Fault::TooLarge);
-            }
-            body.extend_from_slice(&chunk);
-        }
-        let text = String::from_utf8(body).map_err(|_| Fault::NotText)?;
-        Ok(text.trim_ascii().to_owned())
+        body_of(self.client.get(self.address(path)).timeout(ANSWER_MAX).send().await?).await
     }
 
     fn address(&self, path: &str) -> Url {
@@ -263,6 +313,22 @@ impl Feed {
         address.set_path(&format!("{}{path}", self.broker.path()));
         address
     }
+}
+
+/// A whole answer, bounded.
+async fn body_of(mut response: reqwest::Response) -> Result<String, Fault> {
+    if response.status() != StatusCode::OK {
+        return Err(Fault::Status(response.status()));
+    }
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await? {
+        if ANSWER_BYTES_MAX < body.len().saturating_add(chunk.len()) {
+            return Err(Fault::TooLarge);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    let text = String::from_utf8(body).map_err(|_| Fault::NotText)?;
+    Ok(text.trim_ascii().to_owned())
 }
 
 #[cfg(test)]

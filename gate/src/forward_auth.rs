@@ -10,7 +10,7 @@ use countersign_attestation::protocol::Problem;
 
 use crate::clock::Moment;
 use crate::decide::{Allowed, Decision};
-use crate::door::{ASSURANCE, DECISION, Door, NO_STORE, REASON, SPIFFE_ID, refusal, text};
+use crate::door::{ASSURANCE, DECISION, Door, NO_STORE, REASON, SPIFFE_ID, refusal, staple_of, text};
 use crate::reason::{Denial, GateReason};
 use crate::state::GateState;
 use crate::{authorize as policies, certificate};
@@ -26,6 +26,7 @@ pub fn router(door: Door) -> Router {
 }
 
 async fn authorize(State(door): State<Door>, headers: HeaderMap) -> Response {
+    door.take_staple(staple_of(&headers));
     let decision = door.judge(certificate::from_headers(&headers), || policies::from_headers(&headers));
     match decision {
         Decision::Allow(allowed) => allow(&allowed),

@@ -14,7 +14,7 @@ use tower::{Layer, Service};
 
 use crate::authorize;
 use crate::decide::Decision;
-use crate::door::{Door, refusal};
+use crate::door::{Door, refusal, staple_of};
 use crate::reason::{Denial, GateReason};
 
 /// The caller's certificates, leaf first, DER: what the TLS stack that checked possession of the leaf's key says of the
@@ -64,6 +64,7 @@ where
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let chain = request.extensions().get::<PeerCertificates>().map(|PeerCertificates(chain)| Arc::clone(chain));
         let chain = chain.ok_or_else(|| GateReason::NoCertificate.because("a client certificate", "none"));
+        self.door.take_staple(staple_of(request.headers()));
         let decision = self.door.judge(chain.as_deref().map_err(Clone::clone), || asked(&request));
         match decision {
             Decision::Allow(allowed) => {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use clap::Parser as _;
 use countersign_gate::authorize::Authorize;
-use countersign_gate::clock::{Clock, SystemClock};
+use countersign_gate::clock::{Clock, NonceClock, SystemClock};
 use countersign_gate::door::Door;
 use countersign_gate::ext_authz;
 use countersign_gate::feed::Feed;
@@ -17,7 +17,7 @@ use countersign_gate::forward_auth;
 use countersign_gate::metrics::Metrics;
 use countersign_gate::proxy::{Proxy, ProxySettings};
 use countersign_gate::reread::Files;
-use countersign_gate::settings::{Listen, Settings};
+use countersign_gate::settings::{Listen, Settings, TimeSource};
 use countersign_gate::state::GateState;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
@@ -32,12 +32,22 @@ async fn main() -> anyhow::Result<()> {
 
     let authorize = settings.authorize()?;
     let material = settings.trust_material()?;
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let asking = Arc::new(NonceClock::default());
+    let clock: Arc<dyn Clock> = match settings.clock {
+        TimeSource::System => Arc::new(SystemClock::new(settings.keeper())),
+        TimeSource::None => Arc::clone(&asking) as Arc<dyn Clock>,
+    };
     let metrics = Arc::new(Metrics::default());
-    let state = Arc::new(GateState::new(material.trust, material.keys));
+    let state = Arc::new(
+        GateState::new(material.trust, material.keys).in_class(settings.class.into()).fed_by(settings.source()),
+    );
     for broker in &settings.broker {
         let (state, clock, metrics) = (Arc::clone(&state), Arc::clone(&clock), Arc::clone(&metrics));
-        tokio::spawn(Feed::new(broker, &material.broker_ca, state, clock, metrics)?.follow());
+        let feed = Feed::new(broker, &material.broker_ca, state, clock, metrics)?;
+        match settings.clock {
+            TimeSource::System => tokio::spawn(feed.follow()),
+            TimeSource::None => tokio::spawn(feed.ask(Arc::clone(&asking))),
+        };
     }
 
     let door = Door { state, authorize, clock, metrics };
@@ -81,6 +91,7 @@ async fn open_proxy(door: &Door, listen: SocketAddr, settings: &ProxySettings) -
 fn tell_posture(settings: &Settings, authorize: &Authorize) {
     let trust_domain = settings.trust_domain.as_str();
     let proxy = settings.proxy_upstream.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string);
+    tracing::info!(error_max_ms = settings.clock_error_max_ms, "{}", settings.keeper().posture());
     match authorize {
         Authorize::CoreAlone => {
             let asks = "no operator policies: whoever the broker trusts now may ask for anything";

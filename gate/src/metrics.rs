@@ -42,6 +42,7 @@ pub struct Metrics {
     pulse_age: Gauge<f64, AtomicU64>,
     pulse_left: Gauge<f64, AtomicU64>,
     pulse_sequence: Gauge<u64, AtomicU64>,
+    clock_error: Gauge<f64, AtomicU64>,
 }
 
 impl Default for Metrics {
@@ -74,6 +75,9 @@ impl Default for Metrics {
         );
         registry.register("pulse_left_seconds", "Time until the newest pulse expires", pulse_left.clone());
         registry.register("pulse_sequence", "Sequence of the newest pulse", pulse_sequence.clone());
+        let clock_error = Gauge::default();
+        let error = "Clock error of this machine; -1 where it is not known or too large, and nobody is let in";
+        registry.register("clock_error_seconds", error, clock_error.clone());
         Self {
             registry,
             decisions,
@@ -88,6 +92,7 @@ impl Default for Metrics {
             pulse_age,
             pulse_left,
             pulse_sequence,
+            clock_error,
         }
     }
 }
@@ -159,6 +164,7 @@ impl Metrics {
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "a gauge of seconds does not need 53 bits")]
     pub fn render(&self, state: &GateState, now: Moment) -> String {
+        self.clock_error.set(now.error.bounded().map_or(-1.0, |error_ms| error_ms as f64 / 1000.0));
         match &state.snapshot().held {
             None => {
                 self.pulse_age.set(-1.0);
@@ -166,7 +172,7 @@ impl Metrics {
             }
             Some(held) => {
                 self.pulse_age.set(now.wall.since(held.pulse().basis) as f64 / 1000.0);
-                let left = if held.check_fresh(now).is_ok() { held.pulse().exp.since(now.wall) } else { 0 };
+                let left = if held.check_fresh(now).is_ok() { held.until().since(now.wall) } else { 0 };
                 self.pulse_left.set(left as f64 / 1000.0);
                 self.pulse_sequence.set(held.pulse().seq);
             }

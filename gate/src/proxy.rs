@@ -34,7 +34,7 @@ pub use self::upstream::{UpstreamAddress, UpstreamAddressError};
 use crate::authorize::Reread;
 use crate::clock::{pause, within};
 use crate::decide::Decision;
-use crate::door::{Door, refusal};
+use crate::door::{Door, refusal, staple_of};
 use crate::reason::{Denial, GateReason};
 
 /// Longest time for a handshake, and for the head of a request; the latter bounds an idle connection too.
@@ -211,6 +211,7 @@ impl Proxy {
     }
 
     async fn answer(&self, session: &Arc<Session>, request: Request<Incoming>) -> Response<Body> {
+        self.door.take_staple(staple_of(request.headers()));
         let heading = heading(&request);
         // Read whole before anything is asked; needed only where policies are.
         let asked = self.door.authorize.asks().then(|| heading.clone()?.asked(session.peer));

@@ -45,6 +45,10 @@ gate_reasons! {
     ListMissing = "gate.list.missing",
         "the newest pulse names no status list that covers this credential",
         "present a credential of this broker; a credential of another cell has other lists";
+    /// A gate without a feed knows what it is shown.
+    StapleMissing = "gate.staple.missing",
+        "no staple has shown the status list that covers this credential",
+        "send the agent's file `staple` as the header Countersign-Staple with each request";
     /// Token Status List, 0x01.
     Invalid = "gate.credential.invalid",
         "the credential was revoked or never issued",

@@ -8,15 +8,18 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use clap::Parser;
+use countersign_attestation::pulse::Class;
 use countersign_attestation::result::jws::JwkSet;
 use countersign_attestation::result::svid::{KeyProtection, TrustDomain};
 use countersign_attestation::x509::Certificate;
+use countersign_clock::{ClockSync, ERROR_MAX_MS, Keeper};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
 use crate::authorize::{Authorize, OperatorPolicies};
 use crate::decide::Trust;
 use crate::proxy::{ProxySettings, UpstreamAddress};
+use crate::state::Source;
 
 /// Decides for a relying party whether a caller's execution credential is trusted now.
 #[derive(Clone, Debug, Parser)]
@@ -27,8 +30,18 @@ pub struct Settings {
     pub listen: Listen,
 
     /// A broker or relay to follow; may be given several times.
-    #[arg(long, env = "COUNTERSIGN_GATE_BROKER", required = true, value_delimiter = ',', value_name = "URL")]
+    #[arg(
+        long,
+        env = "COUNTERSIGN_GATE_BROKER",
+        required_unless_present = "stapled",
+        value_delimiter = ',',
+        value_name = "URL"
+    )]
     pub broker: Vec<String>,
+
+    /// Follow nobody: decide by what callers show of the newest pulse, in the header Countersign-Staple.
+    #[arg(long, env = "COUNTERSIGN_GATE_STAPLED", conflicts_with = "broker")]
+    pub stapled: bool,
 
     /// The trust domain whose credentials are judged.
     #[arg(long, env = "COUNTERSIGN_TRUST_DOMAIN", value_name = "NAME", value_parser = trust_domain)]
@@ -53,6 +66,29 @@ pub struct Settings {
     /// The CA of the broker's own TLS certificate, PEM.
     #[arg(long, env = "COUNTERSIGN_GATE_BROKER_CA", value_name = "FILE", required_unless_present = "trust_dir")]
     pub broker_ca: Option<PathBuf>,
+
+    /// How soon a revocation must be in force when nothing more is heard: 5 s after it (the broker's Y), or 2 s.
+    #[arg(long, env = "COUNTERSIGN_GATE_CLASS", value_enum, default_value_t = ClassName::Default)]
+    pub class: ClassName,
+
+    /// Where the time comes from: this machine's clock, or, with `none`, the broker's answer to a nonce each second.
+    #[arg(long, env = "COUNTERSIGN_GATE_CLOCK", value_enum, default_value_t = TimeSource::System)]
+    #[arg(conflicts_with = "stapled")]
+    pub clock: TimeSource,
+
+    /// Who vouches for this machine's clock: its kernel, or the operator, where something else keeps the clock.
+    #[arg(long, env = "COUNTERSIGN_CLOCK_SYNC", value_enum, default_value = "kernel")]
+    pub clock_sync: ClockSync,
+
+    /// The clock error beyond which nobody is let in, at most 1s; with `asserted`, the error that is vouched for.
+    #[arg(
+        long,
+        env = "COUNTERSIGN_CLOCK_ERROR_MAX_MS",
+        value_name = "MILLISECONDS",
+        default_value_t = ERROR_MAX_MS,
+        value_parser = clap::value_parser!(u64).range(1..=ERROR_MAX_MS)
+    )]
+    pub clock_error_max_ms: u64,
 
     /// Cedar policies that must permit each request of a trusted caller: a file, or a folder of *.cedar files.
     #[arg(long, env = "COUNTERSIGN_GATE_AUTHORIZE", value_name = "PATH")]
@@ -111,6 +147,33 @@ pub enum Keys {
     Tpm,
     /// In the TPM, or in the memory of the attested host.
     Memory,
+}
+
+/// Where the time comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum TimeSource {
+    /// This machine's clock.
+    System,
+    /// The broker, asked with a nonce; the wall clock is never read.
+    None,
+}
+
+/// How soon a revocation must be in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum ClassName {
+    /// As long as the broker signs for.
+    Default,
+    /// Two seconds.
+    Critical,
+}
+
+impl From<ClassName> for Class {
+    fn from(class: ClassName) -> Self {
+        match class {
+            ClassName::Default => Self::Default,
+            ClassName::Critical => Self::Critical,
+        }
+    }
 }
 
 impl From<Keys> for KeyProtection {
@@ -185,6 +248,18 @@ impl Settings {
         let broker_ca = certificates(&self.file(self.broker_ca.as_deref(), "broker-ca.pem")?)?;
         let trust = Trust { trust_domain: self.trust_domain.clone(), roots, keys: self.keys.into() };
         Ok(TrustMaterial { trust, keys, broker_ca })
+    }
+
+    /// Where pulses come from.
+    #[must_use]
+    pub const fn source(&self) -> Source {
+        if self.stapled { Source::Staples } else { Source::Feeds }
+    }
+
+    /// Who vouches for the clock, and for how much.
+    #[must_use]
+    pub const fn keeper(&self) -> Keeper {
+        Keeper::new(self.clock_sync, self.clock_error_max_ms)
     }
 
     /// Loads the operator's policies, where a place for them is named. What cannot be loaded ends the start.

@@ -6,14 +6,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use countersign_attestation::digest::Sha256Digest;
-use countersign_attestation::pulse::Pulse;
+use countersign_attestation::nonce_pulse::{Answered, Outstanding};
+use countersign_attestation::pulse::{Class, Pulse};
 use countersign_attestation::result::jws::JwkSet;
 use countersign_attestation::result::svid::ExecutionCredential;
+use countersign_attestation::staple::{Staple, StapleReason};
+use countersign_attestation::status_delta::{StatusDelta, StatusDeltaReason};
 use countersign_attestation::status_list::{StatusList, StatusListToken};
+use countersign_attestation::time::ClockError;
 use countersign_attestation::{Rejection, Verified};
 use tokio::sync::watch;
 
-use crate::clock::Moment;
+use crate::clock::{Moment, NonceClock};
 use crate::decide::{self, Decision, HeldPulse, Incomplete, Snapshot, Trust};
 
 /// Lists held beyond those the newest pulse names, at most (16 KiB each): a start with a thousand lists fits.
@@ -54,11 +58,22 @@ pub struct PulseNumber {
     pub seq: u64,
 }
 
+/// Where pulses come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Brokers and relays that are followed.
+    Feeds,
+    /// Those who are judged, each with the list of its own.
+    Staples,
+}
+
 /// The gate's state. Cheap to share: `Arc<GateState>`.
 #[derive(Debug)]
 pub struct GateState {
     trust: Trust,
     keys: JwkSet,
+    class: Class,
+    source: Source,
     snapshot: ArcSwap<Snapshot>,
     inbox: Mutex<Inbox>,
     chains: Mutex<Chains>,
@@ -89,11 +104,33 @@ impl GateState {
         Self {
             trust,
             keys,
+            class: Class::Default,
+            source: Source::Feeds,
             snapshot: ArcSwap::default(),
             inbox: Mutex::default(),
             chains: Mutex::default(),
             installed: watch::Sender::new(None),
         }
+    }
+
+    /// The same, in another class.
+    #[must_use]
+    pub const fn in_class(mut self, class: Class) -> Self {
+        self.class = class;
+        self
+    }
+
+    /// The same, with pulses from elsewhere.
+    #[must_use]
+    pub const fn fed_by(mut self, source: Source) -> Self {
+        self.source = source;
+        self
+    }
+
+    /// How soon this gate wants to know.
+    #[must_use]
+    pub const fn class(&self) -> Class {
+        self.class
     }
 
     /// The trust domain and roots this gate judges by.
@@ -140,14 +177,89 @@ impl GateState {
     /// Why it was refused.
     pub fn offer_list(&self, token: &str, now: Moment) -> Result<ListOffer, Rejection> {
         let (_, list) = StatusListToken::verify(token, &self.keys, now.wall)?;
+        Ok(self.keep(&mut lock(&self.inbox), list))
+    }
+
+    /// Takes changes of a list that is held. Nobody signed them: what they come to takes effect only when a pulse names
+    /// its digest.
+    ///
+    /// # Errors
+    /// Why they were refused. The list is then to be offered whole.
+    pub fn offer_delta(&self, text: &str) -> Result<ListOffer, Rejection> {
+        let delta = StatusDelta::parse(text)?;
         let mut inbox = lock(&self.inbox);
+        let base = inbox.lists.get(&delta.from()).cloned();
+        let base = base.ok_or_else(|| StatusDeltaReason::Base.because("a list that is held", delta.from()))?;
+        let list = delta.apply(&base)?;
+        Ok(self.keep(&mut inbox, list))
+    }
+
+    /// Takes a staple, where there are no feeds. The newest pulse that anybody showed decides for all, also when an
+    /// older one is shown later; a list counts where that pulse names it, whoever showed it.
+    ///
+    /// # Errors
+    /// Why it was refused. Nothing changed.
+    pub fn offer_staple(&self, text: &str, now: Moment) -> Result<(), Rejection> {
+        if self.source == Source::Feeds {
+            return Ok(());
+        }
+        let latest = now.latest()?;
+        let staple = Staple::parse(text)?;
+        let pulse = Pulse::verify(staple.pulse(), &self.keys, &self.trust.trust_domain, now.wall)?;
+        pulse.check_unexpired(latest)?;
+        let list = Arc::new(staple.into_list());
+        let digest = list.sha256();
+        let names = |pulse: &Pulse| pulse.lists.iter().any(|named| named.sha256 == digest);
+        if !names(&pulse) {
+            return Err(StapleReason::Superseded.because("a list that the pulse names", digest));
+        }
+        let mut inbox = lock(&self.inbox);
+        let held = self.snapshot.load().held.clone();
+        let (pulse, received) = match held {
+            Some(held) if !pulse.supersedes(held.pulse()) => {
+                if !names(held.pulse()) {
+                    return Err(StapleReason::Superseded.because("a list that the newest pulse names", digest));
+                }
+                let mut named = held.pulse().lists.iter().filter(|named| named.sha256 == digest);
+                if named.all(|named| held.lists().contains_key(&named.n)) {
+                    return Ok(());
+                }
+                // It counts from when it was first seen.
+                (held.pulse().clone(), held.received())
+            }
+            Some(_) | None => (pulse, now),
+        };
         inbox.keep(list);
-        let Some((pulse, received)) = inbox.waiting.take() else { return Ok(ListOffer::Held) };
+        let held = HeldPulse::partial(pulse, received, self.class, |digest| inbox.lists.get(digest).cloned());
+        let number = PulseNumber { epoch: held.pulse().epoch, seq: held.pulse().seq };
+        inbox.tidy(&held);
+        self.snapshot.store(Arc::new(Snapshot { held: Some(Arc::new(held)) }));
+        self.installed.send_replace(Some(number));
+        Ok(())
+    }
+
+    /// The digest of list `n` as decisions have it now: what changes can begin at.
+    #[must_use]
+    pub fn known_list(&self, n: u64) -> Option<Sha256Digest> {
+        self.snapshot.load().held.as_ref()?.pulse().list(n).map(|list| list.sha256)
+    }
+
+    /// Whether the newest pulse still waits for list `n`.
+    #[must_use]
+    pub fn waits_for(&self, n: u64) -> bool {
+        let inbox = lock(&self.inbox);
+        let named = inbox.waiting.as_ref().and_then(|(pulse, _)| pulse.list(n));
+        named.is_some_and(|named| !inbox.lists.contains_key(&named.sha256))
+    }
+
+    fn keep(&self, inbox: &mut Inbox, list: StatusList) -> ListOffer {
+        inbox.keep(Arc::new(list));
+        let Some((pulse, received)) = inbox.waiting.take() else { return ListOffer::Held };
         // The pulse counts from when it was received, however late its lists came.
-        Ok(match self.complete(&mut inbox, pulse, received) {
+        match self.complete(inbox, pulse, received) {
             Offer::Installed => ListOffer::CompletedPulse,
             Offer::NotNewer | Offer::WaitsForLists(_) => ListOffer::Held,
-        })
+        }
     }
 
     /// Takes a pulse. The newest pulse known, by epoch and sequence, is the one that counts, even after its end; an
@@ -156,20 +268,38 @@ impl GateState {
     /// # Errors
     /// Why it was refused.
     pub fn offer_pulse(&self, token: &str, now: Moment) -> Result<Offer, Rejection> {
+        // By a clock that nobody keeps, no pulse is worth anything, now or later.
+        let latest = now.latest()?;
         let pulse = Pulse::verify(token, &self.keys, &self.trust.trust_domain, now.wall)?;
+        pulse.check_unexpired(latest)?;
+        Ok(self.take_newer(pulse, now))
+    }
+
+    /// Takes the answer to a nonce, once, by the steady clock alone: the pulse counts from when it was asked for.
+    ///
+    /// # Errors
+    /// Why it was refused. The nonce is used up.
+    pub fn offer_answer(&self, token: &str, asked: Outstanding, clock: &NonceClock) -> Result<Offer, Rejection> {
+        let answered = Answered::verify(token, &self.keys, &self.trust.trust_domain, asked)?;
+        let received = Moment { wall: answered.signed_at(), steady_ms: answered.sent_at_ms(), error: ClockError::NONE };
+        clock.learn(received.wall, received.steady_ms);
+        Ok(self.take_newer(answered.into_pulse(), received))
+    }
+
+    fn take_newer(&self, pulse: Verified<Pulse>, now: Moment) -> Offer {
         let mut inbox = lock(&self.inbox);
         let snapshot = self.snapshot.load();
         let held = snapshot.held.as_ref().map(|held| held.pulse());
         let newest = inbox.waiting.as_ref().map(|(waiting, _)| waiting).or(held);
         if newest.is_some_and(|newest| !pulse.supersedes(newest)) {
-            return Ok(Offer::NotNewer);
+            return Offer::NotNewer;
         }
-        Ok(self.complete(&mut inbox, pulse, now))
+        self.complete(&mut inbox, pulse, now)
     }
 
     /// Installs a pulse that is newer than the installed one, or keeps it until its lists are there.
     fn complete(&self, inbox: &mut Inbox, pulse: Verified<Pulse>, received: Moment) -> Offer {
-        match HeldPulse::complete(pulse, received, |digest| inbox.lists.get(digest).cloned()) {
+        match HeldPulse::complete(pulse, received, self.class, |digest| inbox.lists.get(digest).cloned()) {
             Ok(held) => {
                 let number = PulseNumber { epoch: held.pulse().epoch, seq: held.pulse().seq };
                 inbox.waiting = None;
@@ -187,9 +317,9 @@ impl GateState {
 }
 
 impl Inbox {
-    fn keep(&mut self, list: StatusList) {
+    fn keep(&mut self, list: Arc<StatusList>) {
         let digest = list.sha256();
-        if self.lists.insert(digest, Arc::new(list)).is_none() {
+        if self.lists.insert(digest, list).is_none() {
             self.arrivals.push_back(digest);
         }
         while SPARE_LISTS_MAX < self.arrivals.len() {

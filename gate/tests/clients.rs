@@ -12,6 +12,7 @@ use axum::body::{Body, Bytes};
 use axum::http::HeaderMap;
 use axum::routing::get;
 use countersign_attestation::status_list::{Status, StatusList};
+use countersign_clock::{ClockSync, Keeper};
 use countersign_gate::clock::{Clock as _, SystemClock};
 use futures_util::StreamExt as _;
 use futures_util::stream;
@@ -22,6 +23,11 @@ mod broker;
 mod issuer;
 use broker::{Delivery, SimBroker};
 use issuer::{Authority, AuthorityOrder, Issuer, Svid, Y_MS};
+
+/// Nobody keeps the clock of a machine that tests run on.
+fn clock() -> SystemClock {
+    SystemClock::new(Keeper::new(ClockSync::Asserted, 50))
+}
 
 /// Ends its process with the test.
 struct Process(Child);
@@ -68,7 +74,7 @@ impl World {
     fn say(&mut self, status: Status) {
         let mut list = StatusList::new();
         list.set(5, status).unwrap();
-        let now = SystemClock.now().wall;
+        let now = clock().now().wall;
         let pulse = self.issuer.pulse(self.seq, now, &list);
         self.broker.say(&self.issuer.list_token(&list, now), &self.issuer.pulse_token(&pulse));
         self.seq += 1;
@@ -76,7 +82,14 @@ impl World {
 
     fn command(&self) -> Command {
         let mut gate = Command::new(env!("CARGO_BIN_EXE_countersign-gate"));
-        gate.args(["--listen", "127.0.0.1:0", "--broker", &self.broker.url(), "--trust-domain", "fleet.test"]);
+        gate.args(["--clock-sync", "asserted"]).args([
+            "--listen",
+            "127.0.0.1:0",
+            "--broker",
+            &self.broker.url(),
+            "--trust-domain",
+            "fleet.test",
+        ]);
         gate.args(["--trust-dir", &self.folder.path().display().to_string()]);
         gate
     }
@@ -133,7 +146,7 @@ impl World {
 
     /// Calls until the status is this one.
     async fn until(&self, credential: &[String; 2], url: &str, status: &str) -> (String, String, String) {
-        let start = SystemClock.now().steady_ms;
+        let start = clock().now().steady_ms;
         let mut pace = tokio::time::interval(Duration::from_millis(25));
         loop {
             pace.tick().await;
@@ -141,7 +154,7 @@ impl World {
             if seen.1.starts_with(status) {
                 return seen;
             }
-            assert!(SystemClock.now().steady_ms - start < 20_000, "{seen:?}\n{}", self.log());
+            assert!(clock().now().steady_ms - start < 20_000, "{seen:?}\n{}", self.log());
         }
     }
 }
@@ -173,7 +186,7 @@ fn openssl(address: SocketAddr, arguments: &[&str]) -> Output {
 #[tokio::test(flavor = "multi_thread")]
 async fn e23_clients_that_know_nothing_of_it_are_let_in_and_cut_off() {
     let mut world = World::new();
-    let now = SystemClock.now().wall;
+    let now = clock().now().wall;
     world.say(Status::Valid);
     let (_gate, address) = world.gate(service().await, &[]);
     let trusted = world.write(&world.issuer.svid("gpu-1", 5, now), "trusted");
@@ -214,11 +227,11 @@ async fn e23_clients_that_know_nothing_of_it_are_let_in_and_cut_off() {
         let mut words = String::new();
         answer.read_line(&mut words).unwrap();
         assert_eq!(words, "words\n");
-        let start = SystemClock.now().steady_ms;
+        let start = clock().now().steady_ms;
         world.say(Status::Invalid);
         answer.read_to_string(&mut words).unwrap();
         assert!(!curl.wait().unwrap().success(), "curl knows that the answer is not whole");
-        let passed = SystemClock.now().steady_ms - start;
+        let passed = clock().now().steady_ms - start;
         assert!(passed < Y_MS, "{version}: {passed} ms");
     }
 }
@@ -228,7 +241,7 @@ async fn e7_openssl_resumes_nothing_and_speaks_nothing_older() {
     let mut world = World::new();
     world.say(Status::Valid);
     let (_gate, address) = world.gate(service().await, &[]);
-    let [certificate, key] = world.write(&world.issuer.svid("gpu-1", 5, SystemClock.now().wall), "trusted");
+    let [certificate, key] = world.write(&world.issuer.svid("gpu-1", 5, clock().now().wall), "trusted");
     let (ca, session) = (world.path("broker-ca.pem"), world.path("session.pem"));
     let credential = ["-cert", &certificate, "-key", &key, "-CAfile", &ca, "-verify_return_error"];
     let with = |more: &[&str]| openssl(address, &[&credential[..], more].concat());
@@ -246,7 +259,7 @@ async fn e15_operator_policies_are_in_force_from_the_start_and_the_log_says_so()
     let mut world = World::new();
     world.say(Status::Valid);
     let (_gate, address) = world.gate(service().await, &["--authorize", &world.path("policy.cedar")]);
-    let trusted = world.write(&world.issuer.svid("gpu-1", 5, SystemClock.now().wall), "trusted");
+    let trusted = world.write(&world.issuer.svid("gpu-1", 5, clock().now().wall), "trusted");
     let url = |path: &str| format!("https://localhost:{}{path}", address.port());
     world.until(&trusted, &url("/v1/models"), "200").await;
     let (_, status, reason) = world.call(&trusted, &url("/v2"), &[]);

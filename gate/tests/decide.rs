@@ -2,17 +2,22 @@
 //! than the newest pulse that said VALID.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 
+use core::sync::atomic::{AtomicU64, Ordering};
 use std::collections::BTreeMap;
 
 use countersign_attestation::UnixMillis;
 use countersign_attestation::anchor::Assurance;
 use countersign_attestation::digest::Sha256Digest;
-use countersign_attestation::pulse::{ListDigest, Pulse};
+use countersign_attestation::nonce_pulse::{self, NonceClaims, Outstanding};
+use countersign_attestation::protocol::Base64Bytes;
+use countersign_attestation::pulse::{Class, ListDigest, Pulse};
 use countersign_attestation::result::svid::{CredentialExtension, KeyProtection};
+use countersign_attestation::staple;
 use countersign_attestation::status_list::{Status, StatusList};
-use countersign_gate::clock::Moment;
+use countersign_attestation::time::ClockError;
+use countersign_gate::clock::{Clock as _, Moment, NonceClock};
 use countersign_gate::decide::{Decision, Trust};
-use countersign_gate::state::{GateState, Offer, PulseNumber};
+use countersign_gate::state::{GateState, Offer, PulseNumber, Source};
 use proptest::prelude::*;
 
 #[path = "../../tests/sim/issuer.rs"]
@@ -25,7 +30,7 @@ const INDEX: u64 = 5;
 
 /// Both clocks, `milliseconds` after the start.
 fn at(milliseconds: u64) -> Moment {
-    Moment { wall: NOW.plus(milliseconds), steady_ms: 1_000 + milliseconds }
+    Moment { wall: NOW.plus(milliseconds), steady_ms: 1_000 + milliseconds, error: ClockError::NONE }
 }
 
 struct World {
@@ -112,6 +117,164 @@ fn e19_silence_ends_in_denial_at_exp() {
 }
 
 #[test]
+fn the_clock_error_is_taken_off_the_end_and_a_clock_that_nobody_keeps_lets_nobody_in() {
+    let off = |milliseconds: u64, error: ClockError| Moment { error, ..at(milliseconds) };
+    let within = |error_ms| ClockError::Within { error_ms };
+    let world = World::new();
+    world.say(1, 0, Status::Valid);
+    for (after, error, expected) in [
+        (10, within(300), Ok(())),
+        (Y_MS - 301, within(300), Ok(())),
+        (Y_MS - 300, within(300), Err("gate.pulse.expired")),
+        (10, ClockError::Unsynchronised, Err("clock.unsynchronised")),
+        (10, ClockError::Unreadable { errno: 1 }, Err("clock.unreadable")),
+        (10, ClockError::TooLarge { error_ms: 1_001, max_ms: 1_000 }, Err("clock.error_too_large")),
+        (10, within(0), Ok(())),
+    ] {
+        assert_eq!(world.code(off(after, error)), expected, "{error:?}, {after} ms later");
+    }
+    let Decision::Allow(allowed) = world.gate.decide(&world.chain, off(10, within(300))) else { panic!("denied") };
+    assert_eq!(allowed.until(), at(Y_MS - 300).wall, "by this gate's own clock");
+    // What was received by an error counts by it for ever: the wall clock may have been put right meanwhile, or wrong.
+    let world = World::new();
+    let (list, pulse) = world.messages(1, 0, Status::Valid);
+    world.gate.offer_list(&list, at(0)).unwrap();
+    let refused = world.gate.offer_pulse(&pulse, off(0, ClockError::Unsynchronised)).unwrap_err();
+    assert_eq!(refused.code(), "clock.unsynchronised");
+    let refused = world.gate.offer_pulse(&pulse, off(Y_MS - 300, within(300))).unwrap_err();
+    assert_eq!(refused.code(), "pulse.expired");
+    assert_eq!(world.gate.offer_pulse(&pulse, off(0, within(300))), Ok(Offer::Installed));
+    let set_back = |after: u64| Moment { wall: at(0).wall, ..at(after) };
+    assert_eq!(world.code(set_back(Y_MS - 301)), Ok(()));
+    assert_eq!(world.code(set_back(Y_MS - 300)), Err("gate.pulse.expired"));
+}
+
+#[test]
+fn a_gate_without_a_feed_decides_by_the_newest_staple_that_anybody_showed() {
+    let world = World::new();
+    let gate = gate(&world.issuer).fed_by(Source::Staples);
+    let asked = |after: u64| code(gate.decide(&world.chain, at(after)));
+    let staple = |seq: u64, basis: u64, status: Status| {
+        staple::encode(&world.messages(seq, basis, status).1, &list(status).encode()).unwrap()
+    };
+    let refused = |text: &str, after: u64| gate.offer_staple(text, at(after)).unwrap_err().code();
+    assert_eq!(asked(0), Err("gate.pulse.none"));
+    let first = staple(1, 0, Status::Valid);
+    gate.offer_staple(&first, at(0)).unwrap();
+    assert_eq!(asked(0), Ok(()));
+    // A list that the pulse does not name, a stranger's pulse, and one that has ended.
+    let other = staple::encode(&world.messages(2, 5, Status::Valid).1, &list(Status::Suspended).encode()).unwrap();
+    assert_eq!(refused(&other, 10), "staple.superseded");
+    let (_, strange) = World::new().messages(9, 10, Status::Valid);
+    let strange = staple::encode(&strange, &list(Status::Valid).encode()).unwrap();
+    assert_eq!(refused(&strange, 10), "result.token.unknown_key");
+    assert_eq!(refused(&first, Y_MS), "pulse.expired");
+    assert_eq!(
+        gate.offer_staple(&first, Moment { error: ClockError::Unsynchronised, ..at(10) }).unwrap_err().code(),
+        "clock.unsynchronised"
+    );
+    // Somebody shows a newer one: nobody comes back with an older one, not even while that has not ended.
+    gate.offer_staple(&staple(2, 20, Status::Invalid), at(20)).unwrap();
+    assert_eq!(asked(20), Err("gate.credential.invalid"));
+    assert_eq!(refused(&first, 30), "staple.superseded");
+    assert_eq!(asked(30), Err("gate.credential.invalid"));
+    // Shown again and again it does not live longer.
+    gate.offer_staple(&staple(3, 40, Status::Valid), at(50)).unwrap();
+    gate.offer_staple(&staple(3, 40, Status::Valid), Moment { wall: at(40).wall, ..at(2_000) }).unwrap();
+    let set_back = |after: u64| Moment { wall: at(40).wall, ..at(after) };
+    assert_eq!(code(gate.decide(&world.chain, set_back(39 + Y_MS))), Ok(()));
+    assert_eq!(code(gate.decide(&world.chain, set_back(40 + Y_MS))), Err("gate.pulse.expired"));
+    assert_eq!(asked(40 + Y_MS), Err("gate.pulse.expired"));
+}
+
+#[test]
+fn a_list_counts_where_the_newest_pulse_names_it_whoever_showed_that() {
+    let world = World::new();
+    let gate = gate(&world.issuer).fed_by(Source::Staples);
+    let (ours, theirs) = (list(Status::Valid), StatusList::new());
+    let digest = |n: u64, list: &StatusList| ListDigest { n, size: 65_536, sha256: list.sha256() };
+    let pulse = |seq: u64| {
+        let lists = vec![digest(0, &ours), digest(1, &theirs)];
+        world.issuer.pulse_token(&Pulse { lists, ..world.issuer.pulse(seq, at(seq).wall, &ours) })
+    };
+    gate.offer_staple(&staple::encode(&pulse(2), &theirs.encode()).unwrap(), at(10)).unwrap();
+    assert_eq!(code(gate.decide(&world.chain, at(10))), Err("gate.staple.missing"));
+    gate.offer_staple(&staple::encode(&pulse(1), &ours.encode()).unwrap(), at(10)).unwrap();
+    assert_eq!(code(gate.decide(&world.chain, at(10))), Ok(()), "an older pulse with a list that is in the newest");
+    assert_eq!(gate.snapshot().held.as_ref().unwrap().pulse().seq, 2);
+    // A gate with feeds takes no staples.
+    world.gate.offer_staple(&staple::encode(&pulse(3), &ours.encode()).unwrap(), at(10)).unwrap();
+    assert_eq!(world.code(at(10)), Err("gate.pulse.none"));
+}
+
+static STEADY: AtomicU64 = AtomicU64::new(0);
+
+#[test]
+fn an_answer_to_a_nonce_is_believed_once_and_by_the_steady_clock_alone() {
+    let world = World::new();
+    let clock = NonceClock::over(|| STEADY.load(Ordering::SeqCst));
+    let asked = |at: u64| {
+        code(world.gate.decide(&world.chain, {
+            STEADY.store(at, Ordering::SeqCst);
+            clock.now()
+        }))
+    };
+    let answer = |nonce: [u8; 32], iat: u64, seq: u64, status: Status| {
+        let pulse = Pulse { iat: at(iat).wall, ..world.issuer.pulse(seq, at(0).wall, &list(status)) };
+        let claims = NonceClaims { nonce: Base64Bytes(nonce.to_vec()), pulse };
+        world.issuer.key.token(nonce_pulse::KIND, &claims.to_payload())
+    };
+    let refused = |token: &str, nonce: [u8; 32]| {
+        world.gate.offer_answer(token, Outstanding::new(nonce, 70), &clock).unwrap_err().code()
+    };
+    assert_eq!(asked(0), Err("result.svid.expired"), "before the first answer it is the end of time");
+    // Another's nonce, a pulse without one, and signed before its basis or after its end.
+    assert_eq!(refused(&answer([1; 32], 500, 1, Status::Valid), [2; 32]), "nonce_pulse.nonce");
+    assert_eq!(refused(&world.messages(1, 0, Status::Valid).1, [1; 32]), "result.token.type");
+    assert_eq!(refused(&answer([1; 32], Y_MS, 1, Status::Valid), [1; 32]), "nonce_pulse.signed");
+    let early = Pulse { iat: UnixMillis(NOW.0 - 1), ..world.issuer.pulse(1, at(0).wall, &list(Status::Valid)) };
+    let early = NonceClaims { nonce: Base64Bytes(vec![1; 32]), pulse: early };
+    assert_eq!(refused(&world.issuer.key.token(nonce_pulse::KIND, &early.to_payload()), [1; 32]), "nonce_pulse.signed");
+    assert_eq!(asked(100), Err("result.svid.expired"), "nothing was learnt of what was refused");
+    // Sent at 70 by the steady clock, signed half a second after the basis: what was left then is left from 70 on.
+    let token = answer([1; 32], 500, 1, Status::Valid);
+    let offer = world.gate.offer_answer(&token, Outstanding::new([1; 32], 70), &clock);
+    assert_eq!(offer, Ok(Offer::WaitsForLists(vec![0])));
+    let first = world.messages(1, 0, Status::Valid).0;
+    world
+        .gate
+        .offer_list(&first, {
+            STEADY.store(900, Ordering::SeqCst);
+            clock.now()
+        })
+        .unwrap();
+    assert_eq!(asked(69 + Y_MS - 500), Ok(()));
+    assert_eq!(asked(70 + Y_MS - 500), Err("gate.pulse.expired"));
+    // The same pulse, signed over another nonce, ends when it ended.
+    let again = answer([3; 32], 600, 1, Status::Valid);
+    let offer = world.gate.offer_answer(&again, Outstanding::new([3; 32], 4_000), &clock);
+    assert_eq!(offer, Ok(Offer::NotNewer));
+    assert_eq!(asked(70 + Y_MS - 500), Err("gate.pulse.expired"));
+}
+
+#[test]
+fn a_gate_of_the_critical_class_believes_a_pulse_for_two_seconds_after_its_basis() {
+    let world = World::new();
+    let gate = gate(&world.issuer).in_class(Class::Critical);
+    let (list, pulse) = world.messages(1, 0, Status::Valid);
+    // However late it comes.
+    gate.offer_list(&list, at(500)).unwrap();
+    assert_eq!(gate.offer_pulse(&pulse, at(500)), Ok(Offer::Installed));
+    let Decision::Allow(allowed) = gate.decide(&world.chain, at(1_999)) else { panic!("denied") };
+    assert_eq!(allowed.until(), at(2_000).wall);
+    assert_eq!(code(gate.decide(&world.chain, at(2_000))), Err("gate.pulse.expired"));
+    let set_back = Moment { wall: at(0).wall, ..at(2_000) };
+    assert_eq!(code(gate.decide(&world.chain, set_back)), Err("gate.pulse.expired"));
+    world.say(1, 0, Status::Valid);
+    assert_eq!(world.code(at(2_000)), Ok(()), "another class, the same pulse");
+}
+
+#[test]
 fn a_clock_that_is_set_back_extends_nothing() {
     let world = World::new();
     world.say(1, 0, Status::Valid);
@@ -121,11 +284,15 @@ fn a_clock_that_is_set_back_extends_nothing() {
         (30_000, Y_MS - 1, Ok(())),
         (30_000, Y_MS, Err("gate.pulse.expired")),
     ] {
-        let moment = Moment { wall: UnixMillis(at(after).wall.0 - back), steady_ms: at(after).steady_ms };
+        let moment = Moment {
+            wall: UnixMillis(at(after).wall.0 - back),
+            steady_ms: at(after).steady_ms,
+            error: ClockError::NONE,
+        };
         assert_eq!(world.code(moment), expected, "{back} ms back, {after} ms later");
     }
     // Nor does a steady clock that stood still: the wall clock says it.
-    let slept = Moment { wall: at(Y_MS).wall, steady_ms: at(1).steady_ms };
+    let slept = Moment { wall: at(Y_MS).wall, steady_ms: at(1).steady_ms, error: ClockError::NONE };
     assert_eq!(world.code(slept), Err("gate.pulse.expired"));
 }
 
@@ -324,7 +491,7 @@ proptest! {
         let statuses = [Status::Valid, Status::Invalid, Status::Suspended];
         for step in steps {
             let wall = UnixMillis(NOW.plus(true_ms).0 - back_ms);
-            let moment = Moment { wall, steady_ms: 1_000 + true_ms };
+            let moment = Moment { wall, steady_ms: 1_000 + true_ms, error: ClockError::NONE };
             match step {
                 Step::Wait(milliseconds) => true_ms += milliseconds,
                 Step::SetBack(milliseconds) => back_ms += milliseconds,
@@ -346,7 +513,8 @@ proptest! {
                 }
                 Step::Pulse(_) => {}
             }
-            let moment = Moment { wall: UnixMillis(NOW.plus(true_ms).0 - back_ms), steady_ms: 1_000 + true_ms };
+            let wall = UnixMillis(NOW.plus(true_ms).0 - back_ms);
+            let moment = Moment { wall, steady_ms: 1_000 + true_ms, error: ClockError::NONE };
             let allowed = matches!(world.gate.decide(&world.chain, moment), Decision::Allow(_));
             let snapshot = world.gate.snapshot();
             if let Some(held) = &snapshot.held {

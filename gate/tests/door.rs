@@ -9,7 +9,9 @@ use axum::body::{Body, to_bytes};
 use axum::http::{Request, StatusCode};
 use countersign_attestation::UnixMillis;
 use countersign_attestation::result::svid::{CredentialExtension, KeyProtection};
+use countersign_attestation::staple;
 use countersign_attestation::status_list::{Status, StatusList};
+use countersign_attestation::time::ClockError;
 use countersign_gate::authorize::{Authorize, OperatorPolicies};
 use countersign_gate::clock::{Clock, Moment};
 use countersign_gate::decide::{Allowed, Trust};
@@ -18,7 +20,7 @@ use countersign_gate::ext_authz;
 use countersign_gate::forward_auth::router;
 use countersign_gate::layer::{GateLayer, PeerCertificates};
 use countersign_gate::metrics::Metrics;
-use countersign_gate::state::GateState;
+use countersign_gate::state::{GateState, Source};
 use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use envoy_types::pb::envoy::service::auth::v3::attribute_context::{self, HttpRequest, Peer};
 use envoy_types::pb::envoy::service::auth::v3::authorization_client::AuthorizationClient;
@@ -39,7 +41,7 @@ struct ManualClock(Mutex<u64>);
 impl Clock for ManualClock {
     fn now(&self) -> Moment {
         let passed = *self.0.lock().unwrap();
-        Moment { wall: NOW.plus(passed), steady_ms: passed }
+        Moment { wall: NOW.plus(passed), steady_ms: passed, error: ClockError::NONE }
     }
 }
 
@@ -161,6 +163,35 @@ async fn check(world: &World, certificate: &str, headers: &[(&str, &str)]) -> (i
         (header.key, header.value)
     });
     (answer.status.unwrap().code, named.collect(), body)
+}
+
+#[tokio::test]
+async fn a_gate_without_a_feed_reads_the_staple_at_its_doors() {
+    let mut list = StatusList::new();
+    list.set(5, Status::Valid).unwrap();
+    for envoy in [false, true] {
+        let mut world = World::new();
+        let issuer = &world.issuer;
+        let trust = world.door.state.trust().clone();
+        world.door.state = Arc::new(GateState::new(trust, issuer.keys()).fed_by(Source::Staples));
+        let certificate = world.certificate();
+        let pulse = issuer.pulse_token(&issuer.pulse(1, NOW, &list));
+        let text = staple::encode(&pulse, &list.encode()).unwrap();
+        let said = if envoy {
+            let (code, ..) = check(&world, &certificate, &[("countersign-staple", &text)]).await;
+            code == 0
+        } else {
+            let twice = [("x-ssl-client-cert", certificate.as_str()), ("countersign-staple", &text)];
+            let both = [twice[0], twice[1], twice[1]];
+            let (status, headers, _) = world.ask_with("/authorize", &both).await;
+            assert_eq!(
+                (status, &headers["x-countersign-reason"]),
+                (StatusCode::FORBIDDEN, &"gate.pulse.none".parse().unwrap())
+            );
+            world.ask_with("/authorize", &twice).await.0 == StatusCode::OK
+        };
+        assert!(said, "Envoy: {envoy}");
+    }
 }
 
 /// Envoy's door believes the certificate that Envoy verified, and neither a principal's name nor a header.

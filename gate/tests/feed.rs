@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex};
 
 use countersign_attestation::UnixMillis;
 use countersign_attestation::result::svid::KeyProtection;
+use countersign_attestation::status_delta::StatusDelta;
 use countersign_attestation::status_list::{Status, StatusList};
+use countersign_attestation::time::ClockError;
 use countersign_gate::clock::{Clock, Moment};
 use countersign_gate::decide::{Decision, Trust};
 use countersign_gate::feed::Feed;
@@ -30,7 +32,7 @@ struct ManualClock(Mutex<u64>);
 impl Clock for ManualClock {
     fn now(&self) -> Moment {
         let passed = *self.0.lock().unwrap();
-        Moment { wall: NOW.plus(passed), steady_ms: passed }
+        Moment { wall: NOW.plus(passed), steady_ms: passed, error: ClockError::NONE }
     }
 }
 
@@ -162,6 +164,56 @@ async fn lists_that_were_not_pushed_are_asked_for() {
     let metrics = world.metrics.render(&world.state, world.clock.now());
     assert!(metrics.contains(r#"countersign_gate_pulses_total{code="waits_for_lists"} 1"#), "{metrics}");
     assert!(metrics.contains(r#"countersign_gate_revocation_latency_seconds_bucket{le="0.005"}"#), "{metrics}");
+}
+
+fn state(status: Status) -> StatusList {
+    let mut list = StatusList::new();
+    list.set(5, status).unwrap();
+    list
+}
+
+#[tokio::test]
+async fn changes_alone_are_enough_pushed_or_asked_for() {
+    let mut world = World::new();
+    let broker = world.broker(anywhere(), Delivery::Stream);
+    world.say(&broker, 1, Status::Valid);
+    world.follow(&broker);
+    world.installed(1).await;
+    // Pushed: whoever asks for the whole list is still given the one before.
+    let changes = StatusDelta::between(0, &state(Status::Valid), &state(Status::Invalid)).unwrap();
+    broker.say_changes(&changes.encode(), &world.messages(2, Status::Invalid).1);
+    world.installed(2).await;
+    assert_eq!(world.code(), Err("gate.credential.invalid"));
+    // Asked for.
+    let changes = StatusDelta::between(0, &state(Status::Invalid), &state(Status::Suspended)).unwrap();
+    broker.answer_changes(&changes.from().to_hex(), &changes.encode());
+    let (_, pulse) = world.messages(3, Status::Suspended);
+    broker.say_without_list(&world.messages(1, Status::Valid).0, &pulse);
+    world.installed(3).await;
+    assert_eq!(world.code(), Err("gate.credential.suspended"));
+}
+
+#[tokio::test]
+async fn forged_changes_cost_the_whole_list_and_nothing_else() {
+    let mut world = World::new();
+    let broker = world.broker(anywhere(), Delivery::Stream);
+    world.say(&broker, 1, Status::Invalid);
+    world.follow(&broker);
+    world.installed(1).await;
+    // One leads where no pulse says, one nowhere, one is none; and asked for, they are told once more.
+    let favour = StatusDelta::between(0, &state(Status::Invalid), &state(Status::Valid)).unwrap();
+    let broken = favour.encode().replace("[5,0]", "[6,0]");
+    for (seq, forged) in [(2, favour.encode()), (3, broken), (4, "{}".to_owned())] {
+        // The base is another list each time.
+        let status = if seq % 2 == 0 { Status::Suspended } else { Status::Invalid };
+        let (list, pulse) = world.messages(seq, status);
+        broker.answer_changes(&favour.from().to_hex(), &forged);
+        broker.send_raw(&format!("event: status-delta\ndata: {forged}\n\n"));
+        broker.say_without_list(&list, &pulse);
+        world.installed(seq).await;
+        let expected = if seq % 2 == 0 { "gate.credential.suspended" } else { "gate.credential.invalid" };
+        assert_eq!(world.code(), Err(expected), "{forged}");
+    }
 }
 
 #[tokio::test]

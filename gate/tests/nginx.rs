@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex};
 use axum::Router;
 use axum::http::HeaderMap;
 use countersign_attestation::status_list::{Status, StatusList};
+use countersign_clock::{ClockSync, Keeper};
 use countersign_gate::clock::{Clock as _, SystemClock};
 
 #[path = "../../tests/sim/broker.rs"]
@@ -20,6 +21,11 @@ mod broker;
 mod issuer;
 use broker::{Delivery, SimBroker};
 use issuer::{Authority, AuthorityOrder, Issuer, Svid, Y_MS};
+
+/// Nobody keeps the clock of a machine that tests run on.
+fn clock() -> SystemClock {
+    SystemClock::new(Keeper::new(ClockSync::Asserted, 50))
+}
 
 /// Longest wait for a process to do what it is about to do. Reached only by a failure.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -78,7 +84,7 @@ impl World {
         let mut says = self.says.lock().unwrap();
         let mut list = StatusList::new();
         list.set(5, says.1).unwrap();
-        let now = SystemClock.now().wall;
+        let now = clock().now().wall;
         let pulse = self.issuer.pulse(says.0, now, &list);
         broker.say(&self.issuer.list_token(&list, now), &self.issuer.pulse_token(&pulse));
         says.0 += 1;
@@ -96,6 +102,7 @@ impl World {
 
     fn gate_with(&self, broker: &SimBroker, more: &[&str]) -> Process {
         let mut gate = Command::new(env!("CARGO_BIN_EXE_countersign-gate"))
+            .args(["--clock-sync", "asserted"])
             .args(["--listen", &format!("unix:{}", self.path("gate.sock"))])
             .args(["--broker", &broker.url(), "--trust-domain", "fleet.test"])
             .args(["--trust-dir", &self.folder.path().display().to_string()])
@@ -198,12 +205,12 @@ impl World {
 
     /// Calls until the answer is as wanted; the broker beats on meanwhile, where there is one.
     async fn until(&self, svid: &Svid, broker: Option<&SimBroker>, wanted: impl Fn(&Answer) -> bool) -> (Answer, u64) {
-        let start = SystemClock.now().steady_ms;
+        let start = clock().now().steady_ms;
         let mut pace = tokio::time::interval(Duration::from_millis(25));
         loop {
             pace.tick().await;
             let answer = self.call(svid);
-            let passed = SystemClock.now().steady_ms - start;
+            let passed = clock().now().steady_ms - start;
             if wanted(&answer) {
                 return (answer, passed);
             }
@@ -241,7 +248,7 @@ async fn exists(path: &Path) {
 #[tokio::test(flavor = "multi_thread")]
 async fn e19_nginx_lets_in_denies_and_recovers_as_the_pulse_says() {
     let world = World::new();
-    let now = SystemClock.now().wall;
+    let now = clock().now().wall;
     let (trusted, unknown) = (world.issuer.svid("gpu-1", 5, now), world.issuer.svid("gpu-2", 6, now));
     let stranger = Issuer::new("fleet.test").svid("gpu-1", 5, now);
     let broker = world.broker(SocketAddr::from(([127, 0, 0, 1], 0)));
@@ -300,7 +307,7 @@ async fn frank_service() -> SocketAddr {
 #[tokio::test(flavor = "multi_thread")]
 async fn e15_what_callers_claim_and_what_operators_add_opens_nothing() {
     let world = World::new();
-    let now = SystemClock.now().wall;
+    let now = clock().now().wall;
     let (trusted, unknown) = (world.issuer.svid("gpu-1", 5, now), world.issuer.svid("gpu-2", 6, now));
     let broker = world.broker(SocketAddr::from(([127, 0, 0, 1], 0)));
     let _gate = world.gate(&broker);
@@ -358,7 +365,7 @@ async fn e15_what_callers_claim_and_what_operators_add_opens_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn e15_a_gate_that_fails_denies() {
     let world = World::new();
-    let svid = world.issuer.svid("gpu-1", 5, SystemClock.now().wall);
+    let svid = world.issuer.svid("gpu-1", 5, clock().now().wall);
     let status = Arc::new(Mutex::new(200));
     let told = Arc::clone(&status);
     let answer = async move || axum::http::StatusCode::from_u16(*told.lock().unwrap()).unwrap();
@@ -385,7 +392,7 @@ async fn e21_operator_policies_judge_what_the_service_will_read() {
     let policy = r#"permit (principal, action in [Action::"http:GET", Action::"http:HEAD"], resource in Path::"/v1")
         when { principal.assurance == Assurance::"simulated" && context has host && context.host == "localhost" };"#;
     fs::write(world.path("operator.cedar"), policy).unwrap();
-    let svid = world.issuer.svid("gpu-1", 5, SystemClock.now().wall);
+    let svid = world.issuer.svid("gpu-1", 5, clock().now().wall);
     let broker = world.broker(SocketAddr::from(([127, 0, 0, 1], 0)));
     let _gate = world.gate_with(&broker, &["--authorize", &world.path("operator.cedar")]);
     let _nginx = world.nginx(service().await);

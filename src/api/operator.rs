@@ -225,6 +225,7 @@ pub(super) async fn metrics(State(broker): App) -> Result<Response, Problem> {
         broker.metrics.hosts(name, broker.trust.standings(|standings| standings.count(standing))?);
     }
     let age = broker.pulse.newest().map_or(u64::MAX, |newest| broker.clock.now().since(newest.basis));
+    broker.metrics.clock(broker.clock.error());
     broker.metrics.progress(broker.lineage.head().size, age);
     let collateral = broker.collateral();
     for item in &collateral.items {

@@ -64,6 +64,7 @@ impl Broker {
     /// # Errors
     /// [`Refusal::Internal`] when there is no randomness.
     pub fn challenge(&self, host: &HostId) -> Result<Challenge, Problem> {
+        Refusal::check_clock(self.clock.error())?;
         let made = self.challenges.make(host, self.clock.now()).map_err(|_| Refusal::Internal.plain())?;
         // What cannot be restored is asked for again; the attestation then says what is wrong.
         let trust = self.trust.host(host)?.filter(|_| !self.boots.wants_everything(host));
@@ -89,6 +90,7 @@ impl Broker {
     /// A [`Problem`] for every way in which there is no credential.
     pub async fn attest(&self, id: &HostId, mut request: AttestationRequest) -> Result<AttestationResponse, Problem> {
         // 1. Redeem the challenge, once. Logs that are none are no evidence to judge.
+        Refusal::check_clock(self.clock.error())?;
         let now = self.clock.now();
         let nonce = self.challenges.redeem(&request.challenge, id, now)?;
         let logs = request.evidence.take_logs()?;

@@ -178,6 +178,7 @@ impl Broker {
     /// # Errors
     /// A [`Problem`]; no state is changed.
     pub fn begin_enrollment(&self, request: EnrollmentRequest) -> Result<EnrollmentChallenge, Problem> {
+        Refusal::check_clock(self.clock.error())?;
         let now = self.clock.now();
         // 1. An operator registered the host, and it has not enrolled.
         let host = self.hosts.find(&request.host)?;
@@ -228,6 +229,7 @@ impl Broker {
         id: &str,
         request: ActivationRequest,
     ) -> Result<ActivationResponse, Problem> {
+        Refusal::check_clock(self.clock.error())?;
         let now = self.clock.now();
         // 1. The enrolment is taken out before anything can fail.
         let enrollment = self.enrollments.take(id, now)?;

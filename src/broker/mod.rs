@@ -11,6 +11,7 @@ pub mod forecast;
 pub mod instances;
 pub mod judge;
 pub mod known;
+pub mod nonce;
 pub mod order;
 pub mod reappraise;
 mod recent;
@@ -78,6 +79,7 @@ pub struct Broker {
     boots: known::Boots,
     instances: instances::Instances,
     warm: warm::Warm,
+    nonces: nonce::Allowance,
     /// One at a time sees the dates of waivers pass: whoever waited finds them ended and the hosts judged.
     ending: tokio::sync::Mutex<()>,
 }

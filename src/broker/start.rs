@@ -84,6 +84,7 @@ impl Broker {
             boots: known::Boots::default(),
             instances: instances::Instances::default(),
             warm: super::warm::Warm::default(),
+            nonces: super::nonce::Allowance::default(),
             sources,
             ending: tokio::sync::Mutex::default(),
             config,

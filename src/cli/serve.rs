@@ -47,7 +47,8 @@ pub async fn broker(args: &BrokerArgs) -> anyhow::Result<()> {
     let mut config = Config::load(&data.config())?;
     let listener = listener::bind(args.listen.unwrap_or(config.listen)).await.context("listen")?;
     config.listen = listener.local_addr()?;
-    let clock = Clock::system();
+    let clock = Clock::system(config.keeper());
+    tracing::info!(error_max_ms = config.clock_error_max_ms, "{}", config.keeper().posture());
     let (broker, config) = {
         let (data, config, clock) = (data, config.clone(), clock.clone());
         // Opening and folding the log is file I/O.

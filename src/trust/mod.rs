@@ -314,7 +314,7 @@ mod tests {
         let tmp = tempfile::tempdir().unwrap();
         let at = UnixMillis(1_000);
         let id = HostId::parse("gpu-1").unwrap();
-        let store = Store::open(&tmp.path().join("store"), Clock::system()).unwrap();
+        let store = Store::open(&tmp.path().join("store"), Clock::dating()).unwrap();
         let key = LogKey::generate(&tmp.path().join("key"), "x/log").unwrap();
         std::fs::create_dir(tmp.path().join("log")).unwrap();
         let log = Lineage::open(&tmp.path().join("log"), "x/log", key, None).unwrap();

@@ -2,13 +2,16 @@
 //! loses trust; its basis is the start of the commit that holds everything it says.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
 use countersign_attestation::UnixMillis;
+use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::lineage::entry::Entry;
-use countersign_attestation::pulse::{self, CLOCK_ERROR_MAX_MS, ListDigest, Pulse, PulseCheckpoint};
+use countersign_attestation::pulse::{self, CLOCK_ERROR_MAX_MS, Class, ListDigest, Pulse, PulseCheckpoint};
 use countersign_attestation::result::svid::TrustDomain;
+use countersign_attestation::status_delta::StatusDelta;
 use countersign_attestation::status_list::{self, StatusList, StatusListToken};
 use tokio::sync::watch;
 
@@ -39,6 +42,34 @@ pub struct Published {
     pub exp: UnixMillis,
     /// The status lists by number.
     pub lists: Vec<Arc<PublishedList>>,
+    /// Whether it says nothing new and came for the critical class alone.
+    pub extra: bool,
+}
+
+/// Finds the pulses that came for the critical class alone: those that say nothing new before a period has passed since
+/// one that did not.
+#[derive(Debug)]
+pub struct Pacing {
+    period_ms: u64,
+    regular: UnixMillis,
+}
+
+impl Pacing {
+    /// A pulse each `period_ms` is for everybody.
+    #[must_use]
+    pub const fn of(period_ms: u64) -> Self {
+        Self { period_ms, regular: UnixMillis(0) }
+    }
+
+    /// Whether the next pulse, of this basis, is an extra one.
+    pub fn is_extra(&mut self, basis: UnixMillis, says_new: bool) -> bool {
+        // A tenth less than a period, since no two are exactly one apart.
+        let extra = !says_new && basis.since(self.regular) < self.period_ms.saturating_mul(9) / 10;
+        if !extra {
+            self.regular = basis;
+        }
+        extra
+    }
 }
 
 /// One status list with its token.
@@ -46,10 +77,53 @@ pub struct Published {
 pub struct PublishedList {
     /// The list.
     pub list: StatusList,
-    /// Compact JWS.
-    pub token: String,
+    /// Its digest.
+    pub sha256: Sha256Digest,
+    /// The token, compact JWS; a relay that was told of changes alone has none.
+    pub token: Option<String>,
     /// When the token was signed.
     pub signed_at: UnixMillis,
+    /// What led here from the states before, oldest first.
+    recent: Vec<Arc<Change>>,
+}
+
+/// What changed from one state of a list to the next, and its text.
+#[derive(Debug, PartialEq, Eq)]
+struct Change {
+    delta: StatusDelta,
+    text: String,
+}
+
+/// States that a reader may be behind and still be told the changes alone.
+const CHANGES_KEPT: usize = 32;
+
+impl PublishedList {
+    /// List `n` as it is now, after what it was `before`.
+    #[must_use]
+    pub fn new(n: u64, list: StatusList, token: Option<String>, signed_at: UnixMillis, before: Option<&Self>) -> Self {
+        let sha256 = list.sha256();
+        let mut recent = before.map(|before| before.recent.clone()).unwrap_or_default();
+        if let Some(before) = before.filter(|before| before.sha256 != sha256) {
+            match StatusDelta::between(n, &before.list, &list) {
+                Some(delta) => recent.push(Arc::new(Change { text: delta.encode(), delta })),
+                None => recent.clear(),
+            }
+        }
+        let spare = recent.len().saturating_sub(CHANGES_KEPT);
+        recent.drain(..spare);
+        Self { list, sha256, token, signed_at, recent }
+    }
+
+    /// What leads from the list with this digest to this one, as text; none where the whole list has to be told.
+    #[must_use]
+    pub fn since(&self, known: Sha256Digest) -> Option<String> {
+        let first = self.recent.iter().rposition(|change| change.delta.from() == known)?;
+        let mut changes = self.recent.get(first..)?.iter();
+        let only = changes.next()?;
+        let Some(second) = changes.next() else { return Some(only.text.clone()) };
+        let joined = only.delta.then(&second.delta);
+        changes.try_fold(joined?, |sum, change| sum.then(&change.delta)).map(|delta| delta.encode())
+    }
 }
 
 /// What the pulse is made from.
@@ -82,6 +156,43 @@ pub struct Pulser {
 pub struct PulseHandle {
     wake: SyncSender<()>,
     published: watch::Receiver<Option<Arc<Published>>>,
+    ended: watch::Receiver<bool>,
+    critical: Followers,
+}
+
+/// How many follow in a class; the pace is theirs while there are any.
+#[derive(Clone, Debug, Default)]
+pub struct Followers(Arc<AtomicUsize>);
+
+/// One of them, until it is dropped.
+#[derive(Debug)]
+pub struct Following(Followers);
+
+impl Followers {
+    /// One more.
+    #[must_use]
+    pub fn join(&self) -> Following {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        Following(self.clone())
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.0.load(Ordering::SeqCst)
+    }
+
+    /// Whether there are any.
+    #[must_use]
+    pub fn any(&self) -> bool {
+        self.count() != 0
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 impl PulseHandle {
@@ -89,6 +200,14 @@ impl PulseHandle {
     pub fn wake(&self) {
         // Full means one is asked for already; disconnected means none will ever come, and all gates deny within Y.
         let _asked = self.wake.try_send(());
+    }
+
+    /// Somebody follows in the critical class: pulses come at its pace until the answer is dropped.
+    #[must_use]
+    pub fn follow_critical(&self) -> Following {
+        let following = self.critical.join();
+        self.wake();
+        following
     }
 
     /// The newest pulse, as it changes.
@@ -100,8 +219,8 @@ impl PulseHandle {
     /// Returns when no more pulses will come from this process.
     pub async fn ended(&self) {
         // An error means that the thread is gone, and says the same.
-        let mut published = self.published.clone();
-        let _ended = published.wait_for(Option::is_none).await;
+        let mut ended = self.ended.clone();
+        let _ended = ended.wait_for(|ended| *ended).await;
     }
 
     /// The newest pulse.
@@ -118,6 +237,7 @@ pub struct Signer {
     epoch: u64,
     seq: u64,
     lists: Vec<Arc<PublishedList>>,
+    pacing: Pacing,
 }
 
 impl Pulser {
@@ -128,12 +248,27 @@ impl Pulser {
     /// [`Problem`] when the epoch cannot be raised or the first pulse fails.
     pub fn start(self, period: Duration) -> Result<PulseHandle, Problem> {
         let mut signer = self.ready()?;
-        let first = signer.sign()?;
-        let (publish, published) = watch::channel(Some(Arc::new(first)));
+        signer.pacing = Pacing::of(u64::try_from(period.as_millis()).unwrap_or(u64::MAX));
+        let first = match signer.sign() {
+            Ok(first) => Some(Arc::new(first)),
+            // Without a pulse everybody denies; the doors say why, and the first one comes when the clock is kept.
+            Err(problem) if passes(&problem) => {
+                tracing::warn!(%problem, "no pulse yet");
+                None
+            }
+            Err(problem) => return Err(problem),
+        };
+        let (publish, published) = watch::channel(first);
+        let (end, ended) = watch::channel(false);
         let (wake, woken) = sync_channel(1);
-        let run = move || signer.run(&woken, &publish, period);
+        let critical = Followers::default();
+        let followed = critical.clone();
+        let run = move || {
+            signer.run(&woken, &publish, || pace(period, &followed));
+            end.send_replace(true);
+        };
         std::thread::Builder::new().name("pulse".to_owned()).spawn(run).map_err(|_| Refusal::Internal.plain())?;
-        Ok(PulseHandle { wake, published })
+        Ok(PulseHandle { wake, published, ended, critical })
     }
 
     /// A signer in an epoch of its own, for whoever sets the pace.
@@ -141,7 +276,7 @@ impl Pulser {
     /// # Errors
     /// [`Problem`] when the epoch cannot be raised.
     pub fn ready(self) -> Result<Signer, Problem> {
-        Ok(Signer { epoch: self.raise_epoch()?, pulser: self, seq: 0, lists: Vec::new() })
+        Ok(Signer { epoch: self.raise_epoch()?, pulser: self, seq: 0, lists: Vec::new(), pacing: Pacing::of(0) })
     }
 
     /// Sequence numbers start anew with each process, so each process has an epoch of its own, durable before use.
@@ -160,17 +295,22 @@ impl Pulser {
 }
 
 impl Signer {
-    fn run(mut self, woken: &Receiver<()>, publish: &watch::Sender<Option<Arc<Published>>>, period: Duration) {
+    fn run(
+        mut self,
+        woken: &Receiver<()>,
+        publish: &watch::Sender<Option<Arc<Published>>>,
+        pace: impl Fn() -> Duration,
+    ) {
         loop {
-            match woken.recv_timeout(period) {
+            match woken.recv_timeout(pace()) {
                 Ok(()) | Err(RecvTimeoutError::Timeout) => {}
                 // Every handle is gone: the broker has stopped.
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             match self.sign() {
                 Ok(pulse) => drop(publish.send_replace(Some(Arc::new(pulse)))),
-                // The log is full for the moment: this pulse is left out, and the last one runs on to its end.
-                Err(problem) if problem.code() == Refusal::Busy.code() => tracing::warn!(%problem, "no pulse"),
+                // This pulse is left out, and the last one runs on to its end.
+                Err(problem) if passes(&problem) => tracing::warn!(%problem, "no pulse"),
                 Err(problem) => {
                     tracing::error!(%problem, "no more pulses: every relying party denies from here on");
                     publish.send_replace(None);
@@ -183,7 +323,7 @@ impl Signer {
     /// Records lapses, commits what changed, and signs what was committed.
     ///
     /// # Errors
-    /// [`Refusal::Busy`] when the next may succeed; after any other the signer is of no more use.
+    /// [`Refusal::Busy`] and [`Refusal::Clock`] when the next may succeed; after any other the signer is of no use.
     pub fn sign(&mut self) -> Result<Published, Problem> {
         self.check_able()?;
         self.record_lapses()?;
@@ -200,12 +340,15 @@ impl Signer {
         })?;
         self.pulser.trust.committed()?;
         self.seq = self.seq.saturating_add(1);
+        let before: Vec<_> = self.lists.iter().map(|list| list.sha256).collect();
         self.sign_lists(snapshot.lists, basis)?;
+        let says_new = !before.into_iter().eq(self.lists.iter().map(|list| list.sha256));
+        let extra = self.pacing.is_extra(basis.at(), says_new);
         let now = self.pulser.clock.now();
         let digest = |(n, list): (usize, &Arc<PublishedList>)| ListDigest {
             n: n as u64,
             size: list.list.size() as u64,
-            sha256: list.list.sha256(),
+            sha256: list.sha256,
         };
         let exp = basis.at().plus(self.pulser.validity_ms);
         let pulse = Pulse {
@@ -219,15 +362,16 @@ impl Signer {
             checkpoint: PulseCheckpoint { origin: self.pulser.origin.clone(), size: head.size, root: head.root },
         };
         let token = self.pulser.keys.token.sign(pulse::KIND, &pulse.to_payload()).map_err(internal)?;
-        Ok(Published { pulse: token, seq: self.seq, basis: basis.at(), exp, lists: self.lists.clone() })
+        Ok(Published { pulse: token, seq: self.seq, basis: basis.at(), exp, lists: self.lists.clone(), extra })
     }
 
     /// A pulse says that nobody else was revoked: it takes a log that could have recorded that, and a clock that
-    /// relying parties agree with. Both are mended by starting anew.
+    /// relying parties agree with. A failed log and a clock that was set back are mended by starting anew.
     fn check_able(&self) -> Result<(), Problem> {
         if self.pulser.lineage.is_poisoned() {
             return Err(Refusal::LineageFailed.plain());
         }
+        Refusal::check_clock(self.pulser.clock.error())?;
         let ahead = self.pulser.clock.ahead_of_wall_ms();
         if CLOCK_ERROR_MAX_MS < ahead {
             let found = format!("one that was set back {ahead} ms");
@@ -261,11 +405,22 @@ impl Signer {
                 status_list: list.encode(),
             };
             let token = self.pulser.keys.token.sign(status_list::KIND, &token.to_payload()).map_err(internal)?;
-            signed.push(Arc::new(PublishedList { list, token, signed_at: basis.at() }));
+            let before = self.lists.get(n).map(AsRef::as_ref);
+            signed.push(Arc::new(PublishedList::new(n as u64, list, Some(token), basis.at(), before)));
         }
         self.lists = signed;
         Ok(())
     }
+}
+
+/// Time to the next pulse: the settings' period, or that of the critical class while somebody follows in it.
+fn pace(period: Duration, critical: &Followers) -> Duration {
+    if critical.any() { period.min(Duration::from_millis(Class::Critical.period_ms())) } else { period }
+}
+
+/// Whether the next pulse may be signed where this one was not: the log was full, or nobody kept the clock.
+fn passes(problem: &Problem) -> bool {
+    [Refusal::Busy.code(), Refusal::Clock.code()].contains(&problem.code())
 }
 
 /// The problem that an entry could not be recorded.
@@ -282,8 +437,8 @@ fn internal(error: crate::keys::KeyError) -> Problem {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering};
+    use std::sync::{Arc, Mutex};
     use std::time::Duration;
 
     use countersign_attestation::UnixMillis;
@@ -293,9 +448,11 @@ mod tests {
     use countersign_attestation::pulse::{CLOCK_ERROR_MAX_MS, Pulse};
     use countersign_attestation::result::jws::JwkSet;
     use countersign_attestation::result::svid::TrustDomain;
-    use countersign_attestation::status_list::{Status, StatusListToken};
+    use countersign_attestation::status_delta::StatusDelta;
+    use countersign_attestation::status_list::{Status, StatusList, StatusListToken};
+    use countersign_attestation::time::ClockError;
 
-    use super::{Published, Pulser, Signer};
+    use super::{Pacing, Published, PublishedList, Pulser, Signer};
     use crate::clock::{Clock, Hands};
     use crate::config::DataDir;
     use crate::keys::Keys;
@@ -348,7 +505,13 @@ mod tests {
             let pulser = open(dir.path(), &clock);
             let (jwks, domain) = (pulser.keys.token.jwks(), pulser.trust_domain.clone());
             let epoch = pulser.raise_epoch().unwrap();
-            Self { signer: Signer { pulser, epoch, seq: 0, lists: Vec::new() }, clock, jwks, domain, dir }
+            Self {
+                signer: Signer { pulser, epoch, seq: 0, lists: Vec::new(), pacing: Pacing::of(1_000) },
+                clock,
+                jwks,
+                domain,
+                dir,
+            }
         }
 
         fn host(&self) -> HostTrust {
@@ -382,7 +545,9 @@ mod tests {
 
         /// What a relying party reads from the tokens.
         fn status(&self, published: &Published) -> Status {
-            let (_, list) = StatusListToken::verify(&published.lists[0].token, &self.jwks, self.clock.now()).unwrap();
+            let (_, list) =
+                StatusListToken::verify(published.lists[0].token.as_ref().unwrap(), &self.jwks, self.clock.now())
+                    .unwrap();
             assert_eq!(list, published.lists[0].list);
             list.get(3).unwrap()
         }
@@ -415,6 +580,31 @@ mod tests {
     }
 
     #[test]
+    fn a_reader_that_was_here_lately_is_told_the_changes_alone() {
+        let mut list = StatusList::new();
+        let mut published = PublishedList::new(0, list.clone(), None, START, None);
+        let mut states = vec![list.clone()];
+        for index in 0..40 {
+            list.set(index, Status::Valid).unwrap();
+            published = PublishedList::new(0, list.clone(), None, START, Some(&published));
+            published = PublishedList::new(0, list.clone(), None, START, Some(&published));
+            states.push(list.clone());
+        }
+        for (index, state) in states.iter().enumerate() {
+            let told = published.since(state.sha256());
+            assert_eq!(told.is_some(), (8..40).contains(&index), "{index}");
+            if let Some(told) = told {
+                assert_eq!(StatusDelta::parse(&told).unwrap().apply(state).unwrap(), list);
+            }
+        }
+        for index in 0..2_000 {
+            list.set(index, Status::Suspended).unwrap();
+        }
+        let all_new = PublishedList::new(0, list, None, START, Some(&published));
+        assert_eq!(all_new.since(published.sha256), None, "the list is the shorter text");
+    }
+
+    #[test]
     fn a13_without_a_proof_by_the_deadline_there_is_no_trust_also_after_a_restart() {
         let mut bench = Bench::new().trusted(10_000);
         let (published, _) = bench.pulse();
@@ -428,11 +618,42 @@ mod tests {
         let (jwks, domain) = (pulser.keys.token.jwks(), pulser.trust_domain.clone());
         let next = pulser.raise_epoch().unwrap();
         assert_eq!(next, epoch + 1, "pulses of a restarted broker supersede all before");
-        let mut bench =
-            Bench { signer: Signer { pulser, epoch: next, seq: 0, lists: vec![] }, clock, jwks, domain, dir };
+        let mut bench = Bench {
+            signer: Signer { pulser, epoch: next, seq: 0, lists: vec![], pacing: Pacing::of(1_000) },
+            clock,
+            jwks,
+            domain,
+            dir,
+        };
         let (published, pulse) = bench.pulse();
         assert_eq!(bench.status(&published), Status::Suspended);
         assert_eq!(pulse.checkpoint.size, 3, "the lapse is recorded");
+    }
+
+    #[test]
+    fn the_pace_is_that_of_the_critical_class_while_somebody_follows_in_it() {
+        let (critical, second) = (super::Followers::default(), Duration::from_secs(1));
+        assert_eq!(super::pace(second, &critical), second);
+        let (one, two) = (critical.join(), critical.join());
+        drop(one);
+        assert_eq!(super::pace(second, &critical), Duration::from_millis(250));
+        assert_eq!(super::pace(Duration::from_millis(200), &critical), Duration::from_millis(200));
+        drop(two);
+        assert_eq!(super::pace(second, &critical), second);
+    }
+
+    #[test]
+    fn what_comes_for_the_critical_class_alone_is_known() {
+        let mut bench = Bench::new().trusted(45_000);
+        let mut extra = Vec::new();
+        for step in 0..9 {
+            if step == 6 {
+                bench.record(|on| Entry::revoked_by_operator(START, on, "admin", "operator.revoked"));
+            }
+            extra.push(bench.pulse().0.extra);
+            bench.clock.advance(240);
+        }
+        assert_eq!(extra, [false, true, true, true, false, true, false, true, true], "one in 900 ms, and what is new");
     }
 
     #[test]
@@ -458,28 +679,75 @@ mod tests {
 
     #[test]
     fn a_clock_that_was_set_back_signs_nothing_any_more() {
-        let hands = Arc::new(Wall(AtomicU64::new(START.0)));
+        let hands = Arc::new(Wall::default());
         let mut bench = Bench::new();
         bench.signer.pulser.clock = Clock::over(Arc::clone(&hands) as Arc<dyn Hands>);
-        hands.0.store(START.0 - CLOCK_ERROR_MAX_MS, Ordering::SeqCst);
+        hands.wall.store(START.0 - CLOCK_ERROR_MAX_MS, Ordering::SeqCst);
         assert!(bench.signer.sign().is_ok());
-        hands.0.store(START.0 - CLOCK_ERROR_MAX_MS - 1, Ordering::SeqCst);
+        hands.wall.store(START.0 - CLOCK_ERROR_MAX_MS - 1, Ordering::SeqCst);
         let problem = bench.signer.sign().unwrap_err();
         assert_eq!(problem.code(), "broker.not_ready");
         assert_eq!(problem.0.found.as_deref(), Some("one that was set back 1001 ms"));
     }
 
-    /// A wall clock that somebody sets, beside a steady one that stands still.
+    #[test]
+    fn a_clock_that_nobody_keeps_signs_nothing_until_somebody_does() {
+        let hands = Arc::new(Wall::default());
+        let mut bench = Bench::new();
+        bench.signer.pulser.clock = Clock::over(Arc::clone(&hands) as Arc<dyn Hands>);
+        for (error, code) in [
+            (ClockError::Within { error_ms: 3 }, None),
+            (ClockError::Unsynchronised, Some("broker.clock")),
+            (ClockError::TooLarge { error_ms: 1_001, max_ms: 1_000 }, Some("broker.clock")),
+            (ClockError::Unreadable { errno: 1 }, Some("broker.clock")),
+            (ClockError::Within { error_ms: 1_000 }, None),
+        ] {
+            *hands.error.lock().unwrap() = error;
+            let signed = bench.signer.sign();
+            assert_eq!(signed.as_ref().err().map(|problem| problem.code()), code, "{error:?}");
+            assert!(signed.err().as_ref().is_none_or(super::passes), "the next may be signed");
+        }
+    }
+
+    #[test]
+    fn a_broker_whose_clock_nobody_keeps_starts_and_signs_when_somebody_does() {
+        let hands = Arc::new(Wall::default());
+        *hands.error.lock().unwrap() = ClockError::Unsynchronised;
+        let mut bench = Bench::new();
+        bench.signer.pulser.clock = Clock::over(Arc::clone(&hands) as Arc<dyn Hands>);
+        let handle = bench.signer.pulser.start(Duration::from_millis(1)).unwrap();
+        assert_eq!(handle.newest(), None);
+        *hands.error.lock().unwrap() = ClockError::NONE;
+        let mut published = handle.watch();
+        let signed = published.wait_for(Option::is_some);
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        assert!(runtime.block_on(signed).is_ok());
+    }
+
+    /// A wall clock that somebody sets, or that nobody keeps, beside a steady one that stands still.
     #[derive(Debug)]
-    struct Wall(AtomicU64);
+    struct Wall {
+        wall: AtomicU64,
+        error: Mutex<ClockError>,
+    }
+
+    impl Default for Wall {
+        fn default() -> Self {
+            Self { wall: AtomicU64::new(START.0), error: Mutex::new(ClockError::NONE) }
+        }
+    }
 
     impl Hands for Wall {
         fn wall_ms(&self) -> u64 {
-            self.0.load(Ordering::SeqCst)
+            self.wall.load(Ordering::SeqCst)
         }
 
         fn steady_ms(&self) -> u64 {
             0
+        }
+
+        fn error(&self) -> ClockError {
+            *self.error.lock().unwrap()
         }
     }
 }

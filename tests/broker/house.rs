@@ -46,6 +46,8 @@ impl House {
         std::fs::write(&anchor, maker.anchor().root).unwrap();
         let listen: SocketAddr = "127.0.0.1:8443".parse().unwrap();
         let args = InitArgs {
+            clock_sync: countersign_clock::ClockSync::Asserted,
+            clock_error_max_ms: 100,
             data_dir: folder.path().join("data"),
             trust_domain: "fleet.example".into(),
             listen,
@@ -60,7 +62,7 @@ impl House {
             std::fs::write(anchors.join("ark.der"), &amd.ark_der).unwrap();
             std::fs::write(anchors.join("ask.der"), &amd.ask_der).unwrap();
         }
-        let mut house = Self { folder, clock: Clock::manual(Clock::system().now()), maker, broker: None };
+        let mut house = Self { folder, clock: Clock::manual(Clock::dating().now()), maker, broker: None };
         house.start();
         house
     }

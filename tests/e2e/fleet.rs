@@ -295,7 +295,7 @@ fn start_broker(root: &Path, port: u16, log: &str) -> (Process, u16) {
 }
 
 fn start_gate(root: &Path, broker: u16, log: &str) -> (Process, String) {
-    let mut gate = Command::new(sibling("countersign-gate"));
+    let mut gate = product("countersign-gate");
     gate.args(["--listen", "127.0.0.1:0", "--trust-domain", TRUST_DOMAIN, "--trust-dir"]).arg(root.join("data/public"));
     gate.args(["--broker", &format!("https://localhost:{broker}")]).env("COUNTERSIGN_LOG", log);
     let (process, GateListening { listen }) = announced(&mut gate, &root.join("gate.log"));
@@ -316,8 +316,20 @@ pub(crate) fn announced<T: for<'de> Deserialize<'de>>(command: &mut Command, log
 /// The product's command line.
 pub(crate) fn countersign() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_countersign"));
-    command.stdin(Stdio::null());
+    vouched(&mut command).stdin(Stdio::null());
     command
+}
+
+/// The gate or the agent.
+pub(crate) fn product(name: &str) -> Command {
+    let mut command = Command::new(sibling(name));
+    vouched(&mut command);
+    command
+}
+
+/// All run on one machine, so that no clock errs against another: we vouch for it, whatever its kernel knows.
+fn vouched(command: &mut Command) -> &mut Command {
+    command.env("COUNTERSIGN_CLOCK_SYNC", "asserted").env("COUNTERSIGN_CLOCK_ERROR_MAX_MS", "50")
 }
 
 /// A binary of another package, built from the present sources: `cargo test` of one package does not build it.
@@ -325,8 +337,8 @@ pub(crate) fn sibling(name: &str) -> PathBuf {
     static BUILT: OnceLock<()> = OnceLock::new();
     let folder = Path::new(env!("CARGO_BIN_EXE_countersign")).parent().unwrap();
     BUILT.get_or_init(|| {
-        let sources =
-            ["agent/src", "gate/src", "attestation/src", "policies/src"].map(|sources| newest(&root().join(sources)));
+        let sources = ["agent/src", "gate/src", "clock/src", "attestation/src", "policies/src"]
+            .map(|sources| newest(&root().join(sources)));
         let newest = sources.into_iter().max().unwrap();
         let binaries = ["countersign-agent", "countersign-gate"].map(|name| folder.join(name));
         let built = |path: &PathBuf| fs::metadata(path).is_ok_and(|file| newest <= file.modified().unwrap());

@@ -8,7 +8,7 @@ use countersign_attestation::digest::Sha256Digest;
 use serde::Deserialize;
 
 use crate::firmware::Boot;
-use crate::fleet::{Fleet, Process, sibling, succeed, wait_until};
+use crate::fleet::{Fleet, Process, product, succeed, wait_until};
 use crate::kernel::{Extend, Kernel};
 use crate::swtpm::Swtpm;
 
@@ -110,7 +110,7 @@ impl Machine {
     }
 
     pub(crate) fn agent(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(sibling("countersign-agent"));
+        let mut command = product("countersign-agent");
         command.args(args).env("COUNTERSIGN_TCTI", self.tpm.tcti()).env("RUST_LOG", self.log).env("NO_COLOR", "1");
         command.env("COUNTERSIGN_STATE_DIR", self.state()).stdin(Stdio::null());
         command.env("COUNTERSIGN_EVENT_LOG", self.event_log());

@@ -27,6 +27,7 @@ mod kernel;
 mod lapse;
 mod logs;
 mod machine;
+mod nonce;
 mod proxy;
 mod relay;
 mod revocation;

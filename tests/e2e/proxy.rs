@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use serde::Deserialize;
 use tempfile::TempDir;
 
-use crate::fleet::{Fleet, Process, TRUST_DOMAIN, announced, sibling, wait_until};
+use crate::fleet::{Fleet, Process, TRUST_DOMAIN, announced, product, wait_until};
 use crate::sim_host::{SimHost, anchor, register_golden};
 use crate::tpm::SimManufacturer;
 
@@ -37,7 +37,7 @@ impl Front {
             when { [Assurance::"hardware", Assurance::"simulated"].contains(principal.assurance) };
             @reason("the bastion administers") forbid (principal, action, resource in Path::"/admin");"#;
         fs::write(path("policies.cedar"), policies).unwrap();
-        let mut gate = Command::new(sibling("countersign-gate"));
+        let mut gate = product("countersign-gate");
         gate.args(["--listen", "127.0.0.1:0", "--trust-domain", TRUST_DOMAIN, "--broker", &fleet.url()]);
         gate.arg("--trust-dir").arg(fleet.data().join("public")).arg("--authorize").arg(path("policies.cedar"));
         gate.args(["--proxy-listen", "127.0.0.1:0", "--proxy-upstream", &format!("http://{}", service())]);

@@ -18,6 +18,9 @@ const X: i8 = 1;
 const ERROR: i8 = 1;
 /// The bound: Y and the clock error of both sides. A pulse is not believed at its `exp` itself, hence one tick less.
 const W: i8 = Y + 2 * ERROR - 1;
+/// Y of a gate in the critical class, which believes what was signed for longer no longer than that, and its bound.
+const Y_CRITICAL: i8 = 1;
+const W_CRITICAL: i8 = Y_CRITICAL + 2 * ERROR - 1;
 /// The credential of before the revocation, and the one of after it.
 const OLD: usize = 0;
 const NEW: usize = 1;
@@ -69,6 +72,17 @@ enum Restart {
     FromBefore,
 }
 
+/// How long a gate believes a pulse.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Class {
+    /// Until its end.
+    Default,
+    /// Until its end, and no longer than Y of the class after its basis. The rule of the critical class.
+    Critical,
+    /// Y of the class after it arrived.
+    CriticalFromReceipt,
+}
+
 /// A variant of the rule.
 #[derive(Clone, Copy, Debug)]
 struct Rule {
@@ -77,6 +91,7 @@ struct Rule {
     index: Index,
     applied: Applied,
     restart: Restart,
+    class: Class,
 }
 
 const RULE: Rule = Rule {
@@ -85,6 +100,7 @@ const RULE: Rule = Rule {
     index: Index::OfGeneration,
     applied: Applied::UpToBasis,
     restart: Restart::Durable,
+    class: Class::Default,
 };
 
 /// What is durable about the host.
@@ -101,6 +117,8 @@ enum Standing {
 struct Pulse {
     /// On the broker's clock.
     exp: i8,
+    /// On the broker's clock.
+    basis: i8,
     valid: [bool; 2],
 }
 
@@ -214,7 +232,13 @@ impl Model for Rule {
         }
         for (index, pulse) in world.pulses.iter().enumerate() {
             let Some(pulse) = pulse else { continue };
-            if world.now + world.gate_error < pulse.exp {
+            let end = match self.class {
+                Class::Default => pulse.exp,
+                Class::Critical => pulse.exp.min(pulse.basis + Y_CRITICAL),
+                // The network delivers when it likes: what arrives now ends then.
+                Class::CriticalFromReceipt => pulse.exp.min(world.now + world.gate_error + Y_CRITICAL),
+            };
+            if world.now + world.gate_error < end {
                 let valid = [OLD, NEW].into_iter().filter(|credential| pulse.valid[*credential]);
                 actions.extend(valid.map(|credential| Action::Accept(index, credential)));
             }
@@ -265,7 +289,8 @@ impl Model for Rule {
                     Expiry::FromNow => world.now,
                 };
                 let valid = [OLD, NEW].map(|credential| standing_in(world.applied, credential, self.index));
-                let pulse = Pulse { exp: from + world.broker_error + Y, valid };
+                let basis = world.basis.unwrap() + world.broker_error;
+                let pulse = Pulse { exp: from + world.broker_error + Y, basis, valid };
                 world.pulses = [Some(pulse), world.pulses[0]];
             }
             Action::Accept(_, OLD) => {
@@ -280,11 +305,20 @@ impl Model for Rule {
 
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
-            Property::always(BOUND, |_, world: &World| world.late <= W),
+            Property::always(BOUND, |rule: &Self, world: &World| world.late <= rule.bound()),
             // The model can do what it is about: it accepts at the bound, and it accepts the new credential.
-            Property::sometimes("the bound is reached", |_, world: &World| world.late == W),
+            Property::sometimes("the bound is reached", |rule: &Self, world: &World| world.late == rule.bound()),
             Property::sometimes("a readmitted host is accepted", |_, world: &World| world.new_accepted),
         ]
+    }
+}
+
+impl Rule {
+    fn bound(self) -> i8 {
+        match self.class {
+            Class::Default => W,
+            Class::Critical | Class::CriticalFromReceipt => W_CRITICAL,
+        }
     }
 }
 
@@ -302,6 +336,7 @@ fn broken(rule: Rule) -> Option<Vec<Action>> {
 #[test]
 fn no_order_of_events_breaks_the_rule() {
     assert_eq!(broken(RULE), None);
+    assert_eq!(broken(Rule { class: Class::Critical, ..RULE }), None);
 }
 
 #[test]
@@ -312,6 +347,8 @@ fn each_part_of_the_rule_is_needed() {
         ("a basis from a read", Rule { basis: Basis::Now, ..RULE }),
         ("a list older than its basis", Rule { applied: Applied::SoFar, ..RULE }),
         ("one index for all generations", Rule { index: Index::OfHost, ..RULE }),
+        ("Y of a class from the receipt", Rule { class: Class::CriticalFromReceipt, ..RULE }),
+        ("a class's basis from a read", Rule { class: Class::Critical, basis: Basis::Now, ..RULE }),
         ("a basis that outlives a crash", Rule { restart: Restart::FromBefore, ..RULE }),
     ] {
         let events = broken(rule).unwrap_or_else(|| panic!("{name}: the bound holds without it"));

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
 use countersign::broker::start::{log_origin, restore};
@@ -12,6 +12,7 @@ use countersign::config::DataDir;
 use countersign::credentials::execution::{Issuer, Proven, Wanted};
 use countersign::keys::{Keys, certificate_der};
 use countersign::lineage::{Lineage, LineageError, LogKey, Recorded};
+use countersign::problem::Refusal;
 use countersign::store::Store;
 use countersign::trust::Trust;
 use countersign::trust::pulse::{Published, Pulser, Signer};
@@ -26,6 +27,7 @@ use countersign_attestation::lineage::entry::{CredentialRecord, DecisionRecord, 
 use countersign_attestation::protocol::HostId;
 use countersign_attestation::result::jws::JwkSet;
 use countersign_attestation::result::svid::{ExecutionCredential, TrustDomain};
+use countersign_attestation::time::ClockError;
 
 use crate::disk::Platter;
 
@@ -39,6 +41,18 @@ const CREDENTIAL_TTL_MS: u64 = 300_000;
 pub(crate) struct Time {
     now: Arc<AtomicU64>,
     error: Arc<AtomicI64>,
+    /// What the broker's kernel says of its clock.
+    said: Arc<Said>,
+}
+
+/// A kernel's word about its clock.
+#[derive(Debug)]
+pub(crate) struct Said(Mutex<ClockError>);
+
+impl Default for Said {
+    fn default() -> Self {
+        Self(Mutex::new(ClockError::NONE))
+    }
 }
 
 impl Time {
@@ -52,6 +66,14 @@ impl Time {
 
     pub(crate) fn error(&self) -> i64 {
         self.error.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn said(&self) -> ClockError {
+        *self.said.0.lock().unwrap()
+    }
+
+    pub(crate) fn say(&self, error: ClockError) {
+        *self.said.0.lock().unwrap() = error;
     }
 
     pub(crate) fn set_error(&self, milliseconds: i64) {
@@ -70,6 +92,10 @@ impl Hands for Time {
 
     fn steady_ms(&self) -> u64 {
         self.now() + 77_000
+    }
+
+    fn error(&self) -> ClockError {
+        self.said()
     }
 }
 
@@ -178,7 +204,7 @@ impl Process {
         time: &Time,
         folder: &std::path::Path,
         settings: Settings,
-    ) -> anyhow::Result<(Self, Published)> {
+    ) -> anyhow::Result<(Self, Option<Published>)> {
         let estate = Estate::get();
         let mount = platter.mount();
         let clock = Clock::over(Arc::new(time.clone()));
@@ -207,11 +233,14 @@ impl Process {
             issuer: "https://localhost:8443".to_owned(),
             build: "schedules".to_owned(),
         };
-        let begin = || -> anyhow::Result<(Signer, Published)> {
+        let begin = || -> anyhow::Result<(Signer, Option<Published>)> {
             lineage.append_blocking(Entry::broker_started(clock.now(), "schedules"))?;
             let mut signer = pulser.ready().map_err(|problem| anyhow::anyhow!("{problem}"))?;
-            let first = signer.sign().map_err(|problem| anyhow::anyhow!("{problem}"))?;
-            Ok((signer, first))
+            match signer.sign() {
+                Ok(first) => Ok((signer, Some(first))),
+                Err(problem) if problem.code() == Refusal::Clock.code() => Ok((signer, None)),
+                Err(problem) => Err(anyhow::anyhow!("{problem}")),
+            }
         };
         match begin() {
             Ok((signer, first)) => Ok((Self { clock, trust, lineage, signer: Some(signer), issuer, settings }, first)),
@@ -235,6 +264,7 @@ impl Process {
 
     /// Hops 2 to 4 of an attestation; nothing where the host may not attest.
     pub(crate) fn judge(&self, id: &HostId, key: usize, passes: bool) -> Option<Case> {
+        Refusal::check_clock(self.clock.error()).ok()?;
         let trust = self.host(id);
         let now = self.clock.now();
         let digest = Sha256Digest::of(&[&Estate::get().spkis[key]]);

@@ -227,6 +227,11 @@ impl Platter {
         self.lock().meanwhile = Some(meanwhile);
     }
 
+    /// No commit comes for it to happen in.
+    pub(crate) fn nothing_meanwhile(&self) {
+        self.lock().meanwhile = None;
+    }
+
     /// The bytes of an entry as the platter has them, read by the format's description: a length, eight bytes of the
     /// batch, the entry, eight bytes of its checksum.
     pub(crate) fn durable_entry(&self, index: u64) -> Option<Vec<u8>> {

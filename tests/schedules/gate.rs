@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use countersign_attestation::UnixMillis;
 use countersign_attestation::result::svid::KeyProtection;
+use countersign_attestation::time::ClockError;
 use countersign_gate::clock::Moment;
 use countersign_gate::decide::{Decision, Trust, judge};
 use countersign_gate::state::{GateState, Offer};
@@ -35,13 +36,16 @@ pub(crate) struct Receipt {
     pub(crate) started: u64,
     pub(crate) broker_error: i64,
     pub(crate) gate_error: i64,
+    /// Whether the gate's kernel knew how far off its clock was at most.
+    pub(crate) honest: bool,
 }
 
 impl Receipt {
     /// How much longer than Y after its basis the pulse may be believed, by how wrong both clocks were: what the bound
     /// calls the clock error of both sides.
     pub(crate) fn error(&self) -> i64 {
-        self.broker_error - self.gate_error
+        // What a gate's kernel says is taken off the end of a pulse.
+        if self.honest { self.broker_error } else { self.broker_error - self.gate_error }
     }
 }
 
@@ -49,6 +53,8 @@ pub(crate) struct Gate {
     state: GateState,
     /// How far off its wall clock is.
     pub(crate) error: i64,
+    /// What its kernel says of that.
+    pub(crate) said: ClockError,
     pub(crate) asleep: bool,
     pub(crate) cut_off: bool,
     /// What arrived while it slept.
@@ -63,6 +69,7 @@ impl Gate {
         Self {
             state: state(),
             error,
+            said: ClockError::NONE,
             asleep: false,
             cut_off: false,
             buffered: Vec::new(),
@@ -80,7 +87,7 @@ impl Gate {
     }
 
     pub(crate) fn moment(&self, now: u64) -> Moment {
-        Moment { wall: UnixMillis(wall(now, self.error)), steady_ms: now + 5_000 }
+        Moment { wall: UnixMillis(wall(now, self.error)), steady_ms: now + 5_000, error: self.said }
     }
 
     /// Takes what arrives; whether it still waits for lists.
@@ -98,7 +105,8 @@ impl Gate {
         let offer = self.state.offer_pulse(&message.pulse, moment);
         if let Ok(Offer::Installed | Offer::WaitsForLists(_)) = offer {
             let Message { started, broker_error, .. } = *message;
-            let receipt = Receipt { started, broker_error, gate_error: self.error };
+            let honest = self.said.bounded().is_ok_and(|said| self.error.unsigned_abs() <= said);
+            let receipt = Receipt { started, broker_error, gate_error: self.error, honest };
             self.receipts.insert((message.epoch, message.seq), receipt);
         }
         matches!(offer, Ok(Offer::WaitsForLists(_)))

@@ -59,6 +59,7 @@ fn in_a_thousand_schedules_no_acceptance_is_late_no_credential_unrecorded_and_no
     println!("{tally:?}");
     // None of it was idle, and the bound was reached.
     let Tally { issued, revoked, accepted, late, latest_ms, starts, unknown, pulses, .. } = tally;
+    assert!(300 < tally.unsigned && 1_000 < tally.counted, "{tally:?}");
     assert!(5_000 < issued && 2_000 < revoked && 100_000 < accepted && 20_000 < pulses, "{tally:?}");
     assert!(2_000 < starts && 1_000 < unknown && 1_000 < late && 5_000 < latest_ms, "{tally:?}");
 }

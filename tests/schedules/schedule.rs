@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 
 use countersign::trust::state::Standing;
+use countersign_attestation::pulse::CLOCK_ERROR_MAX_MS;
+use countersign_attestation::time::ClockError;
 
 use crate::disk::{Fault, Room};
 use crate::gate::Part;
@@ -124,7 +126,35 @@ fn broker_fault(world: &mut World) {
     }
 }
 
+/// What kernels say of their clocks: the truth or more, too much, that nobody keeps them, or (as by default) nothing of
+/// an error that is there.
+fn kernel_fault(world: &mut World) {
+    let gate = world.dice.index(world.gates.len());
+    let limit = CLOCK_ERROR_MAX_MS;
+    let said = match world.dice.below(6) {
+        0..3 => ClockError::Within { error_ms: world.dice.below(limit + 1) },
+        3 => ClockError::TooLarge { error_ms: limit + 1 + world.dice.below(9_000), max_ms: limit },
+        4 => ClockError::Unsynchronised,
+        _ => ClockError::NONE,
+    };
+    if world.dice.one_in(3) {
+        world.note(format!("the broker's kernel says: {said:?}"));
+        world.time.say(said);
+        return;
+    }
+    world.note(format!("the kernel of gate {gate} says: {said:?}"));
+    world.gates[gate].said = said;
+    // A kernel that says so much knows: the error is within it.
+    if let Ok(error_ms) = said.bounded() {
+        let error_ms = i64::try_from(error_ms).unwrap();
+        world.gates[gate].error = world.dice.between(-error_ms, error_ms);
+    }
+}
+
 fn clock_fault(world: &mut World) {
+    if world.dice.one_in(3) {
+        return kernel_fault(world);
+    }
     let gate = world.dice.index(world.gates.len());
     let error = match world.dice.below(8) {
         0..5 => world.dice.between(-ERROR_MS, ERROR_MS),
@@ -206,7 +236,8 @@ fn calm(world: &mut World) {
         world.resume();
     }
     world.time.set_error(0);
-    world.gates.iter_mut().for_each(|gate| (gate.error, gate.cut_off) = (0, false));
+    world.time.say(ClockError::NONE);
+    world.gates.iter_mut().for_each(|gate| (gate.error, gate.said, gate.cut_off) = (0, ClockError::NONE, false));
     world.hosts.iter_mut().for_each(|host| (host.error, host.drifted) = (0, false));
     world.slow.clear();
     for _ in 0..2 {

@@ -94,6 +94,9 @@ pub(crate) struct Tally {
     pub(crate) starts: u64,
     pub(crate) unknown: u64,
     pub(crate) pulses: u64,
+    /// Pulses that a clock nobody kept left out, and acceptances by a clock whose kernel said how far off it was.
+    pub(crate) unsigned: u64,
+    pub(crate) counted: u64,
 }
 
 /// When a schedule is printed.
@@ -241,12 +244,13 @@ impl World {
     }
 
     fn publish(&mut self, published: &Published, started: u64, broker_error: i64) {
+        assert!(self.time.said().bounded().is_ok(), "signed by a clock that nobody keeps: {}", self.place());
         let payload = published.pulse.split('.').nth(1).unwrap();
         let pulse: Pulse = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).unwrap()).unwrap();
         self.tally.pulses += 1;
         let (seq, epoch, head) = (pulse.seq, pulse.epoch, &pulse.checkpoint);
         self.note(format!("pulse {seq} of epoch {epoch}, {} entries, {}", head.size, head.root));
-        let lists: Vec<String> = published.lists.iter().map(|list| list.token.clone()).collect();
+        let lists: Vec<String> = published.lists.iter().map(|list| list.token.clone().unwrap()).collect();
         let message = Message { pulse: published.pulse.clone(), lists, epoch, seq, started, broker_error };
         self.sent.push(message);
         for gate in 0..self.gates.len() {
@@ -316,5 +320,7 @@ impl Tally {
         self.starts += other.starts;
         self.unknown += other.unknown;
         self.pulses += other.pulses;
+        self.unsigned += other.unsigned;
+        self.counted += other.counted;
     }
 }

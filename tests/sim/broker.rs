@@ -49,6 +49,8 @@ struct Shared {
 struct Said {
     pulse: Option<String>,
     lists: BTreeMap<u64, String>,
+    /// Changes of list 0 by what a reader holds (the digest).
+    changes: BTreeMap<String, String>,
 }
 
 /// A running broker.
@@ -73,6 +75,7 @@ impl SimBroker {
             .route("/v1/pulse/stream", get(stream))
             .route("/v1/pulse", get(pulse))
             .route("/v1/status-lists/{n}", get(list))
+            .route("/v1/status-lists/{n}/since/{digest}", get(since))
             .with_state(Arc::clone(&shared));
         runtime.spawn(async move {
             let listener = TlsListener { socket: TcpListener::from_std(socket).unwrap(), acceptor, refusals };
@@ -104,6 +107,17 @@ impl SimBroker {
         said.lists.insert(0, list.to_owned());
         said.pulse = Some(pulse.to_owned());
         drop(self.shared.events.send(event("pulse", pulse)));
+    }
+
+    /// Says changes of list 0 and then the pulse to all who follow; who asks for the list gets what was said before.
+    pub(crate) fn say_changes(&self, changes: &str, pulse: &str) {
+        self.shared.said.lock().unwrap().pulse = Some(pulse.to_owned());
+        drop(self.shared.events.send(format!("{}{}", event("status-delta", changes), event("pulse", pulse))));
+    }
+
+    /// Answers who holds `from` of list 0 with these changes from now on.
+    pub(crate) fn answer_changes(&self, from: &str, changes: &str) {
+        self.shared.said.lock().unwrap().changes.insert(from.to_owned(), changes.to_owned());
     }
 
     /// Sends text to all who follow, whatever it is.
@@ -160,6 +174,14 @@ async fn pulse(State(shared): State<Arc<Shared>>) -> Response {
 
 async fn list(State(shared): State<Arc<Shared>>, Path(number): Path<u64>) -> Response {
     shared.said.lock().unwrap().lists.get(&number).cloned().ok_or(StatusCode::NOT_FOUND).into_response()
+}
+
+async fn since(State(shared): State<Arc<Shared>>, Path((number, known)): Path<(u64, String)>) -> Response {
+    let changes = shared.said.lock().unwrap().changes.get(&known).cloned();
+    match changes {
+        Some(changes) => changes.into_response(),
+        None => list(State(shared), Path(number)).await,
+    }
 }
 
 struct TlsListener {

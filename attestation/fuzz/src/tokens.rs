@@ -9,6 +9,7 @@ use countersign_attestation::pulse::{self, Pulse};
 use countersign_attestation::result::ear::{self, Ear};
 use countersign_attestation::result::jws::{self, Jwk, JwkSet, Kind, Thumbprint};
 use countersign_attestation::result::svid::{CredentialExtension, ExecutionCredential, SpiffeId, TrustDomain};
+use countersign_attestation::status_delta::StatusDelta;
 use countersign_attestation::status_list::{self, StatusList, StatusListToken};
 
 /// 2026-11-23.
@@ -71,6 +72,18 @@ pub fn status_list(bytes: &[u8]) {
     if let Ok((_, list)) = StatusListToken::verify(&signed(status_list::KIND, bytes), keys, NOW) {
         assert_eq!(StatusList::decode(&list.encode()), Ok(list.clone()));
         assert!(list.get(u64::try_from(list.size()).unwrap_or(u64::MAX)).is_err());
+    }
+}
+
+/// Changes of a status list: one text each, and they lead where they say or nowhere.
+pub fn status_delta(bytes: &[u8]) {
+    let Ok(delta) = StatusDelta::parse(text(bytes)) else { return };
+    assert_eq!(delta.encode().as_bytes(), bytes);
+    let list = StatusList::new();
+    if let Ok(next) = delta.apply(&list) {
+        assert_eq!((list.sha256(), next.sha256()), (delta.from(), delta.to()));
+        let shortest = StatusDelta::between(delta.n(), &list, &next);
+        assert!(shortest.is_some_and(|shortest| shortest.apply(&list) == Ok(next)));
     }
 }
 

@@ -77,15 +77,25 @@ pub fn compact(signing_input: &str, signature: &[u8; SIGNATURE_BYTES]) -> String
 /// # Errors
 /// A [`ResultReason`] of the `result.token` group.
 pub fn verify<T: DeserializeOwned>(kind: Kind, token: &str, keys: &JwkSet) -> Result<Verified<T>, Rejection> {
+    verify_with(kind, token, keys, |payload| {
+        serde_json::from_slice(payload)
+            .map_err(|error| ResultReason::Payload.because("the claims of this kind of token", error.to_string()))
+    })
+}
+
+/// The same, with a reader of one's own.
+pub(crate) fn verify_with<T>(
+    kind: Kind,
+    token: &str,
+    keys: &JwkSet,
+    read: impl FnOnce(&[u8]) -> Result<T, Rejection>,
+) -> Result<Verified<T>, Rejection> {
     let parts = Parts::of(token, kind.bytes_max)?;
     let header = read_header(kind, parts.header)?;
     let key = keys.keys.get(&header.kid).ok_or_else(|| {
         ResultReason::UnknownKey.because(format!("one of {} pinned keys", keys.keys.len()), header.kid)
     })?;
-    Verified::read(parts.verify(key, "named by kid")?, |signed| {
-        serde_json::from_slice(&payload(signed)?)
-            .map_err(|error| ResultReason::Payload.because("the claims of this kind of token", error.to_string()))
-    })
+    Verified::read(parts.verify(key, "named by kid")?, |signed| read(&payload(signed)?))
 }
 
 /// A compact JWS, taken apart.

@@ -9,6 +9,7 @@ use axum::serve::Listener;
 use countersign_attestation::UnixMillis;
 use countersign_attestation::result::svid::KeyProtection;
 use countersign_attestation::status_list::{Status, StatusList};
+use countersign_attestation::time::ClockError;
 use countersign_gate::authorize::{Authorize, OperatorPolicies};
 use countersign_gate::clock::{Clock, Moment};
 use countersign_gate::decide::Trust;
@@ -38,7 +39,7 @@ pub(crate) struct ManualClock(Mutex<u64>);
 impl Clock for ManualClock {
     fn now(&self) -> Moment {
         let passed = *self.0.lock().unwrap();
-        Moment { wall: NOW.plus(passed), steady_ms: 1_000 + passed }
+        Moment { wall: NOW.plus(passed), steady_ms: 1_000 + passed, error: ClockError::NONE }
     }
 }
 

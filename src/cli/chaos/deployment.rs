@@ -14,7 +14,7 @@ use serde::Deserialize;
 use super::POLL;
 use super::wire::Wire;
 use crate::cli::demo::firmware::{Boot, PCRS};
-use crate::cli::demo::stage::{BrokerListening, GateListening, Process, ask_gate, run, run_ok, sibling};
+use crate::cli::demo::stage::{BrokerListening, GateListening, Process, ask_gate, run, run_ok, sibling, vouch};
 use crate::cli::demo::swtpm::{Swtpm, pinned_anchor};
 use crate::clock::monotonic;
 use crate::config::{Config, DataDir};
@@ -91,6 +91,7 @@ impl Deployment {
         fs::write(dir.join(EVENT_LOG), &boot.log)?;
         let mounted = mount(&data);
         let mut init = Command::new(std::env::current_exe()?);
+        vouch(&mut init);
         init.args(["init", "--trust-domain", TRUST_DOMAIN, "--listen", "127.0.0.1:0", "--data-dir"]).arg(&data);
         run_ok("countersign init", init.arg("--simulated-tpm-anchor").arg(pinned_anchor(&dir.join("tpm"))?))?;
         hasten(&data)?;
@@ -343,6 +344,7 @@ fn faketime() -> Option<PathBuf> {
 
 fn with_clock(program: &Path, who: Who, dir: &Path, faketime: Option<&Path>) -> Command {
     let mut command = Command::new(program);
+    vouch(&mut command);
     if let Some(library) = faketime {
         command.env("LD_PRELOAD", library).env("FAKETIME_NO_CACHE", "1").env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
         command.env("FAKETIME_TIMESTAMP_FILE", dir.join(format!("{}.clock", who.name())));

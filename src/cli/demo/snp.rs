@@ -24,7 +24,7 @@ pub(super) fn tell(narrator: &mut Narrator) -> anyhow::Result<()> {
         ark: ARK.to_vec(),
         intermediates: vec![ASK.to_vec()],
     };
-    let now = Clock::system().now();
+    let now = Clock::dating().now();
     let judge = |report: Vec<u8>| {
         let evidence = SnpEvidence { report, vek: VCEK.to_vec() };
         snp::verify(&evidence, std::slice::from_ref(&ark), &[], ReportDataExpectation::Recorded, now)

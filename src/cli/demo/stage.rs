@@ -99,6 +99,11 @@ pub(in crate::cli) struct GateListening {
     pub(in crate::cli) listen: String,
 }
 
+/// All parts run on one machine, by one clock: nobody needs to keep it for them to agree.
+pub(in crate::cli) fn vouch(command: &mut Command) -> &mut Command {
+    command.env("COUNTERSIGN_CLOCK_SYNC", "asserted").env("COUNTERSIGN_CLOCK_ERROR_MAX_MS", "50")
+}
+
 /// A sibling of this binary.
 pub(in crate::cli) fn sibling(name: &str) -> anyhow::Result<PathBuf> {
     let path = std::env::current_exe()?.with_file_name(name);

@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use crate::cli::demo::Narrator;
 use crate::cli::demo::firmware::{Boot, PCRS};
-use crate::cli::demo::stage::{self, BrokerListening, GateListening, Process, run, run_ok, sibling, wait_until};
+use crate::cli::demo::stage::{self, BrokerListening, GateListening, Process, run, run_ok, sibling, vouch, wait_until};
 use crate::cli::demo::swtpm::{Swtpm, pinned_anchor};
 use crate::clock::monotonic;
 
@@ -97,6 +97,7 @@ fn open(dir: &Path, narrator: &mut Narrator) -> anyhow::Result<(Stage, Operator)
     let started = monotonic();
     let anchor = pinned_anchor(&dir.join("tpm"))?;
     let mut init = Command::new(&countersign);
+    vouch(&mut init);
     init.args(["init", "--trust-domain", TRUST_DOMAIN, "--listen", "127.0.0.1:0", "--data-dir"]).arg(&data);
     run_ok("countersign init", init.arg("--simulated-tpm-anchor").arg(&anchor))?;
     let mut broker = Command::new(&countersign);
@@ -104,9 +105,11 @@ fn open(dir: &Path, narrator: &mut Narrator) -> anyhow::Result<(Stage, Operator)
     let (broker, BrokerListening { listening }) = Process::announced("broker", &mut broker, &dir.join("broker.log"))?;
     let broker_url = format!("https://localhost:{}", listening.port());
     narrator.measured(&format!("initialised, and serving on {broker_url}"), started.elapsed());
+    narrator.show("clock_sync = asserted: all run by one clock here, so the kernel is not asked how far off it is");
 
     narrator.step("A relying party: nginx asks the gate about every client certificate");
     let mut gate = Command::new(sibling("countersign-gate")?);
+    vouch(&mut gate);
     gate.args(["--listen", "127.0.0.1:0", "--trust-domain", TRUST_DOMAIN, "--broker", &broker_url, "--trust-dir"]);
     gate.arg(data.join("public"));
     let (gate, GateListening { listen }) = Process::announced("gate", &mut gate, &dir.join("gate.log"))?;
@@ -245,7 +248,7 @@ fn explain(stage: &Stage, operator: &Operator, narrator: &mut Narrator) -> anyho
 
 fn agent(stage: &Stage, args: &[&str]) -> anyhow::Result<Command> {
     let mut command = Command::new(sibling("countersign-agent")?);
-    command.args(args).env("COUNTERSIGN_TCTI", stage.swtpm.tcti());
+    vouch(&mut command).args(args).env("COUNTERSIGN_TCTI", stage.swtpm.tcti());
     // The software TPM has not this machine's firmware and kernel behind it.
     command.env("COUNTERSIGN_EVENT_LOG", stage.dir.join(EVENT_LOG));
     command.env("COUNTERSIGN_IMA_LIST", stage.dir.join("ima-list"));

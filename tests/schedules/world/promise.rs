@@ -37,6 +37,8 @@ impl World {
                 continue;
             }
             tally.accepted += 1;
+            tally.counted += u64::from(held.honest && gate.error != 0);
+            assert!(gate.said.bounded().is_ok(), "accepted by a clock that nobody keeps: {}", self.place());
             let what = || format!("gate {number}, credential of entry {}: {}", credential.index, self.place());
             if let Some(revoked_at) = credential.revoked_at {
                 let late = now - revoked_at;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::task::{Context, Waker};
 
 use countersign::lineage::{LineageError, Recorded};
+use countersign::problem::Refusal;
 use countersign::trust::state::{Standing, TrustState};
 use countersign_agent::trust::{Cause, Event as AgentEvent, Grant, Lease};
 use countersign_attestation::lineage::entry::{Entry, Event};
@@ -29,7 +30,10 @@ impl World {
                 self.note(format!("broker started, {} entries", process.lineage.head().size));
                 self.process = Some(process);
                 self.account();
-                self.publish(&first, started, error);
+                match first {
+                    Some(first) => self.publish(&first, started, error),
+                    None => self.note("no pulse by this clock".to_owned()),
+                }
                 self.next_tick = self.now() + PERIOD_MS;
             }
             Err(error) => {
@@ -181,8 +185,10 @@ impl World {
         let closed = process.lineage.is_poisoned();
         let pulse = signer.sign();
         let meanwhile = self.meanwhile.lock().unwrap().take();
-        if pulse.is_err() {
-            process.signer = None;
+        match &pulse {
+            Err(problem) if problem.code() == Refusal::Clock.code() => self.platter.nothing_meanwhile(),
+            Err(_) => process.signer = None,
+            Ok(_) => {}
         }
         if let Some((result, committed)) = meanwhile {
             match result {
@@ -197,7 +203,10 @@ impl World {
         match pulse {
             Ok(_) if closed => panic!("a pulse over a log that takes no more revocations: {}", self.place()),
             Ok(published) => self.publish(&published, started, error),
-            Err(problem) => self.note(format!("no more pulses: {}", problem.code())),
+            Err(problem) => {
+                self.tally.unsigned += u64::from(problem.code() == Refusal::Clock.code());
+                self.note(format!("no pulse: {}", problem.code()));
+            }
         }
         self.notice_power();
     }
