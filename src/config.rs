@@ -32,6 +32,61 @@ pub struct Config {
     /// could be chosen say no.
     #[serde(default)]
     pub workload_keys: WorkloadKeys,
+    /// How the workload authority's keys come and go.
+    #[serde(default)]
+    pub authority: AuthoritySettings,
+}
+
+/// How the workload authority's keys come and go.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AuthoritySettings {
+    /// Life of an issuing certificate, milliseconds. The next one is made when two thirds are over.
+    pub issuing_life_ms: u64,
+    /// How long what is new is published before it is used, milliseconds.
+    pub overlap_ms: u64,
+    /// Whether issuing certificates name the trust domain as the only one they are for.
+    pub name_constraints: NameConstraints,
+}
+
+impl Default for AuthoritySettings {
+    fn default() -> Self {
+        Self { issuing_life_ms: 7 * 86_400_000, overlap_ms: 60_000, name_constraints: NameConstraints::Uri }
+    }
+}
+
+/// What issuing certificates are constrained to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NameConstraints {
+    /// URIs of the trust domain (RFC 5280, 4.2.1.10), critical.
+    #[default]
+    Uri,
+    /// Nothing, for relying parties that refuse every constraint of URIs, as rustls-webpki 0.103 does.
+    None,
+}
+
+impl AuthoritySettings {
+    /// Longest and shortest life of an issuing certificate.
+    const LIFE_MS: std::ops::RangeInclusive<u64> = 3_600_000..=90 * 86_400_000;
+    /// A pulse takes five seconds at most to reach a gate, and nobody waits longer than a day.
+    const OVERLAP_MS: std::ops::RangeInclusive<u64> = 10_000..=86_400_000;
+
+    fn check(&self, credential_ttl_ms: u64) -> Result<(), (&'static str, String)> {
+        if !Self::LIFE_MS.contains(&self.issuing_life_ms) {
+            return Err(("authority.issuing_life_ms: an hour to 90 days", self.issuing_life_ms.to_string()));
+        }
+        if !Self::OVERLAP_MS.contains(&self.overlap_ms) {
+            return Err(("authority.overlap_ms: 10 seconds to a day", self.overlap_ms.to_string()));
+        }
+        // In the last third of the old key's life the new one is published, takes over, and what the old one signed ends.
+        let needed = self.overlap_ms.saturating_add(credential_ttl_ms);
+        if self.issuing_life_ms / 3 <= needed {
+            let expected = "authority.issuing_life_ms: more than thrice overlap_ms and credential_ttl_ms together";
+            return Err((expected, self.issuing_life_ms.to_string()));
+        }
+        Ok(())
+    }
 }
 
 /// Whether keys in a host's memory are certified.
@@ -96,6 +151,7 @@ impl Config {
             pulse_period_ms: 1000,
             pulse_validity_ms: 5000,
             workload_keys: WorkloadKeys::Refuse,
+            authority: AuthoritySettings::default(),
         }
     }
 
@@ -134,7 +190,7 @@ impl Config {
         if 86_400_000 < self.credential_ttl_ms {
             return Err(("credential_ttl_ms: at most a day", self.credential_ttl_ms.to_string()));
         }
-        Ok(())
+        self.authority.check(self.credential_ttl_ms)
     }
 }
 
@@ -241,6 +297,20 @@ pub fn write_new(path: &Path, bytes: &[u8]) -> Result<(), ConfigError> {
     file.write_all(bytes).and_then(|()| file.sync_all()).map_err(ConfigError::file(path))
 }
 
+/// Puts a file (0600) in the place of another, or of none: whole and durable when this returns, and never seen in part.
+///
+/// # Errors
+/// [`ConfigError::File`]; what was there before is there still.
+pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), ConfigError> {
+    let next = path.with_added_extension("new");
+    let written = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&next);
+    let written = written.and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()));
+    written.map_err(ConfigError::file(&next))?;
+    fs::rename(&next, path).map_err(ConfigError::file(path))?;
+    let folder = path.parent().unwrap_or(path);
+    fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(ConfigError::file(folder))
+}
+
 /// Reads a file of at most `size_max` bytes.
 ///
 /// # Errors
@@ -273,10 +343,29 @@ pub fn list_dir(path: &Path) -> Result<Vec<PathBuf>, ConfigError> {
 
 #[cfg(test)]
 mod tests {
-    use super::Config;
+    use super::{AuthoritySettings, Config, replace};
 
     fn config() -> Config {
         Config::for_domain("example.org", "127.0.0.1:8443".parse().unwrap())
+    }
+
+    fn authority(change: impl FnOnce(&mut AuthoritySettings)) -> Config {
+        let mut config = config();
+        change(&mut config.authority);
+        config
+    }
+
+    #[test]
+    fn a_file_is_replaced_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.pem");
+        // What a crash left.
+        std::fs::write(dir.path().join("a.pem.new"), "half of something longer").unwrap();
+        for text in ["first", "second"] {
+            replace(&path, text.as_bytes()).unwrap();
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+        }
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 
     #[test]
@@ -300,6 +389,11 @@ mod tests {
             Config { lease_ms: 300_000, ..config() },
             Config { attest_interval_ms: 45_000, ..config() },
             Config { credential_ttl_ms: 100_000_000, ..config() },
+            authority(|settings| settings.issuing_life_ms = 3_599_999),
+            authority(|settings| settings.issuing_life_ms = 90 * 86_400_000 + 1),
+            authority(|settings| settings.overlap_ms = 9_999),
+            authority(|settings| settings.overlap_ms = 86_400_001),
+            Config { credential_ttl_ms: 1_140_000, ..authority(|settings| settings.issuing_life_ms = 3_600_000) },
         ];
         for config in bad {
             assert!(config.check().is_err(), "{config:?}");
@@ -307,7 +401,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("config.toml");
         let text = toml::to_string(&config()).unwrap();
-        for text in [format!("{text}insecure = true\n"), text.replace("lease_ms = 45000\n", "")] {
+        for text in [format!("insecure = true\n{text}"), text.replace("lease_ms = 45000\n", "")] {
             std::fs::write(&path, text).unwrap();
             assert!(Config::load(&path).is_err());
         }

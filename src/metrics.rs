@@ -58,6 +58,7 @@ pub struct Metrics {
     next_updates: Family<SubjectLabels, Gauge>,
     ends: Family<SubjectLabels, Gauge>,
     warnings: Gauge,
+    issuing_left: Gauge,
 }
 
 impl Default for Metrics {
@@ -92,8 +93,12 @@ impl Metrics {
         registry.register_with_unit("collateral_ends", end, Unit::Seconds, Family::clone(&ends));
         let warnings = Gauge::default();
         registry.register("collateral_warnings", "What /readyz warns of", warnings.clone());
+        let issuing_left = Gauge::default();
+        let left = "Until the end of the last valid issuing certificate; 0 when there is none and nothing is issued";
+        registry.register_with_unit("issuing_certificate_left", left, Unit::Seconds, issuing_left.clone());
         Self {
             registry,
+            issuing_left,
             decisions,
             requests,
             seconds,
@@ -150,6 +155,11 @@ impl Metrics {
     /// Sets how much there is to warn of.
     pub fn warnings(&self, count: usize) {
         self.warnings.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// Sets how long there is an issuing certificate.
+    pub fn issuing(&self, left_ms: u64) {
+        self.issuing_left.set(i64::try_from(left_ms / 1000).unwrap_or(i64::MAX));
     }
 
     /// OpenMetrics text.

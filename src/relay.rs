@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::pulse::Pulse;
+use countersign_attestation::result::authorities::Authorities;
 use countersign_attestation::result::jws::JwkSet;
 use countersign_attestation::result::svid::TrustDomain;
 use countersign_attestation::sse::{Event, Parser, SseError};
@@ -18,7 +19,7 @@ use tokio::sync::watch;
 
 use crate::clock::{Clock, sleep};
 use crate::keys::random;
-use crate::trust::pulse::{LIST_LIFE_MS, Published, PublishedList};
+use crate::trust::pulse::{LIST_LIFE_MS, Published, PublishedAuthorities, PublishedList};
 
 /// A broker signs every second; three silent seconds are a broken connection.
 const SILENCE_MAX: Duration = Duration::from_secs(3);
@@ -91,6 +92,7 @@ pub fn client(tls: rustls::ClientConfig) -> Result<Client, reqwest::Error> {
 pub struct Follower {
     upstream: Upstream,
     newest: Option<Verified<Pulse>>,
+    authorities: Option<Arc<PublishedAuthorities>>,
     lists: BTreeMap<Sha256Digest, Arc<PublishedList>>,
     publish: watch::Sender<Option<Arc<Published>>>,
 }
@@ -100,7 +102,7 @@ impl Follower {
     #[must_use]
     pub fn new(upstream: Upstream) -> (Self, watch::Receiver<Option<Arc<Published>>>) {
         let (publish, published) = watch::channel(None);
-        (Self { upstream, newest: None, lists: BTreeMap::new(), publish }, published)
+        (Self { upstream, newest: None, authorities: None, lists: BTreeMap::new(), publish }, published)
     }
 
     /// Follows until nobody listens any more.
@@ -151,10 +153,24 @@ impl Follower {
 
     async fn take(&mut self, event: &Event) -> Result<(), RelayFault> {
         match event.name.as_str() {
+            "authorities" => self.learn(event.data.clone()).map(drop),
             "status-list" => self.keep(event.data.clone()).map(drop),
             "pulse" => self.relay(event.data.clone()).await,
             _ => Ok(()),
         }
+    }
+
+    /// Takes up what the broker says of its keys: the next token key is known before it signs.
+    fn learn(&mut self, token: String) -> Result<Arc<PublishedAuthorities>, RelayFault> {
+        let (now, upstream) = (self.upstream.clock.now(), &self.upstream);
+        let authorities = Authorities::verify(&token, &upstream.keys, &upstream.trust_domain, now)?.into_inner();
+        if let Some(held) = self.authorities.as_ref().filter(|held| authorities.iat <= held.authorities.iat) {
+            return Ok(Arc::clone(held));
+        }
+        self.upstream.keys.clone_from(&authorities.keys);
+        let published = Arc::new(PublishedAuthorities { authorities, token });
+        self.authorities = Some(Arc::clone(&published));
+        Ok(published)
     }
 
     fn keep(&mut self, token: String) -> Result<Arc<PublishedList>, RelayFault> {
@@ -194,7 +210,15 @@ impl Follower {
             lists.push(list);
         }
         self.lists.retain(|digest, _| pulse.lists.iter().any(|named| named.sha256 == *digest));
-        let published = Published { pulse: token, seq: pulse.seq, basis: pulse.basis, exp: pulse.exp, lists };
+        let authorities = match &self.authorities {
+            Some(authorities) => Arc::clone(authorities),
+            None => {
+                let token = self.text("v1/authorities").await?;
+                self.learn(token)?
+            }
+        };
+        let (seq, basis, exp) = (pulse.seq, pulse.basis, pulse.exp);
+        let published = Published { pulse: token, seq, basis, exp, lists, authorities };
         self.newest = Some(pulse);
         self.publish.send_replace(Some(Arc::new(published)));
         Ok(())

@@ -188,6 +188,7 @@ impl Feed {
 
     async fn take(&self, event: &Event) -> Result<(), Fault> {
         match event.name.as_str() {
+            "authorities" => Ok(self.offer_authorities(&event.data)?),
             "status-list" => Ok(self.offer_list(&event.data)?),
             "pulse" => self.offer(&event.data).await,
             _ => Ok(()),
@@ -196,6 +197,11 @@ impl Feed {
 
     /// Asks for the newest pulse once: the way when a stream does not come through.
     async fn poll(&self) -> Result<(), Fault> {
+        // First, since the pulse may be signed with a key that it names. A pulse says itself whether that is so.
+        match self.text("v1/authorities").await {
+            Ok(token) => self.offer_authorities(&token).unwrap_or_else(|error| self.report(&error.into())),
+            Err(fault) => self.report(&fault),
+        }
         let token = self.text("v1/pulse").await?;
         self.offer(&token).await
     }
@@ -221,6 +227,13 @@ impl Feed {
         for number in missing {
             let list = self.text(&format!("v1/status-lists/{number}")).await?;
             self.offer_list(&list)?;
+        }
+        Ok(())
+    }
+
+    fn offer_authorities(&self, token: &str) -> Result<(), Rejection> {
+        if self.state.offer_authorities(token, self.clock.now())? {
+            tracing::info!(broker = %self.broker, "what the broker says of its keys is in force");
         }
         Ok(())
     }

@@ -7,10 +7,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwap;
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::pulse::Pulse;
+use countersign_attestation::result::authorities::Authorities;
 use countersign_attestation::result::jws::JwkSet;
-use countersign_attestation::result::svid::ExecutionCredential;
+use countersign_attestation::result::svid::{ExecutionCredential, check_issuing};
 use countersign_attestation::status_list::{StatusList, StatusListToken};
-use countersign_attestation::{Rejection, Verified};
+use countersign_attestation::{Rejection, UnixMillis, Verified};
 use tokio::sync::watch;
 
 use crate::clock::Moment;
@@ -58,11 +59,22 @@ pub struct PulseNumber {
 #[derive(Debug)]
 pub struct GateState {
     trust: Trust,
-    keys: JwkSet,
+    authorities: ArcSwap<Learnt>,
     snapshot: ArcSwap<Snapshot>,
     inbox: Mutex<Inbox>,
     chains: Mutex<Chains>,
     installed: watch::Sender<Option<PulseNumber>>,
+}
+
+/// What the broker says of its keys, from the pinned ones on.
+#[derive(Debug)]
+struct Learnt {
+    /// The token keys that are believed.
+    keys: JwkSet,
+    /// Issuing certificates under a pinned root, for leaves that come alone.
+    issuing: Vec<Vec<u8>>,
+    /// When the statement was made; none before the first.
+    made: Option<UnixMillis>,
 }
 
 /// What has arrived and may still be needed. Decisions never touch it.
@@ -88,7 +100,7 @@ impl GateState {
     pub fn new(trust: Trust, keys: JwkSet) -> Self {
         Self {
             trust,
-            keys,
+            authorities: ArcSwap::from_pointee(Learnt { keys, issuing: Vec::new(), made: None }),
             snapshot: ArcSwap::default(),
             inbox: Mutex::default(),
             chains: Mutex::default(),
@@ -117,7 +129,7 @@ impl GateState {
         if let Some(credential) = lock(&self.chains).checked.get(&digest).cloned() {
             return decide::judge(&credential, &self.snapshot.load(), now);
         }
-        match decide::verify(chain, &self.trust, now.wall) {
+        match decide::verify(chain, &self.authorities.load().issuing, &self.trust, now.wall) {
             Ok(credential) => {
                 let decision = decide::judge(&credential, &self.snapshot.load(), now);
                 lock(&self.chains).remember(digest, credential);
@@ -134,12 +146,32 @@ impl GateState {
         self.installed.subscribe()
     }
 
+    /// Takes what the broker says of its keys. A statement that is not newer than the last changes nothing; whether it
+    /// was.
+    ///
+    /// # Errors
+    /// Why it was refused. Nothing changed then.
+    pub fn offer_authorities(&self, token: &str, now: Moment) -> Result<bool, Rejection> {
+        let _one = lock(&self.inbox);
+        let held = self.authorities.load();
+        let newer = Authorities::verify(token, &held.keys, &self.trust.trust_domain, now.wall)?;
+        if held.made.is_some_and(|made| newer.iat <= made) {
+            return Ok(false);
+        }
+        // What is under no pinned root completes no path here: it would only cost signatures.
+        let is_ours =
+            |issuing: &&[u8]| check_issuing(issuing, &self.trust.roots, &self.trust.trust_domain, now.wall).is_ok();
+        let issuing = newer.issuing().filter(is_ours).map(<[u8]>::to_vec).collect();
+        self.authorities.store(Arc::new(Learnt { keys: newer.keys.clone(), issuing, made: Some(newer.iat) }));
+        Ok(true)
+    }
+
     /// Takes a status list token. It takes effect only when a pulse names its digest.
     ///
     /// # Errors
     /// Why it was refused.
     pub fn offer_list(&self, token: &str, now: Moment) -> Result<ListOffer, Rejection> {
-        let (_, list) = StatusListToken::verify(token, &self.keys, now.wall)?;
+        let (_, list) = StatusListToken::verify(token, &self.authorities.load().keys, now.wall)?;
         let mut inbox = lock(&self.inbox);
         inbox.keep(list);
         let Some((pulse, received)) = inbox.waiting.take() else { return Ok(ListOffer::Held) };
@@ -156,7 +188,7 @@ impl GateState {
     /// # Errors
     /// Why it was refused.
     pub fn offer_pulse(&self, token: &str, now: Moment) -> Result<Offer, Rejection> {
-        let pulse = Pulse::verify(token, &self.keys, &self.trust.trust_domain, now.wall)?;
+        let pulse = Pulse::verify(token, &self.authorities.load().keys, &self.trust.trust_domain, now.wall)?;
         let mut inbox = lock(&self.inbox);
         let snapshot = self.snapshot.load();
         let held = snapshot.held.as_ref().map(|held| held.pulse());

@@ -74,6 +74,7 @@ fn handler(route: &Route) -> MethodRouter<Arc<Broker>> {
         (&Method::GET, "/v1/pulse") => get(public::pulse),
         (&Method::GET, "/v1/pulse/stream") => get(public::pulse_stream),
         (&Method::GET, "/v1/status-lists/{n}") => get(public::status_list),
+        (&Method::GET, "/v1/authorities") => get(public::authorities),
         (&Method::GET, "/v1/bundle") => get(public::bundle),
         (&Method::GET, "/.well-known/jwks.json") => get(public::jwks),
         (&Method::GET, "/.well-known/openid-configuration") => get(public::openid_configuration),

@@ -32,6 +32,15 @@ pub(super) fn pulse_of(newest: &Published) -> Response {
     token(newest.pulse.clone(), JOSE)
 }
 
+pub(super) async fn authorities(State(broker): App) -> Result<Response, Problem> {
+    let newest = broker.pulse.newest().ok_or_else(|| Refusal::NotReady.plain())?;
+    Ok(authorities_of(&newest))
+}
+
+pub(super) fn authorities_of(newest: &Published) -> Response {
+    token(newest.authorities.token.clone(), JOSE)
+}
+
 pub(super) async fn status_list(State(broker): App, Path(n): Path<String>) -> Result<Response, Problem> {
     status_list_of(&*broker.pulse.newest().ok_or_else(|| Refusal::NotReady.plain())?, &n)
 }
@@ -47,7 +56,7 @@ fn token(text: String, media_type: HeaderValue) -> Response {
     ([(header::CONTENT_TYPE, media_type), (header::CACHE_CONTROL, no_store)], text).into_response()
 }
 
-/// Server-sent events: `status-list` for each list that is new to this reader, then `pulse`. A reader that falls behind
+/// Server-sent events: `authorities` and `status-list` for each that is new to this reader, then `pulse`. A reader that falls behind
 /// misses pulses, never the newest one.
 pub(super) async fn pulse_stream(State(broker): App) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
     stream_of(broker.pulse.watch())
@@ -80,6 +89,9 @@ impl Reading {
             self.published.changed().await.ok()?;
             // A relay that has heard nothing yet has nothing to say yet.
             let Some(newest) = self.published.borrow_and_update().clone() else { continue };
+            if self.last.as_ref().is_none_or(|last| last.authorities != newest.authorities) {
+                self.waiting.push_back(Event::default().event("authorities").data(&newest.authorities.token));
+            }
             for (n, list) in newest.lists.iter().enumerate() {
                 let known = self.last.as_ref().and_then(|last| last.lists.get(n));
                 if known.is_none_or(|known| known.list != list.list) {
@@ -162,5 +174,7 @@ pub(super) async fn readyz(State(broker): App) -> Result<(StatusCode, axum::Json
         return Err(Refusal::NotReady.because(format!("a pulse valid after {now}"), newest.exp));
     }
     // What will deny hosts if nobody looks at it; the broker itself is sound.
-    Ok((StatusCode::OK, axum::Json(Readiness { status: "ready", warnings: broker.collateral().warnings })))
+    // Nor does a CA that cannot issue stop pulses: whoever holds a credential is trusted until its end.
+    let warnings = broker.authority_warnings().into_iter().chain(broker.collateral().warnings).collect();
+    Ok((StatusCode::OK, axum::Json(Readiness { status: "ready", warnings })))
 }

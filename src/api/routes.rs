@@ -37,6 +37,7 @@ pub const ROUTES: &[Route] = &[
     route(Method::GET, "/v1/pulse", Audience::Anyone),
     route(Method::GET, "/v1/pulse/stream", Audience::Anyone),
     route(Method::GET, "/v1/status-lists/{n}", Audience::Anyone),
+    route(Method::GET, "/v1/authorities", Audience::Anyone),
     route(Method::GET, "/v1/bundle", Audience::Anyone),
     route(Method::GET, "/.well-known/jwks.json", Audience::Anyone),
     route(Method::GET, "/.well-known/openid-configuration", Audience::Anyone),

@@ -141,15 +141,15 @@ fn add_operator(data: &DataDir, name: &str, out: &Path, now: UnixMillis) -> anyh
     if listed.exists() {
         bail!("operator {name} is on the list already; remove it first");
     }
-    let keys = Keys::load(data)?;
+    let control = Keys::control(data)?;
     let key = KeyPair::generate()?;
     let spki = key.subject_public_key_info();
     let holder = Holder::Operator(operator_name(name)?);
-    let certificate = channel::issue(&keys, &config.trust_domain, &holder, &spki, now)?;
+    let certificate = channel::issue(&control, &config.trust_domain, &holder, &spki, now)?;
     create_private_dir(out)?;
     write_new(&out.join("key.pem"), zeroize::Zeroizing::new(key.serialize_pem()).as_bytes())?;
     write_new(&out.join("certificate.pem"), certificate.pem.as_bytes())?;
-    write_new(&out.join("control-ca.pem"), keys.control.root_pem().as_bytes())?;
+    write_new(&out.join("control-ca.pem"), control.root_pem().as_bytes())?;
     let signing = OperatorKey::generate(out, &signer_name(&config.trust_domain, &operator_name(name)?))?;
     // The list entry is last: until it is there the certificate opens nothing.
     create_private_dir(&data.operators())?;

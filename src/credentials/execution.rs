@@ -132,7 +132,7 @@ impl Issuer {
             ear,
             jwt_svids,
             workload_chain,
-            trust_bundle: self.keys.workload.root_pem().to_owned(),
+            trust_bundle: self.keys.workload.roots_pem().to_owned(),
             serial: hex::encode(&credential.serial),
             not_after: credential.not_after,
             renew_at: now.plus(credential.not_after.since(now) / 2),

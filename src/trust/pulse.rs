@@ -8,6 +8,7 @@ use std::time::Duration;
 use countersign_attestation::UnixMillis;
 use countersign_attestation::lineage::entry::Entry;
 use countersign_attestation::pulse::{self, CLOCK_ERROR_MAX_MS, ListDigest, Pulse, PulseCheckpoint};
+use countersign_attestation::result::authorities::{self, Authorities};
 use countersign_attestation::result::svid::TrustDomain;
 use countersign_attestation::status_list::{self, StatusList, StatusListToken};
 use tokio::sync::watch;
@@ -39,6 +40,17 @@ pub struct Published {
     pub exp: UnixMillis,
     /// The status lists by number.
     pub lists: Vec<Arc<PublishedList>>,
+    /// What the broker says of its keys.
+    pub authorities: Arc<PublishedAuthorities>,
+}
+
+/// A statement of keys with its token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublishedAuthorities {
+    /// What it says.
+    pub authorities: Authorities,
+    /// Compact JWS.
+    pub token: String,
 }
 
 /// One status list with its token.
@@ -118,6 +130,7 @@ pub struct Signer {
     epoch: u64,
     seq: u64,
     lists: Vec<Arc<PublishedList>>,
+    authorities: Option<Arc<PublishedAuthorities>>,
 }
 
 impl Pulser {
@@ -141,7 +154,7 @@ impl Pulser {
     /// # Errors
     /// [`Problem`] when the epoch cannot be raised.
     pub fn ready(self) -> Result<Signer, Problem> {
-        Ok(Signer { epoch: self.raise_epoch()?, pulser: self, seq: 0, lists: Vec::new() })
+        Ok(Signer { epoch: self.raise_epoch()?, pulser: self, seq: 0, lists: Vec::new(), authorities: None })
     }
 
     /// Sequence numbers start anew with each process, so each process has an epoch of its own, durable before use.
@@ -217,8 +230,29 @@ impl Signer {
             lists: self.lists.iter().enumerate().map(digest).collect(),
             checkpoint: PulseCheckpoint { origin: self.pulser.origin.clone(), size: head.size, root: head.root },
         };
+        let authorities = self.sign_authorities(now)?;
         let token = self.pulser.keys.token.sign(pulse::KIND, &pulse.to_payload()).map_err(internal)?;
-        Ok(Published { pulse: token, seq: self.seq, basis: basis.at(), exp, lists: self.lists.clone() })
+        let lists = self.lists.clone();
+        Ok(Published { pulse: token, seq: self.seq, basis: basis.at(), exp, lists, authorities })
+    }
+
+    /// Signs what the broker says of its keys, when that changed or is half through its life.
+    fn sign_authorities(&mut self, now: UnixMillis) -> Result<Arc<PublishedAuthorities>, Problem> {
+        let authorities = self.pulser.keys.authorities(&self.pulser.trust_domain, now);
+        let same = |old: &&Arc<PublishedAuthorities>| {
+            let old = &old.authorities;
+            let half = old.iat.plus(authorities::LIFE_MS / 2);
+            now < half
+                && (&old.keys, &old.roots, &old.issuing)
+                    == (&authorities.keys, &authorities.roots, &authorities.issuing)
+        };
+        if let Some(old) = self.authorities.as_ref().filter(same) {
+            return Ok(Arc::clone(old));
+        }
+        let token = self.pulser.keys.token.sign(authorities::KIND, &authorities.to_payload()).map_err(internal)?;
+        let signed = Arc::new(PublishedAuthorities { authorities, token });
+        self.authorities = Some(Arc::clone(&signed));
+        Ok(signed)
     }
 
     /// A pulse says that nobody else was revoked: it takes a log that could have recorded that, and a clock that
@@ -298,7 +332,7 @@ mod tests {
 
     use super::{Published, Pulser, Signer};
     use crate::clock::{Clock, Hands};
-    use crate::config::DataDir;
+    use crate::config::{AuthoritySettings, DataDir};
     use crate::keys::Keys;
     use crate::lineage::{Lineage, LogKey};
     use crate::store::Store;
@@ -332,7 +366,7 @@ mod tests {
             lineage: log.start(move |index, entry: &Entry| sink.apply(index, entry)).unwrap(),
             trust,
             store,
-            keys: Arc::new(Keys::load(&data).unwrap()),
+            keys: Arc::new(Keys::load(&data, &domain, &AuthoritySettings::default(), clock.now()).unwrap()),
             clock: clock.clone(),
             trust_domain: domain,
             origin: "example.org/log".to_owned(),
@@ -349,7 +383,13 @@ mod tests {
             let pulser = open(dir.path(), &clock);
             let (jwks, domain) = (pulser.keys.token.jwks(), pulser.trust_domain.clone());
             let epoch = pulser.raise_epoch().unwrap();
-            Self { signer: Signer { pulser, epoch, seq: 0, lists: Vec::new() }, clock, jwks, domain, dir }
+            Self {
+                signer: Signer { pulser, epoch, seq: 0, lists: Vec::new(), authorities: None },
+                clock,
+                jwks,
+                domain,
+                dir,
+            }
         }
 
         fn host(&self) -> HostTrust {
@@ -429,8 +469,13 @@ mod tests {
         let (jwks, domain) = (pulser.keys.token.jwks(), pulser.trust_domain.clone());
         let next = pulser.raise_epoch().unwrap();
         assert_eq!(next, epoch + 1, "pulses of a restarted broker supersede all before");
-        let mut bench =
-            Bench { signer: Signer { pulser, epoch: next, seq: 0, lists: vec![] }, clock, jwks, domain, dir };
+        let mut bench = Bench {
+            signer: Signer { pulser, epoch: next, seq: 0, lists: vec![], authorities: None },
+            clock,
+            jwks,
+            domain,
+            dir,
+        };
         let (published, pulse) = bench.pulse();
         assert_eq!(bench.status(&published), Status::Suspended);
         assert_eq!(pulse.checkpoint.size, 3, "the lapse is recorded");

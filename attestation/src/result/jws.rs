@@ -302,7 +302,7 @@ struct JwkDocument {
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct JwkSetDocument {
+pub(super) struct JwkSetDocument {
     keys: Vec<JwkDocument>,
 }
 
@@ -323,6 +323,11 @@ impl JwkSet {
             return Err(refused("a longer document"));
         }
         let document: JwkSetDocument = serde_json::from_slice(json).map_err(|error| refused(&error.to_string()))?;
+        Self::from_document(document)
+    }
+
+    pub(super) fn from_document(document: JwkSetDocument) -> Result<Self, Rejection> {
+        let refused = |found: &str| ResultReason::Keys.because("a JWKS of P-256 signing keys", found);
         if document.keys.is_empty() || KEYS_MAX < document.keys.len() {
             return Err(refused(&format!("{} keys", document.keys.len())));
         }
@@ -339,6 +344,11 @@ impl JwkSet {
     /// The JWKS document that [`Self::parse`] reads.
     #[must_use]
     pub fn to_json(&self) -> String {
+        // Strings and lists only: writing them cannot fail.
+        serde_json::to_string(&self.document()).unwrap_or_default()
+    }
+
+    pub(super) fn document(&self) -> JwkSetDocument {
         let document = |key: &Jwk| {
             let (x, y) = coordinates(&key.point)?;
             Some(JwkDocument {
@@ -351,9 +361,7 @@ impl JwkSet {
                 alg: ALGORITHM.to_string(),
             })
         };
-        let keys = self.keys.values().filter_map(document).collect();
-        // Strings and lists only: writing them cannot fail.
-        serde_json::to_string(&JwkSetDocument { keys }).unwrap_or_default()
+        JwkSetDocument { keys: self.keys.values().filter_map(document).collect() }
     }
 
     /// The ids of the keys, in order.

@@ -2,6 +2,7 @@
 //! attestation result ([`ear`]), the X.509-SVID ([`svid`]) and the JWT-SVID ([`jwt_svid`]). And what others sign: their
 //! results ([`peer_ear`]), their X.509-SVIDs ([`x509_svid`]) and bundles ([`spiffe_bundle`]).
 
+pub mod authorities;
 pub mod ear;
 pub mod jws;
 pub mod jwt_svid;
@@ -51,6 +52,14 @@ reasons! {
         Keys = "result.keys.malformed",
             "the key set cannot be read",
             "give a JWKS of P-256 public keys with kty, crv, x, y, kid, use=sig and alg=ES256, each kid once";
+        /// Of another trust domain.
+        AuthoritiesIssuer = "result.authorities.issuer",
+            "the statement of keys is of another trust domain",
+            "follow a broker of the trust domain this verifier serves";
+        /// An old statement names keys that are retired.
+        AuthoritiesDates = "result.authorities.dates",
+            "the statement of keys is not of now",
+            "follow the broker itself; synchronise the clocks of broker and verifier";
         /// draft-ietf-rats-ear-04, 3.1.
         EarProfile = "result.ear.profile",
             "the attestation result follows another profile",

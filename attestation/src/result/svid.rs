@@ -15,6 +15,7 @@ use crate::protocol::HostId;
 use crate::rejection::{Reason, Rejection};
 use crate::result::ResultReason;
 use crate::time::UnixMillis;
+use crate::x509::constraints::uris;
 use crate::x509::der::{Der, NotDer, tag};
 use crate::x509::{BasicConstraints, Certificate, Oid, VerifiedPath, X509Reason, oid, verify_path};
 
@@ -145,7 +146,7 @@ impl ExecutionCredential {
         let mut closest = no_chain("no roots");
         for root in roots.iter().take(ROOTS_MAX) {
             let root = Certificate::parse(root)?;
-            match verify_path(leaf, intermediates, &root, now, &[oid::SUBJECT_ALT_NAME, oid::EXTENDED_KEY_USAGE]) {
+            match verify_svid_path(leaf, intermediates, &root, now) {
                 Ok(path) => return Self::read(leaf, &path, trust_domain, now),
                 // Where a root of the right name failed, its reason says more.
                 Err(rejection) if rejection.reason() != Reason::X509(X509Reason::NoPath) => closest = rejection,
@@ -292,6 +293,86 @@ impl ExecutionCredential {
     }
 }
 
+/// What TLS asks of a client's chain (leaf first, DER): that it leads to one of `roots` and may authenticate a client.
+/// Who the client is, and whether it is trusted now, is asked afterwards.
+///
+/// # Errors
+/// An [`X509Reason`], or [`ResultReason::SvidProfile`] for a leaf that is for something else.
+pub fn check_client_chain(chain: &[&[u8]], roots: &[Vec<u8>], now: UnixMillis) -> Result<(), Rejection> {
+    let certificates = read_chain(chain)?;
+    let (leaf, intermediates) = certificates.split_first().ok_or_else(|| no_chain("no certificates"))?;
+    if leaf.extension(oid::EXTENDED_KEY_USAGE).is_some() && !leaf.has_extended_key_usage(CLIENT_AUTH)? {
+        return Err(ResultReason::SvidProfile.because("extKeyUsage clientAuth", "others alone"));
+    }
+    let mut closest = no_chain("no roots");
+    for root in roots.iter().take(ROOTS_MAX) {
+        match verify_svid_path(leaf, intermediates, &Certificate::parse(root)?, now) {
+            Ok(_) => return Ok(()),
+            Err(rejection) => closest = rejection,
+        }
+    }
+    Err(closest)
+}
+
+/// A path whose every name is within the constraints above it.
+pub(super) fn verify_svid_path<'a>(
+    leaf: &Certificate<'a>,
+    intermediates: &[Certificate<'a>],
+    root: &Certificate<'a>,
+    now: UnixMillis,
+) -> Result<VerifiedPath<'a>, Rejection> {
+    let understood = [oid::SUBJECT_ALT_NAME, oid::EXTENDED_KEY_USAGE, oid::NAME_CONSTRAINTS];
+    let path = verify_path(leaf, intermediates, root, now, &understood)?;
+    path.check_uri_constraints()?;
+    Ok(path)
+}
+
+/// The content of a nameConstraints extension (RFC 5280, 4.2.1.10) that permits the URIs of one trust domain and no
+/// other. It goes critical into the certificate of an authority that issues for that domain alone.
+#[must_use]
+pub fn name_constraints(trust_domain: &TrustDomain) -> Vec<u8> {
+    [tag::SEQUENCE, tag::CONTEXT_0, tag::SEQUENCE, URI].into_iter().rev().fold(
+        trust_domain.as_str().as_bytes().to_vec(),
+        |content, tag| {
+            let mut element = Vec::new();
+            push(&mut element, tag, &content);
+            element
+        },
+    )
+}
+
+/// An issuing certificate under a root: what an authority needs that signs execution credentials of one trust domain.
+/// Whoever builds paths for callers takes it as a candidate; it proves nothing by itself.
+///
+/// # Errors
+/// An [`X509Reason`], also where its constraints name anything but the trust domain, or [`ResultReason::SvidChain`]
+/// where there are no roots.
+pub fn check_issuing(
+    issuing: &[u8],
+    roots: &[Vec<u8>],
+    trust_domain: &TrustDomain,
+    now: UnixMillis,
+) -> Result<UnixMillis, Rejection> {
+    let certificate = Certificate::parse(issuing)?;
+    certificate.check_may_issue()?;
+    // What may issue authorities is no issuing authority: its leaves would not say which one they are of.
+    if certificate.basic_constraints() != (BasicConstraints::Authority { path_length: Some(0) }) {
+        return Err(X509Reason::PathLength.because("pathLenConstraint 0", "another"));
+    }
+    let constraints = certificate.extension(oid::NAME_CONSTRAINTS);
+    if constraints.is_some_and(|found| !found.critical || found.value != name_constraints(trust_domain)) {
+        return Err(X509Reason::NameConstraints.because(trust_domain, "others, or some that are not critical"));
+    }
+    let mut closest = no_chain("no roots");
+    for root in roots.iter().take(ROOTS_MAX) {
+        match verify_svid_path(&certificate, &[], &Certificate::parse(root)?, now) {
+            Ok(path) => return Ok(path.not_after()),
+            Err(rejection) => closest = rejection,
+        }
+    }
+    Err(closest)
+}
+
 pub(super) fn no_chain(found: &str) -> Rejection {
     ResultReason::SvidChain.because("a chain of at most four certificates to a root of the trust bundle", found)
 }
@@ -347,28 +428,14 @@ fn read_id(leaf: &Certificate<'_>) -> Result<SpiffeId, Rejection> {
     }
 }
 
-/// The `uniformResourceIdentifier [6]` names of GeneralNames (RFC 5280, 4.2.1.6).
-pub(super) fn uris(names: &[u8]) -> Result<Vec<&[u8]>, NotDer> {
-    let mut outer = Der::new(names);
-    let mut names = outer.inner(tag::SEQUENCE)?;
-    outer.finish()?;
-    let mut uris = Vec::new();
-    while !names.is_empty() {
-        let name = names.any()?;
-        if name.tag == URI_NAME {
-            uris.push(name.content);
-        }
-    }
-    Ok(uris)
-}
-
 /// Longest chain without its root: leaf and three intermediates.
 const CHAIN_MAX: usize = 4;
 
+/// `uniformResourceIdentifier [6]` (RFC 5280, 4.2.1.6).
+const URI: u8 = 0x86;
+
 /// Roots tried for one chain: the domain's current, next and previous ones.
 pub(super) const ROOTS_MAX: usize = 16;
-
-const URI_NAME: u8 = 0x86;
 
 pub(super) const SERVER_AUTH: Oid = Oid::new(&[0x2b, 6, 1, 5, 5, 7, 3, 1], "id-kp-serverAuth");
 pub(super) const CLIENT_AUTH: Oid = Oid::new(&[0x2b, 6, 1, 5, 5, 7, 3, 2], "id-kp-clientAuth");
