@@ -79,7 +79,7 @@ impl AuthoritySettings {
         if !Self::OVERLAP_MS.contains(&self.overlap_ms) {
             return Err(("authority.overlap_ms: 10 seconds to a day", self.overlap_ms.to_string()));
         }
-        // In the last third of the old key's life the new one is published, takes over, and what the old one signed ends.
+        // In the last third of the old key's life the new one is published and takes over, and the old leaves end.
         let needed = self.overlap_ms.saturating_add(credential_ttl_ms);
         if self.issuing_life_ms / 3 <= needed {
             let expected = "authority.issuing_life_ms: more than thrice overlap_ms and credential_ttl_ms together";

@@ -227,7 +227,7 @@ impl Workload {
         let taken = self.read_generations()?;
         self.forget_ended(now)?;
         let Some(root) = &self.root else { return Ok(taken) };
-        if !self.is_due(now) {
+        if !self.is_due(now) || self.is_last(now)? {
             return Ok(taken);
         }
         let made = self.next_number(now)?;
@@ -242,6 +242,15 @@ impl Workload {
         self.remove_orphans(made)?;
         tracing::info!(made, "a new issuing key signs execution credentials after the overlap");
         Ok(true)
+    }
+
+    /// Whether what is valid ends with the root: another would end no later. A root that has ended is an error.
+    fn is_last(&self, now: UnixMillis) -> Result<bool, KeyError> {
+        let root_ends = Certificate::parse(&self.root_der).map_err(unusable("read a CA root"))?.not_after();
+        if root_ends <= now {
+            return Err(unusable("make an issuing key")(format!("the root ended {root_ends}")));
+        }
+        Ok(self.ends(now).is_some_and(|end| root_ends <= end))
     }
 
     fn certify(&self, spki: &[u8], root: &Issuer<'_, SigningKey>, now: UnixMillis) -> Result<String, KeyError> {
@@ -551,7 +560,7 @@ mod tests {
 
     #[test]
     fn nothing_outlives_its_issuer_or_leaves_the_trust_domain() {
-        let (_dir, workload) = new();
+        let (dir, workload) = new();
         workload.tick(START).unwrap();
         let end = workload.active(START).unwrap().not_after();
         assert_eq!(end, START.plus(7 * DAY_MS));
@@ -569,7 +578,11 @@ mod tests {
         // Ten years on, what is issued ends with the root.
         let late = START.plus(3650 * DAY_MS - DAY_MS);
         workload.tick(late).unwrap();
-        assert_eq!(workload.active(late).unwrap().not_after(), START.plus(3650 * DAY_MS));
+        let root_ends = START.plus(3650 * DAY_MS);
+        assert_eq!(workload.active(late).unwrap().not_after(), root_ends);
+        assert!(!workload.tick(UnixMillis(root_ends.0 - 1000)).unwrap(), "another would end no later");
+        assert!(workload.tick(root_ends).is_err() && workload.active(root_ends).is_err());
+        open(dir.path()).unwrap();
     }
 
     #[test]

@@ -39,7 +39,7 @@ pub struct Authorities {
     pub keys: JwkSet,
     /// The workload CA's roots, DER. They are no news to whoever pinned them, and prove nothing to whoever did not.
     pub roots: Vec<Base64Bytes>,
-    /// Certificates that complete the path of a leaf which came alone, DER. Each is checked under a root like any other.
+    /// Certificates that complete the path of a leaf which came alone, DER. Each is checked under a root like others.
     pub issuing: Vec<Base64Bytes>,
 }
 

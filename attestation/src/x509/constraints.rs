@@ -13,8 +13,8 @@ const URI: u8 = 0x86;
 const SUBTREES_MAX: usize = 16;
 
 impl VerifiedPath<'_> {
-    /// Checks the URIs of every certificate of the path under the nameConstraints of the authorities above it. For those
-    /// who say that they process nameConstraints: subtrees of another form, and excluded ones, reject the path.
+    /// Checks the URIs of every certificate of the path under the nameConstraints of the authorities above it. For
+    /// those who say that they process nameConstraints: subtrees of another form, and excluded ones, reject the path.
     ///
     /// # Errors
     /// [`X509Reason::NameConstraints`].
