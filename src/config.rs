@@ -32,6 +32,9 @@ pub struct Config {
     /// could be chosen say no.
     #[serde(default)]
     pub workload_keys: WorkloadKeys,
+    /// Whether credentials come with a WIT-SVID, which is a draft.
+    #[serde(default)]
+    pub wit_svid: bool,
     /// How the workload authority's keys come and go.
     #[serde(default)]
     pub authority: AuthoritySettings,
@@ -151,6 +154,7 @@ impl Config {
             pulse_period_ms: 1000,
             pulse_validity_ms: 5000,
             workload_keys: WorkloadKeys::Refuse,
+            wit_svid: false,
             authority: AuthoritySettings::default(),
         }
     }

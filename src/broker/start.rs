@@ -74,7 +74,8 @@ impl Broker {
         let pulse = pulse.start(Duration::from_millis(config.pulse_period_ms))?;
         let build = format!("countersign {}", env!("CARGO_PKG_VERSION"));
         let issuer = issuer_url(&config);
-        let issuer = Issuer { keys: Arc::clone(&keys), trust_domain, list_uri, issuer, build };
+        let wit_svid = config.wit_svid;
+        let issuer = Issuer { keys: Arc::clone(&keys), trust_domain, list_uri, issuer, build, wit_svid };
         let broker = Arc::new(Self {
             metrics: Metrics::new(),
             long_bodies: tokio::sync::Semaphore::new(LONG_BODIES_MAX),

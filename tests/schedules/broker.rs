@@ -216,6 +216,7 @@ impl Process {
             list_uri,
             issuer: "https://localhost:8443".to_owned(),
             build: "schedules".to_owned(),
+            wit_svid: false,
         };
         let begin = || -> anyhow::Result<(Signer, Published)> {
             lineage.append_blocking(Entry::broker_started(clock.now(), "schedules"))?;

@@ -146,7 +146,25 @@ pub fn verify_peer<T>(
     Verified::read(parts.verify(key, "that was given")?, |signed| read(&payload(signed)?))
 }
 
-fn check_peer_header(encoded: &str) -> Result<(), Rejection> {
+/// The same for a token that says what kind it is (RFC 8725, 3.11).
+///
+/// # Errors
+/// As [`verify_peer`], and [`ResultReason::Type`].
+pub fn verify_typed_peer<T>(
+    kind: Kind,
+    token: &str,
+    key: &Jwk,
+    read: impl FnOnce(&[u8]) -> Result<T, Rejection>,
+) -> Result<Verified<T>, Rejection> {
+    let parts = Parts::of(token, kind.bytes_max)?;
+    match check_peer_header(parts.header)?.get("typ").and_then(serde_json::Value::as_str) {
+        Some(typ) if typ == kind.typ => {}
+        found => return Err(ResultReason::Type.because(kind.typ, found.unwrap_or("none"))),
+    }
+    Verified::read(parts.verify(key, "that the token confirms")?, |signed| read(&payload(signed)?))
+}
+
+fn check_peer_header(encoded: &str) -> Result<serde_json::Value, Rejection> {
     if PEER_HEADER_BYTES_MAX < encoded.len() {
         return Err(ResultReason::Header.because(format!("at most {PEER_HEADER_BYTES_MAX} bytes"), encoded.len()));
     }
@@ -163,7 +181,7 @@ fn check_peer_header(encoded: &str) -> Result<(), Rejection> {
     if header.get("crit").is_some() {
         return Err(ResultReason::Header.because("no critical members", "crit"));
     }
-    Ok(())
+    Ok(header)
 }
 
 /// RFC 8725, 3.1 and 3.11: algorithm and type are compared with what the verifier wants, before any key is looked up.
@@ -273,6 +291,11 @@ const P256_SPKI_PREFIX: [u8; 26] = [
     0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce,
     0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
 ];
+
+/// X and Y of a P-256 `SubjectPublicKeyInfo`, DER.
+pub(super) fn coordinates_of_spki(spki: &[u8]) -> Option<(&[u8], &[u8])> {
+    spki.strip_prefix(&P256_SPKI_PREFIX).and_then(coordinates)
+}
 
 /// X and Y of an uncompressed P-256 point (SEC1, 2.3.3).
 fn coordinates(point: &[u8]) -> Option<(&[u8], &[u8])> {
