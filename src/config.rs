@@ -50,11 +50,19 @@ pub struct AuthoritySettings {
     pub overlap_ms: u64,
     /// Whether issuing certificates name the trust domain as the only one they are for.
     pub name_constraints: NameConstraints,
+    /// Where issuing keys are made: a `pkcs11:` URI, to whose object name each adds a number. Without it, in files.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub issuing_key: Option<String>,
 }
 
 impl Default for AuthoritySettings {
     fn default() -> Self {
-        Self { issuing_life_ms: 7 * 86_400_000, overlap_ms: 60_000, name_constraints: NameConstraints::Uri }
+        Self {
+            issuing_life_ms: 7 * 86_400_000,
+            overlap_ms: 60_000,
+            name_constraints: NameConstraints::Uri,
+            issuing_key: None,
+        }
     }
 }
 

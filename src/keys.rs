@@ -4,7 +4,9 @@
 //! authority signs the broker's own certificate and the channel certificates of operators and hosts; it opens routes
 //! and vouches for no workload. They never share a key.
 
+pub mod offline;
 pub mod operator;
+pub mod pkcs11;
 pub mod signing;
 pub mod workload;
 
@@ -24,6 +26,7 @@ use rcgen::{
 use serde::Serialize;
 use zeroize::Zeroizing;
 
+use self::pkcs11::Uri;
 use self::signing::SigningKey;
 use self::workload::Workload;
 use crate::config::{AuthoritySettings, ConfigError, DataDir, create_private_dir, read_bounded, write_new};
@@ -40,6 +43,14 @@ pub enum KeyError {
         /// What was attempted.
         doing: &'static str,
         /// Why it failed.
+        reason: String,
+    },
+    /// A key in a token cannot be used now.
+    #[error("use a key in a PKCS#11 token: {which}: {reason}")]
+    Away {
+        /// Token and object.
+        which: String,
+        /// What the module says.
         reason: String,
     },
     /// No issuing certificate is valid.
@@ -66,6 +77,14 @@ pub enum KeyError {
 
 fn unusable<E: ToString>(doing: &'static str) -> impl Fn(E) -> KeyError {
     move |error| KeyError::Unusable { doing, reason: error.to_string() }
+}
+
+/// A certificate was not signed.
+fn not_signed(error: rcgen::Error) -> KeyError {
+    if error == rcgen::Error::RemoteKeyError {
+        return KeyError::Away { which: "the CA's key".to_owned(), reason: "see the message before".to_owned() };
+    }
+    unusable("sign a certificate")(error)
 }
 
 const WORKLOAD: &str = "workload-ca";
@@ -144,14 +163,28 @@ impl Authority {
     pub fn sign(&self, spki: &[u8], profile: LeafProfile, now: UnixMillis) -> Result<Leaf, KeyError> {
         let key = SubjectPublicKeyInfo::from_der(spki).map_err(unusable("read a public key"))?;
         let params = leaf_params(profile, now)?;
-        let certificate = params.signed_by(&key, &self.issuer).map_err(unusable("sign a certificate"))?;
+        let certificate = params.signed_by(&key, &self.issuer).map_err(not_signed)?;
         Ok(Leaf { pem: certificate.pem(), der: certificate.der().to_vec() })
     }
 }
 
 /// Makes a key and its self-signed root, above `path_length` authorities.
-fn create_root(data: &DataDir, name: &str, subject: &str, path_length: u8, now: UnixMillis) -> Result<(), KeyError> {
-    let key = SigningKey::create(&private_path(data, name))?;
+fn create_root(
+    data: &DataDir,
+    name: &str,
+    subject: &str,
+    path_length: u8,
+    uri: Option<&Uri>,
+    now: UnixMillis,
+) -> Result<(), KeyError> {
+    let key = SigningKey::create(&private_path(data, name), uri)?;
+    let root = root_params(subject, path_length, now)?.self_signed(&key).map_err(not_signed)?;
+    write_new(&root_path(data, name), root.pem().as_bytes())?;
+    Ok(())
+}
+
+/// What a root says of itself.
+fn root_params(subject: &str, path_length: u8, now: UnixMillis) -> Result<CertificateParams, KeyError> {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::OrganizationName, "Countersign");
@@ -161,9 +194,7 @@ fn create_root(data: &DataDir, name: &str, subject: &str, path_length: u8, now: 
     params.not_before = moment(UnixMillis(now.0.saturating_sub(BACKDATE_MS)))?;
     params.not_after = moment(now.plus(ROOT_LIFE_MS))?;
     params.serial_number = Some(SerialNumber::from_slice(&random::<16>()?));
-    let root = params.self_signed(&key).map_err(unusable("sign a CA root"))?;
-    write_new(&root_path(data, name), root.pem().as_bytes())?;
-    Ok(())
+    Ok(params)
 }
 
 /// What the certificate of an end entity says.
@@ -222,6 +253,27 @@ impl TokenKey {
     }
 }
 
+/// Where the workload authority's root is.
+#[derive(Clone, Debug, Default)]
+pub enum Root {
+    /// Its key is a file of the data directory.
+    #[default]
+    File,
+    /// Its key is in a token.
+    Token(Uri),
+    /// Its key is on another machine; this is its certificate, PEM.
+    Elsewhere(String),
+}
+
+/// Where keys are made that are not made in files.
+#[derive(Clone, Debug, Default)]
+pub struct Places {
+    /// The workload authority's root.
+    pub root: Root,
+    /// The key that signs tokens.
+    pub token: Option<Uri>,
+}
+
 /// All keys of a broker.
 #[derive(Debug)]
 pub struct Keys {
@@ -238,13 +290,21 @@ impl Keys {
     ///
     /// # Errors
     /// [`KeyError`] when a file exists already or cannot be written.
-    pub fn create(data: &DataDir, trust_domain: &str, now: UnixMillis) -> Result<(), KeyError> {
+    pub fn create(data: &DataDir, trust_domain: &str, places: &Places, now: UnixMillis) -> Result<(), KeyError> {
         create_private_dir(&data.keys())?;
         create_private_dir(&data.public())?;
-        create_root(data, WORKLOAD, &format!("{trust_domain} workloads"), 1, now)?;
-        create_root(data, CONTROL, &format!("{trust_domain} control"), 0, now)?;
+        let name = format!("{trust_domain} workloads");
+        match &places.root {
+            Root::File => create_root(data, WORKLOAD, &name, 1, None, now)?,
+            Root::Token(uri) => create_root(data, WORKLOAD, &name, 1, Some(uri), now)?,
+            Root::Elsewhere(pem) => {
+                offline::check_root(pem, now)?;
+                write_new(&root_path(data, WORKLOAD), pem.as_bytes())?;
+            }
+        }
+        create_root(data, CONTROL, &format!("{trust_domain} control"), 0, None, now)?;
         workload::create(data)?;
-        SigningKey::create(&private_path(data, "token"))?;
+        SigningKey::create(&private_path(data, "token"), places.token.as_ref())?;
         let jwks = TokenKey::load(data)?.jwks().to_json();
         write_new(&data.public().join("jwks.json"), jwks.as_bytes())?;
         Ok(())

@@ -99,6 +99,9 @@ reasons! {
     /// Issuing keys live for days; without one that lives, nothing is issued.
     NoIssuing = 503, "ca.issuing.none", "the workload CA has no valid issuing certificate, so nothing was issued",
         "an operator looks at /readyz, and sees to the root's key, or brings a new certificate (`countersign ca`)";
+    /// An HSM or TPM.
+    KeyAway = 503, "ca.key.unavailable", "the token that holds the CA's key cannot be used now, so nothing was issued",
+        "an operator sees to the token and its PIN file; nothing has to be done at the broker once it is back";
     /// RFC 5280, 6.1: a path ends with the first of its certificates.
     Outlives = 503, "ca.issuing.outlived", "the credential would outlive the certificate that issues it",
         "attest again";

@@ -60,6 +60,7 @@ pub(super) fn refusal(error: &KeyError) -> Problem {
     tracing::error!(%error, "credential not issued");
     match error {
         KeyError::NoIssuing { .. } => Refusal::NoIssuing.plain(),
+        KeyError::Away { .. } => Refusal::KeyAway.plain(),
         KeyError::Outlives { end, issuer } => Refusal::Outlives.because(format!("an end up to {issuer}"), end),
         KeyError::Outside { found } => Refusal::OutsideName.because("a name of the trust domain", found),
         KeyError::File(_) | KeyError::Unusable { .. } => Refusal::Internal.plain(),

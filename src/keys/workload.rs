@@ -23,8 +23,11 @@ use rcgen::{
     SerialNumber, SubjectPublicKeyInfo,
 };
 
+use super::pkcs11::Uri;
 use super::signing::SigningKey;
-use super::{BACKDATE_MS, KeyError, Leaf, LeafProfile, certificate_der, leaf_params, moment, random, unusable};
+use super::{
+    BACKDATE_MS, KeyError, Leaf, LeafProfile, certificate_der, leaf_params, moment, not_signed, random, unusable,
+};
 use crate::config::{AuthoritySettings, DataDir, NameConstraints, create_private_dir, list_dir, read_bounded, replace};
 
 const CERTIFICATE_BYTES_MAX: u64 = 16_384;
@@ -106,11 +109,7 @@ impl Workload {
     ///
     /// # Errors
     /// [`KeyError`] for what cannot be read, and for a certificate that is not under the root.
-    pub(super) fn load(
-        data: &DataDir,
-        trust_domain: &TrustDomain,
-        settings: &AuthoritySettings,
-    ) -> Result<Self, KeyError> {
+    pub fn load(data: &DataDir, trust_domain: &TrustDomain, settings: &AuthoritySettings) -> Result<Self, KeyError> {
         let dir = data.keys().join("issuing");
         if !dir.is_dir() {
             let found = format!(
@@ -213,7 +212,7 @@ impl Workload {
         }
         let key = SubjectPublicKeyInfo::from_der(spki).map_err(unusable("read a public key"))?;
         let params = leaf_params(profile, now)?;
-        let certificate = params.signed_by(&key, &generation.issuer).map_err(unusable("sign a certificate"))?;
+        let certificate = params.signed_by(&key, &generation.issuer).map_err(not_signed)?;
         Ok(Leaf { pem: certificate.pem() + &generation.pem, der: certificate.der().to_vec() })
     }
 
@@ -230,15 +229,11 @@ impl Workload {
         if !self.is_due(now) || self.is_last(now)? {
             return Ok(taken);
         }
-        let made = self.next_number(now)?;
-        let key_path = self.path(made, KEY_SUFFIX);
-        let key = SigningKey::create(&key_path)?;
-        sync_dir(&self.dir)?;
+        let key = self.make_key(now)?;
         // A crash here leaves a key without a certificate: the next call makes another, and removes this one.
         let pem = self.certify(&rcgen::PublicKeyData::subject_public_key_info(&key), root, now)?;
-        replace(&self.path(made, CERTIFICATE_SUFFIX), pem.as_bytes())?;
-        // Durable from here on, and in use only now.
-        self.read_generations()?;
+        let made = self.numbers(KEY_SUFFIX)?.into_iter().max().unwrap_or(now.0);
+        self.place_certificate(made, &pem)?;
         self.remove_orphans(made)?;
         tracing::info!(made, "a new issuing key signs execution credentials after the overlap");
         Ok(true)
@@ -253,11 +248,58 @@ impl Workload {
         Ok(self.ends(now).is_some_and(|end| root_ends <= end))
     }
 
+    /// Makes the next key, durable, without a certificate yet.
+    pub(super) fn make_key(&self, now: UnixMillis) -> Result<SigningKey, KeyError> {
+        let made = self.next_number(now)?;
+        let key = SigningKey::create(&self.path(made, KEY_SUFFIX), self.place(made)?.as_ref())?;
+        sync_dir(&self.dir)?;
+        Ok(key)
+    }
+
+    /// Gives a key its certificate: durable when this returns, and in use only then.
+    pub(super) fn place_certificate(&self, made: u64, pem: &str) -> Result<(), KeyError> {
+        replace(&self.path(made, CERTIFICATE_SUFFIX), pem.as_bytes())?;
+        self.read_generations().map(drop)
+    }
+
+    /// Keys without a certificate, the newest last. What a crash left of one is none.
+    pub(super) fn waiting(&self) -> Result<Vec<(u64, SigningKey)>, KeyError> {
+        let mut numbers = self.numbers(KEY_SUFFIX)?;
+        numbers.retain(|made| !self.path(*made, CERTIFICATE_SUFFIX).exists());
+        numbers.sort_unstable();
+        let load = |made| SigningKey::load(&self.path(made, KEY_SUFFIX)).ok().map(|key| (made, key));
+        Ok(numbers.into_iter().filter_map(load).collect())
+    }
+
+    pub(super) const fn has_root(&self) -> bool {
+        self.root.is_some()
+    }
+
+    pub(super) const fn trust_domain(&self) -> &TrustDomain {
+        &self.trust_domain
+    }
+
+    pub(super) const fn settings(&self) -> &AuthoritySettings {
+        &self.settings
+    }
+
+    /// Every generation that is held, oldest first.
+    #[must_use]
+    pub fn held(&self) -> Arc<Vec<Arc<Generation>>> {
+        self.generations.load_full()
+    }
+
     fn certify(&self, spki: &[u8], root: &Issuer<'_, SigningKey>, now: UnixMillis) -> Result<String, KeyError> {
         let certificate = Certificate::parse(&self.root_der).map_err(unusable("read a CA root"))?;
         let key = SubjectPublicKeyInfo::from_der(spki).map_err(unusable("read a public key"))?;
         let params = issuing_params(&self.trust_domain, &self.settings, certificate.not_after(), now)?;
-        Ok(params.signed_by(&key, root).map_err(unusable("sign an issuing certificate"))?.pem())
+        Ok(params.signed_by(&key, root).map_err(not_signed)?.pem())
+    }
+
+    /// Where the next key is made, if not in a file.
+    fn place(&self, made: u64) -> Result<Option<Uri>, KeyError> {
+        let uri = self.settings.issuing_key.as_deref().map(Uri::parse).transpose()?;
+        Ok(uri.map(|uri| uri.with_suffix(&made.to_string())))
     }
 
     /// Numbers rise also when the clock was set back.
@@ -314,7 +356,7 @@ impl Workload {
     fn remove_orphans(&self, made: u64) -> Result<(), KeyError> {
         let whole = self.numbers(CERTIFICATE_SUFFIX)?;
         for orphan in self.numbers(KEY_SUFFIX)?.into_iter().filter(|key| *key < made && !whole.contains(key)) {
-            remove(&self.path(orphan, KEY_SUFFIX))?;
+            SigningKey::destroy(&self.path(orphan, KEY_SUFFIX))?;
         }
         Ok(())
     }
@@ -324,7 +366,7 @@ impl Workload {
         let generations = self.generations.load();
         let Some((_, older)) = generations.split_last() else { return Ok(()) };
         for ended in older.iter().filter(|generation| generation.not_after.plus(self.settings.overlap_ms) <= now) {
-            remove(&self.path(ended.made, KEY_SUFFIX))?;
+            SigningKey::destroy(&self.path(ended.made, KEY_SUFFIX))?;
             // A crash here leaves a certificate without a key, which is no generation.
             remove(&self.path(ended.made, CERTIFICATE_SUFFIX))?;
         }
@@ -333,7 +375,7 @@ impl Workload {
 }
 
 /// What an issuing certificate says.
-fn issuing_params(
+pub(super) fn issuing_params(
     trust_domain: &TrustDomain,
     settings: &AuthoritySettings,
     root_ends: UnixMillis,
@@ -398,7 +440,7 @@ mod tests {
 
     use super::{KeyError, Leaf, LeafProfile, Workload};
     use crate::config::{AuthoritySettings, DataDir, NameConstraints};
-    use crate::keys::{BACKDATE_MS, Keys, certificates_der};
+    use crate::keys::{BACKDATE_MS, Keys, Places, certificates_der};
 
     const START: UnixMillis = UnixMillis(1_800_000_000_000);
     const DAY_MS: u64 = 86_400_000;
@@ -417,7 +459,7 @@ mod tests {
 
     fn new() -> (tempfile::TempDir, Workload) {
         let dir = tempfile::tempdir().unwrap();
-        Keys::create(&DataDir::at(dir.path()), "fleet.example", START).unwrap();
+        Keys::create(&DataDir::at(dir.path()), "fleet.example", &Places::default(), START).unwrap();
         let workload = open(dir.path()).unwrap();
         (dir, workload)
     }

@@ -333,7 +333,7 @@ mod tests {
     use super::{Published, Pulser, Signer};
     use crate::clock::{Clock, Hands};
     use crate::config::{AuthoritySettings, DataDir};
-    use crate::keys::Keys;
+    use crate::keys::{Keys, Places};
     use crate::lineage::{Lineage, LogKey};
     use crate::store::Store;
     use crate::trust::Trust;
@@ -354,7 +354,7 @@ mod tests {
         let data = DataDir::at(dir);
         let domain = TrustDomain::parse("example.org").unwrap();
         if !data.keys().exists() {
-            Keys::create(&data, domain.as_str(), clock.now()).unwrap();
+            Keys::create(&data, domain.as_str(), &Places::default(), clock.now()).unwrap();
             LogKey::generate(&data.keys().join("log.key"), "example.org/log").unwrap();
         }
         let store = Store::open(&data.store(), clock.clone()).unwrap();

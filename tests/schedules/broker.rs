@@ -10,7 +10,7 @@ use countersign::broker::start::{log_origin, restore};
 use countersign::clock::{Clock, Hands};
 use countersign::config::{AuthoritySettings, DataDir};
 use countersign::credentials::execution::{Issuer, Proven, Wanted};
-use countersign::keys::{Keys, certificates_der};
+use countersign::keys::{Keys, Places, certificates_der};
 use countersign::lineage::{Lineage, LineageError, LogKey, Recorded};
 use countersign::store::Store;
 use countersign::trust::Trust;
@@ -90,7 +90,7 @@ impl Estate {
             let folder = tempfile::tempdir().unwrap().keep();
             let data = DataDir::at(&folder);
             // A year before, so that clocks which are wrong by hours find it valid.
-            Keys::create(&data, DOMAIN, UnixMillis(BASE.0 - 31_536_000_000)).unwrap();
+            Keys::create(&data, DOMAIN, &Places::default(), UnixMillis(BASE.0 - 31_536_000_000)).unwrap();
             LogKey::generate(&data.keys().join("log.key"), &log_origin(DOMAIN)).unwrap();
             // Ninety days around everything that happens here.
             let settings = AuthoritySettings { issuing_life_ms: 90 * 86_400_000, ..AuthoritySettings::default() };

@@ -146,8 +146,8 @@ impl WitSvid {
         serde_json::to_vec(self).unwrap_or_default()
     }
 
-    /// Checks a token under the broker's `keys`, and the proof that came with it, at `now`. `is_new` is asked last, with
-    /// the proof's id and end: whether it was not seen before. Whoever answers remembers it until that end.
+    /// Checks a token under the broker's `keys`, and the proof that came with it, at `now`. `is_new` is asked last,
+    /// with the proof's id and end: whether it was not seen before. Whoever answers remembers it until that end.
     ///
     /// # Errors
     /// A [`ResultReason`] of the `result.token` or `result.wit` group.
