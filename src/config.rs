@@ -53,6 +53,11 @@ pub struct AuthoritySettings {
     /// Where issuing keys are made: a `pkcs11:` URI, to whose object name each adds a number. Without it, in files.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub issuing_key: Option<String>,
+    /// When the next token key is made, after the one before, milliseconds.
+    pub token_life_ms: u64,
+    /// Where token keys are made, likewise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_key: Option<String>,
 }
 
 impl Default for AuthoritySettings {
@@ -62,6 +67,8 @@ impl Default for AuthoritySettings {
             overlap_ms: 60_000,
             name_constraints: NameConstraints::Uri,
             issuing_key: None,
+            token_life_ms: 30 * 86_400_000,
+            token_key: None,
         }
     }
 }
@@ -80,12 +87,17 @@ pub enum NameConstraints {
 impl AuthoritySettings {
     /// Longest and shortest life of an issuing certificate.
     const LIFE_MS: std::ops::RangeInclusive<u64> = 3_600_000..=90 * 86_400_000;
+    /// A retired key stays published for a day: shorter lives would only pile up keys.
+    const TOKEN_LIFE_MS: std::ops::RangeInclusive<u64> = 2 * 86_400_000..=365 * 86_400_000;
     /// A pulse takes five seconds at most to reach a gate, and nobody waits longer than a day.
     const OVERLAP_MS: std::ops::RangeInclusive<u64> = 10_000..=86_400_000;
 
     fn check(&self, credential_ttl_ms: u64) -> Result<(), (&'static str, String)> {
         if !Self::LIFE_MS.contains(&self.issuing_life_ms) {
             return Err(("authority.issuing_life_ms: an hour to 90 days", self.issuing_life_ms.to_string()));
+        }
+        if !Self::TOKEN_LIFE_MS.contains(&self.token_life_ms) {
+            return Err(("authority.token_life_ms: two days to a year", self.token_life_ms.to_string()));
         }
         if !Self::OVERLAP_MS.contains(&self.overlap_ms) {
             return Err(("authority.overlap_ms: 10 seconds to a day", self.overlap_ms.to_string()));
@@ -319,8 +331,15 @@ pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), ConfigError> {
     let written = written.and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()));
     written.map_err(ConfigError::file(&next))?;
     fs::rename(&next, path).map_err(ConfigError::file(path))?;
-    let folder = path.parent().unwrap_or(path);
-    fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(ConfigError::file(folder))
+    sync_dir(path.parent().unwrap_or(path))
+}
+
+/// Makes the names in a directory durable.
+///
+/// # Errors
+/// [`ConfigError::File`].
+pub fn sync_dir(dir: &Path) -> Result<(), ConfigError> {
+    fs::File::open(dir).and_then(|opened| opened.sync_all()).map_err(ConfigError::file(dir))
 }
 
 /// Reads a file of at most `size_max` bytes.
@@ -403,6 +422,8 @@ mod tests {
             Config { credential_ttl_ms: 100_000_000, ..config() },
             authority(|settings| settings.issuing_life_ms = 3_599_999),
             authority(|settings| settings.issuing_life_ms = 90 * 86_400_000 + 1),
+            authority(|settings| settings.token_life_ms = 2 * 86_400_000 - 1),
+            authority(|settings| settings.token_life_ms = 365 * 86_400_000 + 1),
             authority(|settings| settings.overlap_ms = 9_999),
             authority(|settings| settings.overlap_ms = 86_400_001),
             Config { credential_ttl_ms: 1_140_000, ..authority(|settings| settings.issuing_life_ms = 3_600_000) },

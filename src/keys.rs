@@ -8,6 +8,7 @@ pub mod offline;
 pub mod operator;
 pub mod pkcs11;
 pub mod signing;
+pub mod tokens;
 pub mod workload;
 
 use std::path::{Path, PathBuf};
@@ -17,7 +18,7 @@ use countersign_attestation::UnixMillis;
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::protocol::Base64Bytes;
 use countersign_attestation::result::authorities::{self, Authorities};
-use countersign_attestation::result::jws::{self, Jwk, JwkSet, Kind};
+use countersign_attestation::result::jws::{Jwk, JwkSet};
 use countersign_attestation::result::svid::TrustDomain;
 use rcgen::{
     BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
@@ -28,6 +29,7 @@ use zeroize::Zeroizing;
 
 use self::pkcs11::Uri;
 use self::signing::SigningKey;
+use self::tokens::TokenKeys;
 use self::workload::Workload;
 use crate::config::{AuthoritySettings, ConfigError, DataDir, create_private_dir, read_bounded, write_new};
 
@@ -217,42 +219,6 @@ fn leaf_params(profile: LeafProfile, now: UnixMillis) -> Result<CertificateParam
     Ok(params)
 }
 
-/// The ECDSA P-256 key that signs pulses, status lists and attestation results as JWS (ES256).
-pub struct TokenKey {
-    key: SigningKey,
-    jwk: Jwk,
-}
-
-impl std::fmt::Debug for TokenKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("TokenKey").field("kid", &self.jwk.kid()).finish_non_exhaustive()
-    }
-}
-
-impl TokenKey {
-    fn load(data: &DataDir) -> Result<Self, KeyError> {
-        let key = SigningKey::load(&private_path(data, "token"))?;
-        let jwk =
-            Jwk::from_point(key.point()).ok_or_else(|| unusable("read the token key")("it is not a P-256 key"))?;
-        Ok(Self { key, jwk })
-    }
-
-    /// Signs `payload` as a compact JWS of `kind`.
-    ///
-    /// # Errors
-    /// [`KeyError`] when the engine fails; nothing was signed.
-    pub fn sign(&self, kind: Kind, payload: &[u8]) -> Result<String, KeyError> {
-        let input = jws::signing_input(kind, self.jwk.kid(), payload);
-        Ok(jws::compact(&input, &self.key.sign_fixed(input.as_bytes())?))
-    }
-
-    /// The public key set, for JWT libraries and gates (`use: sig`).
-    #[must_use]
-    pub fn jwks(&self) -> JwkSet {
-        JwkSet::new([self.jwk.clone()])
-    }
-}
-
 /// Where the workload authority's root is.
 #[derive(Clone, Debug, Default)]
 pub enum Root {
@@ -282,7 +248,7 @@ pub struct Keys {
     /// Signs the broker's own, operators' and hosts' channel certificates.
     pub control: Authority,
     /// Signs tokens.
-    pub token: TokenKey,
+    pub token: TokenKeys,
 }
 
 impl Keys {
@@ -304,10 +270,9 @@ impl Keys {
         }
         create_root(data, CONTROL, &format!("{trust_domain} control"), 0, None, now)?;
         workload::create(data)?;
-        SigningKey::create(&private_path(data, "token"), places.token.as_ref())?;
-        let jwks = TokenKey::load(data)?.jwks().to_json();
-        write_new(&data.public().join("jwks.json"), jwks.as_bytes())?;
-        Ok(())
+        create_private_dir(&data.keys().join("token"))?;
+        tokens::create(&data.keys().join("token"), places.token.as_ref(), now.0)?;
+        TokenKeys::load(data, &AuthoritySettings::default(), now)?.publish()
     }
 
     /// Loads the keys of a data directory, and makes an issuing key where one is due.
@@ -325,7 +290,11 @@ impl Keys {
         if let Err(error) = workload.tick(now) {
             tracing::error!(%error, "no new issuing key");
         }
-        Ok(Self { workload, control: Self::control(data)?, token: TokenKey::load(data)? })
+        let token = TokenKeys::load(data, settings, now)?;
+        if let Err(error) = token.tick(now) {
+            tracing::error!(%error, "no new token key");
+        }
+        Ok(Self { workload, control: Self::control(data)?, token })
     }
 
     /// The control authority alone.

@@ -10,6 +10,8 @@ use crate::broker_client::{BrokerClient, BrokerError};
 use crate::clock;
 use crate::pulse_watch::{Finding, PulseWatch, Subject};
 use crate::sse::{Event, Parser, Unreadable};
+use crate::workload_api::feed::JwtBundle;
+use crate::workload_api::jwt::jwt_bundle;
 
 /// A broker signs every second; three silent seconds are a broken connection.
 const SILENCE_MAX_MS: u64 = 3_000;
@@ -35,14 +37,16 @@ enum Fault {
 pub async fn run(
     broker: BrokerClient,
     keys: JwkSet,
+    bundle: JwtBundle,
     mut subject: watch::Receiver<Option<Subject>>,
     revoked: mpsc::Sender<Subject>,
 ) {
     let mut watch = PulseWatch::new(keys);
+    let mut learn = Learn { broker: broker.clone(), bundle };
     let mut backoff = Backoff::new(BACKOFF_FIRST_MS);
     while !revoked.is_closed() {
         let mut heard = false;
-        if let Err(fault) = stream(&broker, &mut watch, &mut subject, &revoked, &mut heard).await {
+        if let Err(fault) = stream(&mut learn, &mut watch, &mut subject, &revoked, &mut heard).await {
             tracing::warn!(%fault, "the pulse is not followed for now; the lease bounds trust");
         }
         if heard {
@@ -52,14 +56,31 @@ pub async fn run(
     }
 }
 
+/// Learns the broker's token keys over its pinned channel, as SPIRE's agents have bundles from their server: at each
+/// connection, and whenever the broker says that they changed. The next key is there before it signs.
+struct Learn {
+    broker: BrokerClient,
+    bundle: JwtBundle,
+}
+
+impl Learn {
+    async fn keys(&mut self, watch: &mut PulseWatch) -> Result<(), Fault> {
+        let document = self.broker.token_keys().await?;
+        watch.trust(JwkSet::parse(document.as_bytes())?);
+        self.bundle.set(jwt_bundle(&document));
+        Ok(())
+    }
+}
+
 async fn stream(
-    broker: &BrokerClient,
+    learn: &mut Learn,
     watch: &mut PulseWatch,
     subject: &mut watch::Receiver<Option<Subject>>,
     revoked: &mpsc::Sender<Subject>,
     heard: &mut bool,
 ) -> Result<(), Fault> {
-    let mut response = broker.pulses().await?;
+    learn.keys(watch).await?;
+    let mut response = learn.broker.pulses().await?;
     let mut parser = Parser::default();
     loop {
         let chunk = tokio::select! {
@@ -69,7 +90,7 @@ async fn stream(
         for event in parser.read(&chunk)? {
             let watched = subject.borrow_and_update().clone();
             watch.watch(watched.clone());
-            match take(broker, watch, &event).await {
+            match take(learn, watch, &event).await {
                 Ok(false) => *heard = true,
                 Ok(true) => {
                     *heard = true;
@@ -85,8 +106,12 @@ async fn stream(
 }
 
 /// Whether the event says that the credential is revoked.
-async fn take(broker: &BrokerClient, watch: &mut PulseWatch, event: &Event) -> Result<bool, Fault> {
+async fn take(learn: &mut Learn, watch: &mut PulseWatch, event: &Event) -> Result<bool, Fault> {
     let found = match event.name.as_str() {
+        "authorities" => {
+            learn.keys(watch).await?;
+            Finding::Nothing
+        }
         "status-list" => watch.offer_list(&event.data, clock::wall())?,
         "pulse" => watch.offer_pulse(&event.data, clock::wall())?,
         _ => Finding::Nothing,
@@ -95,7 +120,7 @@ async fn take(broker: &BrokerClient, watch: &mut PulseWatch, event: &Event) -> R
         Finding::Nothing => false,
         Finding::Revoked => true,
         Finding::NeedsList(number) => {
-            let list = broker.status_list(number).await?;
+            let list = learn.broker.status_list(number).await?;
             watch.offer_list(&list, clock::wall())? == Finding::Revoked
         }
     })

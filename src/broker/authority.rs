@@ -16,10 +16,12 @@ impl Broker {
     /// Makes what is due, and takes up what operators put there.
     pub fn renew_authority(&self) {
         let now = self.clock.now();
-        let failed = match self.keys.workload.tick(now) {
-            Ok(_) => None,
+        // Each for itself: one that fails does not hold up the other.
+        let (issuing, token) = (self.keys.workload.tick(now), self.keys.token.tick(now));
+        let failed = match issuing.and(token) {
+            Ok(()) => None,
             Err(error) => {
-                tracing::error!(%error, "no new issuing key; what signs now goes on until its end");
+                tracing::error!(%error, "no new key; what signs now goes on until its end");
                 Some(error.to_string())
             }
         };

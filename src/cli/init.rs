@@ -50,7 +50,7 @@ pub struct InitArgs {
     /// Makes issuing keys there, now and later; each adds a number to the object's name.
     #[arg(long, value_name = "URI")]
     pub issuing_key: Option<String>,
-    /// Makes the key there that signs pulses and tokens.
+    /// Makes the keys there that sign pulses and tokens, now and later, likewise.
     #[arg(long, value_name = "URI")]
     pub token_key: Option<String>,
 }
@@ -71,6 +71,7 @@ pub fn init(args: &InitArgs) -> anyhow::Result<()> {
     let place = |uri: &Option<String>| uri.as_deref().map(Uri::parse).transpose();
     place(&args.issuing_key)?;
     config.authority.issuing_key.clone_from(&args.issuing_key);
+    config.authority.token_key.clone_from(&args.token_key);
     let places = Places { root: root(args)?, token: place(&args.token_key)? };
     Keys::create(&data, &config.trust_domain, &places, now)?;
     let log_key = LogKey::generate(&data.keys().join("log.key"), &log_origin(&config.trust_domain))?;

@@ -395,7 +395,9 @@ mod tests {
             let domain = TrustDomain::parse("fleet.example").unwrap();
             let keys = Keys::load(&data, &domain, &settings, START).unwrap();
             let active = keys.workload.active(START).unwrap();
-            for file in ["keys/workload-ca.key.pem", "keys/token.key.pem", "keys/issuing/1800000000000.key.pem"] {
+            for file in
+                ["keys/workload-ca.key.pem", "keys/token/1800000000000.key.pem", "keys/issuing/1800000000000.key.pem"]
+            {
                 let text = fs::read_to_string(data.path().join(file)).unwrap();
                 assert!(text.starts_with("pkcs11:token=ca;object=") && !text.contains("987654"), "{file}: {text}");
             }

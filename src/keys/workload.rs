@@ -28,7 +28,9 @@ use super::signing::SigningKey;
 use super::{
     BACKDATE_MS, KeyError, Leaf, LeafProfile, certificate_der, leaf_params, moment, not_signed, random, unusable,
 };
-use crate::config::{AuthoritySettings, DataDir, NameConstraints, create_private_dir, list_dir, read_bounded, replace};
+use crate::config::{
+    AuthoritySettings, DataDir, NameConstraints, create_private_dir, list_dir, read_bounded, replace, sync_dir,
+};
 
 const CERTIFICATE_BYTES_MAX: u64 = 16_384;
 const KEY_SUFFIX: &str = ".key.pem";
@@ -407,11 +409,6 @@ pub(super) fn issuing_params(
 
 fn read_pem(path: &Path) -> Result<String, KeyError> {
     String::from_utf8(read_bounded(path, CERTIFICATE_BYTES_MAX)?).map_err(unusable("read a certificate"))
-}
-
-fn sync_dir(dir: &Path) -> Result<(), KeyError> {
-    let synced = fs::File::open(dir).and_then(|dir| dir.sync_all());
-    Ok(synced.map_err(crate::config::ConfigError::file(dir))?)
 }
 
 fn remove(path: &Path) -> Result<(), KeyError> {

@@ -249,7 +249,8 @@ impl Signer {
         if let Some(old) = self.authorities.as_ref().filter(same) {
             return Ok(Arc::clone(old));
         }
-        let token = self.pulser.keys.token.sign(authorities::KIND, &authorities.to_payload()).map_err(internal)?;
+        let token =
+            self.pulser.keys.token.sign_with_oldest(authorities::KIND, &authorities.to_payload()).map_err(internal)?;
         let signed = Arc::new(PublishedAuthorities { authorities, token });
         self.authorities = Some(Arc::clone(&signed));
         Ok(signed)
@@ -326,6 +327,7 @@ mod tests {
     use countersign_attestation::lineage::entry::{CredentialRecord, DecisionRecord, Entry};
     use countersign_attestation::protocol::HostId;
     use countersign_attestation::pulse::{CLOCK_ERROR_MAX_MS, Pulse};
+    use countersign_attestation::result::authorities::Authorities;
     use countersign_attestation::result::jws::JwkSet;
     use countersign_attestation::result::svid::TrustDomain;
     use countersign_attestation::status_list::{Status, StatusListToken};
@@ -444,6 +446,44 @@ mod tests {
         bench.clock.advance(40_000);
         let (third, _) = bench.pulse();
         assert_ne!(third.lists[0].token, first.lists[0].token, "a token is signed anew before it expires");
+    }
+
+    #[test]
+    fn whoever_holds_the_first_token_key_learns_of_the_next_before_it_signs() {
+        let mut bench = Bench::new().trusted(45_000);
+        let (first, _) = bench.pulse();
+        bench.clock.advance(1000);
+        assert_eq!(bench.pulse().0.authorities, first.authorities, "what says the same is not signed again");
+        let pinned = bench.jwks.clone();
+        bench.clock.advance(30 * 86_400_000);
+        let keys = Arc::clone(&bench.signer.pulser.keys);
+        let step = |bench: &mut Bench, ms: u64| {
+            bench.clock.advance(ms);
+            keys.token.tick(bench.clock.now()).unwrap();
+            keys.workload.tick(bench.clock.now()).unwrap();
+            bench.signer.sign().unwrap()
+        };
+        let verify = |published: &Published, keys: &JwkSet, now| {
+            Pulse::verify(&published.pulse, keys, &TrustDomain::parse("example.org").unwrap(), now).is_ok()
+        };
+        let announced = step(&mut bench, 0);
+        let now = bench.clock.now();
+        assert!(verify(&announced, &pinned, now), "the old key signs on");
+        let said = Authorities::verify(&announced.authorities.token, &pinned, &bench.domain, now).unwrap();
+        assert_eq!(said.keys.kids().count(), 2);
+        assert!(!said.issuing.is_empty());
+        let taken_over = step(&mut bench, 60_000);
+        let now = bench.clock.now();
+        assert!(!verify(&taken_over, &pinned, now) && verify(&taken_over, &said.keys, now));
+        // A gate that starts now with the old file learns as well, until the old key is retired.
+        let late = step(&mut bench, 301_000);
+        assert_ne!(late.authorities.token, taken_over.authorities.token, "signed anew at half its life");
+        let now = bench.clock.now();
+        assert!(Authorities::verify(&late.authorities.token, &pinned, &bench.domain, now).is_ok());
+        let retired = step(&mut bench, 26 * 3_600_000);
+        let now = bench.clock.now();
+        assert!(Authorities::verify(&retired.authorities.token, &pinned, &bench.domain, now).is_err());
+        assert!(Authorities::verify(&retired.authorities.token, &said.keys, &bench.domain, now).is_ok());
     }
 
     #[test]
