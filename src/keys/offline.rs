@@ -157,7 +157,7 @@ impl Workload {
         }
         let key = match self.waiting()?.pop() {
             Some((_, key)) => key,
-            None => self.make_key(now)?,
+            None => self.make_key(now)?.1,
         };
         Request::write(self.trust_domain(), &key)
     }

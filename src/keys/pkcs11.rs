@@ -176,6 +176,11 @@ impl TokenKey {
     }
 }
 
+/// Whether the token is there, and opens.
+pub(super) fn check(uri: &Uri) -> Result<(), KeyError> {
+    lock(&MODULES).open(uri).map(drop)
+}
+
 /// Destroys the key, where it is there.
 pub(super) fn destroy(uri: &Uri) -> Result<(), KeyError> {
     let mut modules = lock(&MODULES);
@@ -429,7 +434,14 @@ mod tests {
             let spki = rcgen::PublicKeyData::subject_public_key_info(&rcgen::KeyPair::generate().unwrap());
             let away = keys.workload.sign(&spki, profile(), later).unwrap_err();
             assert!(matches!(away, KeyError::Away { .. }), "{away}");
+            let files = || fs::read_dir(data.path().join("keys/issuing")).unwrap().count();
+            let (before, much_later) = (files(), START.plus(12 * 86_400_000));
+            for _ in 0..3 {
+                assert!(keys.workload.tick(much_later).is_err());
+            }
+            assert_eq!(files(), before, "nothing piles up while it is away");
             fs::rename(folder.join("away"), folder.join("tokens")).unwrap();
+            assert!(keys.workload.tick(much_later).unwrap());
             keys.workload.sign(&spki, profile(), later).unwrap();
         });
     }

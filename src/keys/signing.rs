@@ -39,6 +39,8 @@ impl SigningKey {
     /// [`KeyError`] when the file exists or cannot be written, or the token does not make the key.
     pub fn create(path: &Path, uri: Option<&Uri>) -> Result<Self, KeyError> {
         if let Some(uri) = uri {
+            // Not a file for each try while the token is away.
+            pkcs11::check(uri)?;
             write_new(path, format!("{uri}\n").as_bytes())?;
             return Ok(Self(Place::Token(TokenKey::create(uri.clone())?)));
         }

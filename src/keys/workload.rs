@@ -231,10 +231,12 @@ impl Workload {
         if !self.is_due(now) || self.is_last(now)? {
             return Ok(taken);
         }
-        let key = self.make_key(now)?;
-        // A crash here leaves a key without a certificate: the next call makes another, and removes this one.
+        // A key that waits is what a crash left, or a root that could not sign: it is as good as new.
+        let (made, key) = match self.waiting()?.pop() {
+            Some(waiting) => waiting,
+            None => self.make_key(now)?,
+        };
         let pem = self.certify(&rcgen::PublicKeyData::subject_public_key_info(&key), root, now)?;
-        let made = self.numbers(KEY_SUFFIX)?.into_iter().max().unwrap_or(now.0);
         self.place_certificate(made, &pem)?;
         self.remove_orphans(made)?;
         tracing::info!(made, "a new issuing key signs execution credentials after the overlap");
@@ -251,11 +253,11 @@ impl Workload {
     }
 
     /// Makes the next key, durable, without a certificate yet.
-    pub(super) fn make_key(&self, now: UnixMillis) -> Result<SigningKey, KeyError> {
+    pub(super) fn make_key(&self, now: UnixMillis) -> Result<(u64, SigningKey), KeyError> {
         let made = self.next_number(now)?;
         let key = SigningKey::create(&self.path(made, KEY_SUFFIX), self.place(made)?.as_ref())?;
         sync_dir(&self.dir)?;
-        Ok(key)
+        Ok((made, key))
     }
 
     /// Gives a key its certificate: durable when this returns, and in use only then.
@@ -354,7 +356,7 @@ impl Workload {
         Ok(Generation { made, issuer, der, pem, not_before, not_after })
     }
 
-    /// Keys whose certificate never came, all but those after `made`.
+    /// Keys whose certificate never came, made before `made`.
     fn remove_orphans(&self, made: u64) -> Result<(), KeyError> {
         let whole = self.numbers(CERTIFICATE_SUFFIX)?;
         for orphan in self.numbers(KEY_SUFFIX)?.into_iter().filter(|key| *key < made && !whole.contains(key)) {
@@ -573,6 +575,15 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_key_that_waits_is_used_and_none_pile_up() {
+        let (dir, workload) = new();
+        let (waiting, _) = workload.make_key(START).unwrap();
+        workload.tick(START.plus(5)).unwrap();
+        assert_eq!(workload.active(START.plus(5)).unwrap().made, waiting);
+        assert_eq!(files(dir.path()).len(), 2);
     }
 
     #[test]
