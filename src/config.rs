@@ -53,6 +53,8 @@ pub struct AuthoritySettings {
     /// Where issuing keys are made: a `pkcs11:` URI, to whose object name each adds a number. Without it, in files.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub issuing_key: Option<String>,
+    /// How long a new root is in the bundle before it signs, milliseconds: relying parties are given it meanwhile.
+    pub root_overlap_ms: u64,
     /// When the next token key is made, after the one before, milliseconds.
     pub token_life_ms: u64,
     /// Where token keys are made, likewise.
@@ -67,6 +69,7 @@ impl Default for AuthoritySettings {
             overlap_ms: 60_000,
             name_constraints: NameConstraints::Uri,
             issuing_key: None,
+            root_overlap_ms: 7 * 86_400_000,
             token_life_ms: 30 * 86_400_000,
             token_key: None,
         }
@@ -87,6 +90,8 @@ pub enum NameConstraints {
 impl AuthoritySettings {
     /// Longest and shortest life of an issuing certificate.
     const LIFE_MS: std::ops::RangeInclusive<u64> = 3_600_000..=90 * 86_400_000;
+    /// Bundles are carried by hand in some places.
+    const ROOT_OVERLAP_MS: std::ops::RangeInclusive<u64> = 3_600_000..=365 * 86_400_000;
     /// A retired key stays published for a day: shorter lives would only pile up keys.
     const TOKEN_LIFE_MS: std::ops::RangeInclusive<u64> = 2 * 86_400_000..=365 * 86_400_000;
     /// A pulse takes five seconds at most to reach a gate, and nobody waits longer than a day.
@@ -95,6 +100,9 @@ impl AuthoritySettings {
     fn check(&self, credential_ttl_ms: u64) -> Result<(), (&'static str, String)> {
         if !Self::LIFE_MS.contains(&self.issuing_life_ms) {
             return Err(("authority.issuing_life_ms: an hour to 90 days", self.issuing_life_ms.to_string()));
+        }
+        if !Self::ROOT_OVERLAP_MS.contains(&self.root_overlap_ms) {
+            return Err(("authority.root_overlap_ms: an hour to a year", self.root_overlap_ms.to_string()));
         }
         if !Self::TOKEN_LIFE_MS.contains(&self.token_life_ms) {
             return Err(("authority.token_life_ms: two days to a year", self.token_life_ms.to_string()));
@@ -424,6 +432,8 @@ mod tests {
             authority(|settings| settings.issuing_life_ms = 90 * 86_400_000 + 1),
             authority(|settings| settings.token_life_ms = 2 * 86_400_000 - 1),
             authority(|settings| settings.token_life_ms = 365 * 86_400_000 + 1),
+            authority(|settings| settings.root_overlap_ms = 3_599_999),
+            authority(|settings| settings.root_overlap_ms = 365 * 86_400_000 + 1),
             authority(|settings| settings.overlap_ms = 9_999),
             authority(|settings| settings.overlap_ms = 86_400_001),
             Config { credential_ttl_ms: 1_140_000, ..authority(|settings| settings.issuing_life_ms = 3_600_000) },

@@ -7,11 +7,13 @@
 pub mod offline;
 pub mod operator;
 pub mod pkcs11;
+mod roots;
 pub mod signing;
 pub mod tokens;
 pub mod workload;
 
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use base64::Engine as _;
 use countersign_attestation::UnixMillis;
@@ -88,6 +90,9 @@ fn not_signed(error: rcgen::Error) -> KeyError {
     }
     unusable("sign a certificate")(error)
 }
+
+/// How often whoever follows the bundle asks for it (SPIFFE Trust Domain and Bundle, 4.1.2).
+const REFRESH_HINT_SECONDS: u64 = 300;
 
 const WORKLOAD: &str = "workload-ca";
 const CONTROL: &str = "control-ca";
@@ -249,6 +254,8 @@ pub struct Keys {
     pub control: Authority,
     /// Signs tokens.
     pub token: TokenKeys,
+    /// The members of the SPIFFE bundle as they were last written, and their sequence number.
+    bundle: Mutex<(String, u64)>,
 }
 
 impl Keys {
@@ -294,7 +301,7 @@ impl Keys {
         if let Err(error) = token.tick(now) {
             tracing::error!(%error, "no new token key");
         }
-        Ok(Self { workload, control: Self::control(data)?, token })
+        Ok(Self { workload, control: Self::control(data)?, token, bundle: Mutex::default() })
     }
 
     /// The control authority alone.
@@ -322,7 +329,7 @@ impl Keys {
     ///
     /// # Errors
     /// [`KeyError`] when a key cannot be written as a JWK.
-    pub fn spiffe_bundle(&self) -> Result<String, KeyError> {
+    pub fn spiffe_bundle(&self, now: UnixMillis) -> Result<String, KeyError> {
         let mut keys = Vec::new();
         for root in self.workload.roots() {
             let jwk = root_jwk(&root).ok_or_else(|| unusable("write the bundle")("a root is of no P-256 key"))?;
@@ -333,7 +340,14 @@ impl Keys {
         }
         let tokens = jwk_members(&self.token.jwks())?;
         keys.extend(tokens.into_iter().map(|key| SpiffeKey { key, usage: "jwt-svid", x5c: None }));
-        serde_json::to_string(&SpiffeBundle { keys }).map_err(unusable("write the bundle"))
+        let members = serde_json::to_string(&keys).map_err(unusable("write the bundle"))?;
+        let mut last = self.bundle.lock().map_err(unusable("write the bundle"))?;
+        if last.0 != members {
+            // Rises with every change, and over restarts as the clock does.
+            *last = (members, now.0.max(last.1.saturating_add(1)));
+        }
+        let bundle = SpiffeBundle { keys, spiffe_sequence: last.1, spiffe_refresh_hint: REFRESH_HINT_SECONDS };
+        serde_json::to_string(&bundle).map_err(unusable("write the bundle"))
     }
 }
 
@@ -367,6 +381,8 @@ struct SpiffeKey {
 #[derive(Serialize)]
 struct SpiffeBundle {
     keys: Vec<SpiffeKey>,
+    spiffe_sequence: u64,
+    spiffe_refresh_hint: u64,
 }
 
 #[derive(serde::Deserialize)]

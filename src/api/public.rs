@@ -106,7 +106,7 @@ impl Reading {
 }
 
 pub(super) async fn bundle(State(broker): App) -> Result<Response, Problem> {
-    let bundle = broker.keys.spiffe_bundle().map_err(|_| Refusal::Internal.plain())?;
+    let bundle = broker.keys.spiffe_bundle(broker.clock.now()).map_err(|_| Refusal::Internal.plain())?;
     Ok(json(bundle))
 }
 

@@ -39,6 +39,19 @@ pub enum CaCommand {
         #[arg(long, value_name = "URI")]
         root_key: Option<String>,
     },
+    /// Adds the next root beside the one there is. The bundle holds both at once; after the overlap the new one signs,
+    /// and the old one leaves the bundle when nothing it signed lives. Give relying parties the bundle in between.
+    RotateRoot {
+        /// Data directory of the broker.
+        #[arg(long, env = "COUNTERSIGN_DATA_DIR", default_value = "countersign-data")]
+        data_dir: PathBuf,
+        /// Makes the key there, instead of in a file: a pkcs11: URI, to whose object name a number is added.
+        #[arg(long, value_name = "URI")]
+        root_key: Option<String>,
+        /// Makes none: takes the certificate (PEM) of a root on another machine.
+        #[arg(long, value_name = "FILE", conflicts_with = "root_key")]
+        offline_root: Option<PathBuf>,
+    },
     /// Prints the request for the next issuing key; the key stays with the broker.
     Request {
         /// Data directory of the broker.
@@ -88,6 +101,12 @@ pub fn run(command: &CaCommand, out: &mut impl Write) -> anyhow::Result<()> {
             create_private_dir(folder)?;
             let key = root_key.as_deref().map(Uri::parse).transpose()?;
             Ok(create_root(folder, &domain(trust_domain)?, key.as_ref(), now)?)
+        }
+        CaCommand::RotateRoot { data_dir, root_key, offline_root } => {
+            let key = root_key.as_deref().map(Uri::parse).transpose()?;
+            let elsewhere = offline_root.as_deref().map(text).transpose()?;
+            let data = DataDir::at(data_dir);
+            Ok(open(data_dir)?.rotate_root(&data, key.as_ref(), elsewhere.as_deref(), now)?)
         }
         CaCommand::Request { data_dir } => Ok(write!(out, "{}", open(data_dir)?.request(now)?)?),
         CaCommand::Sign { trust_domain, root, root_key, csr, days, without_name_constraints } => {

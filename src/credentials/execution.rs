@@ -137,7 +137,7 @@ impl Issuer {
             jwt_svids,
             workload_chain,
             wit_svid,
-            trust_bundle: self.keys.workload.roots_pem().to_owned(),
+            trust_bundle: self.keys.workload.roots_pem(),
             serial: hex::encode(&credential.serial),
             not_after: credential.not_after,
             renew_at: now.plus(credential.not_after.since(now) / 2),

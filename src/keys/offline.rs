@@ -150,7 +150,7 @@ impl Workload {
     /// # Errors
     /// [`KeyError`], also where the root is here and makes issuing keys by itself.
     pub fn request(&self, now: UnixMillis) -> Result<String, KeyError> {
-        if self.has_root() {
+        if self.has_root(now) {
             return Err(unusable("write a request")(
                 "the root is on this machine, and renews the issuing key by itself",
             ));

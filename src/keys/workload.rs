@@ -24,6 +24,7 @@ use rcgen::{
 };
 
 use super::pkcs11::Uri;
+use super::roots::{self, Root};
 use super::signing::SigningKey;
 use super::{
     BACKDATE_MS, KeyError, Leaf, LeafProfile, certificate_der, leaf_params, moment, not_signed, random, unusable,
@@ -43,16 +44,22 @@ pub struct Workload {
     trust_domain: TrustDomain,
     settings: AuthoritySettings,
     dir: PathBuf,
-    root_pem: String,
-    root_der: Vec<u8>,
-    root: Option<Issuer<'static, SigningKey>>,
+    data: DataDir,
+    roots: ArcSwap<Roots>,
     generations: ArcSwap<Vec<Arc<Generation>>>,
     /// Whoever changes the directory holds it.
     changing: Mutex<()>,
 }
 
+/// The bundle and what is in it.
+struct Roots {
+    pem: String,
+    all: Vec<Arc<Root>>,
+}
+
 /// One issuing key with its certificate.
 pub struct Generation {
+    root: Sha256Digest,
     made: u64,
     issuer: Issuer<'static, SigningKey>,
     der: Vec<u8>,
@@ -63,8 +70,10 @@ pub struct Generation {
 
 impl std::fmt::Debug for Workload {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let root = Sha256Digest::of(&[&self.root_der]);
-        f.debug_struct("Workload").field("root", &root).field("generations", &self.generations.load().len()).finish()
+        f.debug_struct("Workload")
+            .field("roots", &self.roots.load().all.len())
+            .field("generations", &self.generations.load().len())
+            .finish()
     }
 }
 
@@ -99,6 +108,12 @@ impl Generation {
         self.not_after
     }
 
+    /// SHA-256 of the root that it is under.
+    #[must_use]
+    pub const fn root(&self) -> Sha256Digest {
+        self.root
+    }
+
     /// Its certificate, DER.
     #[must_use]
     pub fn der(&self) -> &[u8] {
@@ -121,23 +136,14 @@ impl Workload {
             );
             return Err(unusable("open the workload authority")(found));
         }
-        let root_path = super::root_path(data, super::WORKLOAD);
-        let root_pem = read_pem(&root_path)?;
-        let root_der = certificate_der(&root_pem).map_err(unusable("read a CA root"))?;
-        let key_path = super::private_path(data, super::WORKLOAD);
-        let root = if key_path.exists() {
-            let key = SigningKey::load(&key_path)?;
-            Some(Issuer::from_ca_cert_pem(&root_pem, key).map_err(unusable("read a CA root"))?)
-        } else {
-            None
-        };
+        let pem = roots::bundle(data)?;
+        let all = roots::read(data, &pem)?;
         let workload = Self {
             trust_domain: trust_domain.clone(),
             settings: settings.clone(),
             dir,
-            root_pem,
-            root_der,
-            root,
+            data: data.clone(),
+            roots: ArcSwap::from_pointee(Roots { pem, all }),
             generations: ArcSwap::default(),
             changing: Mutex::new(()),
         };
@@ -147,14 +153,32 @@ impl Workload {
 
     /// The roots that relying parties trust, PEM.
     #[must_use]
-    pub fn roots_pem(&self) -> &str {
-        &self.root_pem
+    pub fn roots_pem(&self) -> String {
+        self.roots.load().pem.clone()
     }
 
     /// The same, DER each.
     #[must_use]
     pub fn roots(&self) -> Vec<Vec<u8>> {
-        vec![self.root_der.clone()]
+        self.roots.load().all.iter().map(|root| root.der.clone()).collect()
+    }
+
+    /// The root that signs issuing certificates at `now`.
+    fn root(&self, now: UnixMillis) -> Result<Arc<Root>, KeyError> {
+        roots::active(&self.roots.load().all, self.settings.root_overlap_ms, now)
+    }
+
+    /// Takes up a bundle that was changed; whether that changed anything. A key that was away is looked for again.
+    fn read_roots(&self) -> Result<bool, KeyError> {
+        let (pem, held) = (roots::bundle(&self.data)?, self.roots.load());
+        let lacks_key = held.all.iter().any(|root| root.issuer.is_none());
+        if held.pem == pem && !lacks_key {
+            return Ok(false);
+        }
+        let changed = held.pem != pem;
+        let all = roots::read(&self.data, &pem)?;
+        self.roots.store(Arc::new(Roots { pem, all }));
+        Ok(changed)
     }
 
     /// The generation that signs at `now`: the newest that relying parties know of, or else the newest.
@@ -181,7 +205,8 @@ impl Workload {
         let generations = self.generations.load();
         let newest =
             generations.iter().filter(|generation| generation.is_valid_at(now)).max_by_key(|one| one.not_after);
-        newest.is_none_or(|newest| newest.is_due_at(now))
+        let moved = |newest: &Generation| self.root(now).is_ok_and(|root| root.digest() != newest.root);
+        newest.is_none_or(|newest| newest.is_due_at(now) || moved(newest))
     }
 
     /// Every issuing certificate that has not ended, DER.
@@ -225,10 +250,17 @@ impl Workload {
     /// [`KeyError`]; what signed before goes on until its end.
     pub fn tick(&self, now: UnixMillis) -> Result<bool, KeyError> {
         let _one = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        let taken = self.read_generations()?;
+        let taken = self.read_roots()? | self.read_generations()?;
         self.forget_ended(now)?;
-        let Some(root) = &self.root else { return Ok(taken) };
-        if !self.is_due(now) || self.is_last(now)? {
+        if 1 < self.roots.load().all.len() {
+            self.end_old_root(&self.data, &self.generations.load(), now)?;
+            self.read_roots()?;
+        }
+        let root = self.root(now)?;
+        if root.issuer.is_none() {
+            return Ok(taken);
+        }
+        if !self.is_due(now) || self.is_last(&root, now)? {
             return Ok(taken);
         }
         // A key that waits is what a crash left, or a root that could not sign: it is as good as new.
@@ -236,7 +268,7 @@ impl Workload {
             Some(waiting) => waiting,
             None => self.make_key(now)?,
         };
-        let pem = self.certify(&rcgen::PublicKeyData::subject_public_key_info(&key), root, now)?;
+        let pem = self.certify(&rcgen::PublicKeyData::subject_public_key_info(&key), &root, now)?;
         self.place_certificate(made, &pem)?;
         self.remove_orphans(made)?;
         tracing::info!(made, "a new issuing key signs execution credentials after the overlap");
@@ -244,8 +276,8 @@ impl Workload {
     }
 
     /// Whether what is valid ends with the root: another would end no later. A root that has ended is an error.
-    fn is_last(&self, now: UnixMillis) -> Result<bool, KeyError> {
-        let root_ends = Certificate::parse(&self.root_der).map_err(unusable("read a CA root"))?.not_after();
+    fn is_last(&self, root: &Root, now: UnixMillis) -> Result<bool, KeyError> {
+        let root_ends = root.not_after;
         if root_ends <= now {
             return Err(unusable("make an issuing key")(format!("the root ended {root_ends}")));
         }
@@ -275,8 +307,8 @@ impl Workload {
         Ok(numbers.into_iter().filter_map(load).collect())
     }
 
-    pub(super) const fn has_root(&self) -> bool {
-        self.root.is_some()
+    pub(super) fn has_root(&self, now: UnixMillis) -> bool {
+        self.root(now).is_ok_and(|root| root.issuer.is_some())
     }
 
     pub(super) const fn trust_domain(&self) -> &TrustDomain {
@@ -293,11 +325,11 @@ impl Workload {
         self.generations.load_full()
     }
 
-    fn certify(&self, spki: &[u8], root: &Issuer<'_, SigningKey>, now: UnixMillis) -> Result<String, KeyError> {
-        let certificate = Certificate::parse(&self.root_der).map_err(unusable("read a CA root"))?;
+    fn certify(&self, spki: &[u8], root: &Root, now: UnixMillis) -> Result<String, KeyError> {
+        let issuer = root.issuer.as_ref().ok_or_else(|| unusable("sign an issuing certificate")("no root is here"))?;
         let key = SubjectPublicKeyInfo::from_der(spki).map_err(unusable("read a public key"))?;
-        let params = issuing_params(&self.trust_domain, &self.settings, certificate.not_after(), now)?;
-        Ok(params.signed_by(&key, root).map_err(not_signed)?.pem())
+        let params = issuing_params(&self.trust_domain, &self.settings, root.not_after, now)?;
+        Ok(params.signed_by(&key, issuer).map_err(not_signed)?.pem())
     }
 
     /// Where the next key is made, if not in a file.
@@ -351,9 +383,19 @@ impl Workload {
         }
         let (not_before, not_after) = (certificate.not_before(), certificate.not_after());
         // Under the root and for this trust domain, whatever the time is.
-        check_issuing(&der, &self.roots(), &self.trust_domain, not_before).map_err(|error| refused(&error))?;
+        let mut root = Err(refused(&"there is no root"));
+        for candidate in self.roots() {
+            match check_issuing(&der, std::slice::from_ref(&candidate), &self.trust_domain, not_before) {
+                Ok(_) => {
+                    root = Ok(Sha256Digest::of(&[&candidate]));
+                    break;
+                }
+                Err(error) => root = Err(refused(&error)),
+            }
+        }
+        let root = root?;
         let issuer = Issuer::from_ca_cert_pem(&pem, key).map_err(unusable("read an issuing certificate"))?;
-        Ok(Generation { made, issuer, der, pem, not_before, not_after })
+        Ok(Generation { root, made, issuer, der, pem, not_before, not_after })
     }
 
     /// Keys whose certificate never came, made before `made`.
@@ -575,6 +617,68 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// Relying parties hold what they were given: the first bundle, and then both.
+    #[test]
+    fn a_root_follows_another_and_no_moment_is_without_a_path() {
+        let (dir, workload) = new();
+        let data = DataDir::at(dir.path());
+        workload.tick(START).unwrap();
+        let first_bundle = workload.roots();
+        let begun = START.plus(DAY_MS);
+        open(dir.path()).unwrap().rotate_root(&data, None, None, begun).unwrap();
+        assert!(open(dir.path()).unwrap().rotate_root(&data, None, None, begun.plus(1)).is_err(), "one at a time");
+        assert!(workload.tick(begun).unwrap(), "the running broker publishes both");
+        let both = workload.roots();
+        assert_eq!((both.len(), &both[..1]), (2, &first_bundle[..]));
+        let chain_under = |now: UnixMillis, roots: &[Vec<u8>]| {
+            let leaf = ask(&workload, "spiffe://fleet.example/host/a", now.plus(300_000), now).unwrap();
+            let chain = certificates_der(&leaf.pem).unwrap();
+            check_client_chain(&[&chain[0], &chain[1]], roots, now).is_ok()
+        };
+        let overlap = AuthoritySettings::default().root_overlap_ms;
+        let (mut moved, mut left) = (None, None);
+        for hour in 0..24 * 40 {
+            let now = begun.plus(hour * 3_600_000);
+            workload.tick(now).unwrap();
+            // As a restart would find it.
+            if hour % 24 == 0 {
+                assert_eq!(open(dir.path()).unwrap().roots(), workload.roots());
+            }
+            assert!(chain_under(now, &both), "{now}");
+            if !chain_under(now, &first_bundle) {
+                moved.get_or_insert(now);
+            }
+            if workload.roots().len() == 1 {
+                left.get_or_insert(now);
+            } else {
+                assert_eq!(workload.roots(), both);
+            }
+        }
+        let (moved, left) = (moved.unwrap(), left.unwrap());
+        assert!(begun.plus(overlap) <= moved && moved <= begun.plus(overlap + 2 * 3_600_000), "{moved}");
+        assert!(moved.plus(DAY_MS) < left, "what the old root signed lives on: {left}");
+        assert_eq!(workload.roots(), both[1..]);
+        assert!(!dir.path().join("keys/workload-ca.key.pem").exists(), "the old root's key is gone");
+        open(dir.path()).unwrap().rotate_root(&data, None, None, left.plus(1)).unwrap();
+    }
+
+    #[test]
+    fn the_bundle_counts_up_when_it_changes_and_only_then() {
+        let (dir, _) = new();
+        let data = DataDir::at(dir.path());
+        let keys = Keys::load(&data, &domain(), &AuthoritySettings::default(), START).unwrap();
+        let read = |now| -> (usize, u64) {
+            let bundle: serde_json::Value = serde_json::from_str(&keys.spiffe_bundle(now).unwrap()).unwrap();
+            (bundle["keys"].as_array().unwrap().len(), bundle["spiffe_sequence"].as_u64().unwrap())
+        };
+        let (first, sequence) = read(START);
+        assert_eq!((first, read(START.plus(9000))), (2, (2, sequence)));
+        keys.workload.rotate_root(&data, None, None, START.plus(9000)).unwrap();
+        keys.workload.tick(START.plus(9000)).unwrap();
+        let (second, next) = read(START);
+        assert!(second == 3 && sequence < next, "also when the clock stands still");
     }
 
     #[test]
