@@ -7,8 +7,8 @@ LOCKED := --locked
 
 # What the agent, the tests and the demo need beside Rust: a software TPM and its tools, the TSS libraries that the
 # agent links, a reverse proxy that asks the gate, and curl and openssl as relying parties see them.
-PACKAGES := build-essential ca-certificates curl faketime jq libssl-dev libtss2-dev libtss2-tcti-swtpm0 nginx-light openssl pkg-config \
-	python3-venv swtpm swtpm-tools tpm2-openssl tpm2-tools
+PACKAGES := build-essential ca-certificates curl faketime jq libssl-dev libtpm2-pkcs11-1 libtpm2-pkcs11-tools libtss2-dev libtss2-tcti-swtpm0 nginx-light openssl pkg-config \
+	python3-venv softhsm2 swtpm swtpm-tools tpm2-openssl tpm2-tools
 
 .PHONY: help setup clients demo run test peers fuzz bench lint build clean
 

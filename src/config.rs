@@ -39,10 +39,96 @@ pub struct Config {
     /// The clock error beyond which nothing is signed; with `asserted`, the error that is vouched for. Milliseconds.
     #[serde(default = "clock_error_max_ms")]
     pub clock_error_max_ms: u64,
+    /// Whether credentials come with a WIT-SVID, which is a draft.
+    #[serde(default)]
+    pub wit_svid: bool,
+    /// How the workload authority's keys come and go.
+    #[serde(default)]
+    pub authority: AuthoritySettings,
 }
 
 const fn clock_error_max_ms() -> u64 {
     ERROR_MAX_MS
+}
+
+/// How the workload authority's keys come and go.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AuthoritySettings {
+    /// Life of an issuing certificate, milliseconds. The next one is made when two thirds are over.
+    pub issuing_life_ms: u64,
+    /// How long what is new is published before it is used, milliseconds.
+    pub overlap_ms: u64,
+    /// Whether issuing certificates name the trust domain as the only one they are for.
+    pub name_constraints: NameConstraints,
+    /// Where issuing keys are made: a `pkcs11:` URI, to whose object name each adds a number. Without it, in files.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub issuing_key: Option<String>,
+    /// How long a new root is in the bundle before it signs, milliseconds: relying parties are given it meanwhile.
+    pub root_overlap_ms: u64,
+    /// When the next token key is made, after the one before, milliseconds.
+    pub token_life_ms: u64,
+    /// Where token keys are made, likewise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_key: Option<String>,
+}
+
+impl Default for AuthoritySettings {
+    fn default() -> Self {
+        Self {
+            issuing_life_ms: 7 * 86_400_000,
+            overlap_ms: 60_000,
+            name_constraints: NameConstraints::Uri,
+            issuing_key: None,
+            root_overlap_ms: 7 * 86_400_000,
+            token_life_ms: 30 * 86_400_000,
+            token_key: None,
+        }
+    }
+}
+
+/// What issuing certificates are constrained to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NameConstraints {
+    /// URIs of the trust domain (RFC 5280, 4.2.1.10), critical.
+    #[default]
+    Uri,
+    /// Nothing, for relying parties that refuse every constraint of URIs, as rustls-webpki 0.103 does.
+    None,
+}
+
+impl AuthoritySettings {
+    /// Longest and shortest life of an issuing certificate.
+    const LIFE_MS: std::ops::RangeInclusive<u64> = 3_600_000..=90 * 86_400_000;
+    /// Bundles are carried by hand in some places.
+    const ROOT_OVERLAP_MS: std::ops::RangeInclusive<u64> = 3_600_000..=365 * 86_400_000;
+    /// A retired key stays published for a day: shorter lives would only pile up keys.
+    const TOKEN_LIFE_MS: std::ops::RangeInclusive<u64> = 2 * 86_400_000..=365 * 86_400_000;
+    /// A pulse takes five seconds at most to reach a gate, and nobody waits longer than a day.
+    const OVERLAP_MS: std::ops::RangeInclusive<u64> = 10_000..=86_400_000;
+
+    fn check(&self, credential_ttl_ms: u64) -> Result<(), (&'static str, String)> {
+        if !Self::LIFE_MS.contains(&self.issuing_life_ms) {
+            return Err(("authority.issuing_life_ms: an hour to 90 days", self.issuing_life_ms.to_string()));
+        }
+        if !Self::ROOT_OVERLAP_MS.contains(&self.root_overlap_ms) {
+            return Err(("authority.root_overlap_ms: an hour to a year", self.root_overlap_ms.to_string()));
+        }
+        if !Self::TOKEN_LIFE_MS.contains(&self.token_life_ms) {
+            return Err(("authority.token_life_ms: two days to a year", self.token_life_ms.to_string()));
+        }
+        if !Self::OVERLAP_MS.contains(&self.overlap_ms) {
+            return Err(("authority.overlap_ms: 10 seconds to a day", self.overlap_ms.to_string()));
+        }
+        // In the last third of the old key's life the new one is published and takes over, and the old leaves end.
+        let needed = self.overlap_ms.saturating_add(credential_ttl_ms);
+        if self.issuing_life_ms / 3 <= needed {
+            let expected = "authority.issuing_life_ms: more than thrice overlap_ms and credential_ttl_ms together";
+            return Err((expected, self.issuing_life_ms.to_string()));
+        }
+        Ok(())
+    }
 }
 
 /// Whether keys in a host's memory are certified.
@@ -109,6 +195,8 @@ impl Config {
             workload_keys: WorkloadKeys::Refuse,
             clock_sync: ClockSync::Kernel,
             clock_error_max_ms: ERROR_MAX_MS,
+            wit_svid: false,
+            authority: AuthoritySettings::default(),
         }
     }
 
@@ -156,7 +244,7 @@ impl Config {
         if 86_400_000 < self.credential_ttl_ms {
             return Err(("credential_ttl_ms: at most a day", self.credential_ttl_ms.to_string()));
         }
-        Ok(())
+        self.authority.check(self.credential_ttl_ms)
     }
 }
 
@@ -263,6 +351,27 @@ pub fn write_new(path: &Path, bytes: &[u8]) -> Result<(), ConfigError> {
     file.write_all(bytes).and_then(|()| file.sync_all()).map_err(ConfigError::file(path))
 }
 
+/// Puts a file (0600) in the place of another, or of none: whole and durable when this returns, and never seen in part.
+///
+/// # Errors
+/// [`ConfigError::File`]; what was there before is there still.
+pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), ConfigError> {
+    let next = path.with_added_extension("new");
+    let written = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&next);
+    let written = written.and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()));
+    written.map_err(ConfigError::file(&next))?;
+    fs::rename(&next, path).map_err(ConfigError::file(path))?;
+    sync_dir(path.parent().unwrap_or(path))
+}
+
+/// Makes the names in a directory durable.
+///
+/// # Errors
+/// [`ConfigError::File`].
+pub fn sync_dir(dir: &Path) -> Result<(), ConfigError> {
+    fs::File::open(dir).and_then(|opened| opened.sync_all()).map_err(ConfigError::file(dir))
+}
+
 /// Reads a file of at most `size_max` bytes.
 ///
 /// # Errors
@@ -295,10 +404,29 @@ pub fn list_dir(path: &Path) -> Result<Vec<PathBuf>, ConfigError> {
 
 #[cfg(test)]
 mod tests {
-    use super::Config;
+    use super::{AuthoritySettings, Config, replace};
 
     fn config() -> Config {
         Config::for_domain("example.org", "127.0.0.1:8443".parse().unwrap())
+    }
+
+    fn authority(change: impl FnOnce(&mut AuthoritySettings)) -> Config {
+        let mut config = config();
+        change(&mut config.authority);
+        config
+    }
+
+    #[test]
+    fn a_file_is_replaced_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.pem");
+        // What a crash left.
+        std::fs::write(dir.path().join("a.pem.new"), "half of something longer").unwrap();
+        for text in ["first", "second"] {
+            replace(&path, text.as_bytes()).unwrap();
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+        }
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 
     #[test]
@@ -324,6 +452,15 @@ mod tests {
             Config { credential_ttl_ms: 100_000_000, ..config() },
             Config { clock_error_max_ms: 0, ..config() },
             Config { clock_error_max_ms: 1_001, ..config() },
+            authority(|settings| settings.issuing_life_ms = 3_599_999),
+            authority(|settings| settings.issuing_life_ms = 90 * 86_400_000 + 1),
+            authority(|settings| settings.token_life_ms = 2 * 86_400_000 - 1),
+            authority(|settings| settings.token_life_ms = 365 * 86_400_000 + 1),
+            authority(|settings| settings.root_overlap_ms = 3_599_999),
+            authority(|settings| settings.root_overlap_ms = 365 * 86_400_000 + 1),
+            authority(|settings| settings.overlap_ms = 9_999),
+            authority(|settings| settings.overlap_ms = 86_400_001),
+            Config { credential_ttl_ms: 1_140_000, ..authority(|settings| settings.issuing_life_ms = 3_600_000) },
         ];
         for config in bad {
             assert!(config.check().is_err(), "{config:?}");
@@ -331,7 +468,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("config.toml");
         let text = toml::to_string(&config()).unwrap();
-        for text in [format!("{text}insecure = true\n"), text.replace("lease_ms = 45000\n", "")] {
+        for text in [format!("insecure = true\n{text}"), text.replace("lease_ms = 45000\n", "")] {
             std::fs::write(&path, text).unwrap();
             assert!(Config::load(&path).is_err());
         }

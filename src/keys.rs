@@ -4,24 +4,36 @@
 //! authority signs the broker's own certificate and the channel certificates of operators and hosts; it opens routes
 //! and vouches for no workload. They never share a key.
 
+pub mod offline;
 pub mod operator;
+pub mod pkcs11;
+mod roots;
+pub mod signing;
+pub mod tokens;
+pub mod workload;
 
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
-use aws_lc_rs::rand::SystemRandom;
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
 use base64::Engine as _;
 use countersign_attestation::UnixMillis;
 use countersign_attestation::digest::Sha256Digest;
-use countersign_attestation::result::jws::{self, Jwk, JwkSet, Kind};
+use countersign_attestation::protocol::Base64Bytes;
+use countersign_attestation::result::authorities::{self, Authorities};
+use countersign_attestation::result::jws::{Jwk, JwkSet};
+use countersign_attestation::result::svid::TrustDomain;
 use rcgen::{
     BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber, SubjectPublicKeyInfo,
+    Issuer, KeyUsagePurpose, SanType, SerialNumber, SubjectPublicKeyInfo,
 };
 use serde::Serialize;
 use zeroize::Zeroizing;
 
-use crate::config::{ConfigError, DataDir, create_private_dir, read_bounded, write_new};
+use self::pkcs11::Uri;
+use self::signing::SigningKey;
+use self::tokens::TokenKeys;
+use self::workload::Workload;
+use crate::config::{AuthoritySettings, ConfigError, DataDir, create_private_dir, read_bounded, write_new};
 
 /// A key could not be made or used. Nothing was signed.
 #[derive(Debug, thiserror::Error)]
@@ -37,11 +49,50 @@ pub enum KeyError {
         /// Why it failed.
         reason: String,
     },
+    /// A key in a token cannot be used now.
+    #[error("use a key in a PKCS#11 token: {which}: {reason}")]
+    Away {
+        /// Token and object.
+        which: String,
+        /// What the module says.
+        reason: String,
+    },
+    /// No issuing certificate is valid.
+    #[error("no issuing certificate of the workload CA is valid at {now}")]
+    NoIssuing {
+        /// Now.
+        now: UnixMillis,
+    },
+    /// A certificate never outlives the one above it.
+    #[error("a certificate until {end} would outlive its issuer's, which ends at {issuer}")]
+    Outlives {
+        /// The end that was asked for.
+        end: UnixMillis,
+        /// The issuer's.
+        issuer: UnixMillis,
+    },
+    /// The workload CA names workloads of its trust domain and nothing else.
+    #[error("the workload CA does not issue for {found}: it is outside of the trust domain")]
+    Outside {
+        /// The name.
+        found: String,
+    },
 }
 
 fn unusable<E: ToString>(doing: &'static str) -> impl Fn(E) -> KeyError {
     move |error| KeyError::Unusable { doing, reason: error.to_string() }
 }
+
+/// A certificate was not signed.
+fn not_signed(error: rcgen::Error) -> KeyError {
+    if error == rcgen::Error::RemoteKeyError {
+        return KeyError::Away { which: "the CA's key".to_owned(), reason: "see the message before".to_owned() };
+    }
+    unusable("sign a certificate")(error)
+}
+
+/// How often whoever follows the bundle asks for it (SPIFFE Trust Domain and Bundle, 4.1.2).
+const REFRESH_HINT_SECONDS: u64 = 300;
 
 const WORKLOAD: &str = "workload-ca";
 const CONTROL: &str = "control-ca";
@@ -51,9 +102,9 @@ const ROOT_LIFE_MS: u64 = 3650 * 86_400_000;
 /// Certificates start a little early, for verifiers whose clocks are behind.
 const BACKDATE_MS: u64 = 10_000;
 
-/// A certificate authority: an ECDSA P-256 key with its self-signed root.
+/// A certificate authority that signs with its root: an ECDSA P-256 key and its self-signed certificate.
 pub struct Authority {
-    issuer: Issuer<'static, KeyPair>,
+    issuer: Issuer<'static, SigningKey>,
     root_pem: String,
     root_der: Vec<u8>,
 }
@@ -91,30 +142,11 @@ pub struct Leaf {
 }
 
 impl Authority {
-    /// Makes a key and root, and writes `keys/<name>.key.pem` (0600) and the root under `public/`.
-    fn create(data: &DataDir, name: &str, subject: &str, now: UnixMillis) -> Result<(), KeyError> {
-        let key = KeyPair::generate().map_err(unusable("make a CA key"))?;
-        let mut params = CertificateParams::default();
-        params.distinguished_name = DistinguishedName::new();
-        params.distinguished_name.push(DnType::OrganizationName, "Countersign");
-        params.distinguished_name.push(DnType::CommonName, subject);
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        params.not_before = moment(UnixMillis(now.0.saturating_sub(BACKDATE_MS)))?;
-        params.not_after = moment(now.plus(ROOT_LIFE_MS))?;
-        params.serial_number = Some(SerialNumber::from_slice(&random::<16>()?));
-        let root = params.self_signed(&key).map_err(unusable("sign a CA root"))?;
-        let key_pem = Zeroizing::new(key.serialize_pem());
-        write_new(&private_path(data, name), key_pem.as_bytes())?;
-        write_new(&root_path(data, name), root.pem().as_bytes())?;
-        Ok(())
-    }
-
     fn load(data: &DataDir, name: &str) -> Result<Self, KeyError> {
-        let key = KeyPair::from_pem(&read_key(&private_path(data, name))?).map_err(unusable("read a CA key"))?;
+        let key = SigningKey::load(&private_path(data, name))?;
         let path = root_path(data, name);
         let root_pem = String::from_utf8(read_bounded(&path, 16_384)?).map_err(unusable("read a CA root"))?;
-        let root_der = crate::keys::certificate_der(&root_pem).map_err(unusable("read a CA root"))?;
+        let root_der = certificate_der(&root_pem).map_err(unusable("read a CA root"))?;
         let issuer = Issuer::from_ca_cert_pem(&root_pem, key).map_err(unusable("read a CA root"))?;
         Ok(Self { issuer, root_pem, root_der })
     }
@@ -137,78 +169,93 @@ impl Authority {
     /// [`KeyError`] when the key is not one certificates can carry.
     pub fn sign(&self, spki: &[u8], profile: LeafProfile, now: UnixMillis) -> Result<Leaf, KeyError> {
         let key = SubjectPublicKeyInfo::from_der(spki).map_err(unusable("read a public key"))?;
-        let mut params = CertificateParams::new(profile.names).map_err(unusable("name a certificate"))?;
-        params.distinguished_name = DistinguishedName::new();
-        if let Some(uri) = profile.uri {
-            let uri = uri.try_into().map_err(unusable("name a certificate"))?;
-            params.subject_alt_names.push(SanType::URI(uri));
-        }
-        params.is_ca = IsCa::ExplicitNoCa;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = profile.usages;
-        let custom = |(oid, content): (Vec<u64>, Vec<u8>)| CustomExtension::from_oid_content(&oid, content);
-        params.custom_extensions = profile.extensions.into_iter().map(custom).collect();
-        params.use_authority_key_identifier_extension = true;
-        params.serial_number = Some(SerialNumber::from_slice(&profile.serial));
-        params.not_before = moment(UnixMillis(now.0.saturating_sub(BACKDATE_MS)))?;
-        params.not_after = moment(profile.not_after)?;
-        let certificate = params.signed_by(&key, &self.issuer).map_err(unusable("sign a certificate"))?;
+        let params = leaf_params(profile, now)?;
+        let certificate = params.signed_by(&key, &self.issuer).map_err(not_signed)?;
         Ok(Leaf { pem: certificate.pem(), der: certificate.der().to_vec() })
     }
 }
 
-/// The ECDSA P-256 key that signs pulses, status lists and attestation results as JWS (ES256).
-pub struct TokenKey {
-    pair: EcdsaKeyPair,
-    random: SystemRandom,
-    jwk: Jwk,
+/// Makes a key and its self-signed root, above `path_length` authorities.
+fn create_root(
+    data: &DataDir,
+    name: &str,
+    subject: &str,
+    path_length: u8,
+    uri: Option<&Uri>,
+    now: UnixMillis,
+) -> Result<(), KeyError> {
+    let key = SigningKey::create(&private_path(data, name), uri)?;
+    let root = root_params(subject, path_length, now)?.self_signed(&key).map_err(not_signed)?;
+    write_new(&root_path(data, name), root.pem().as_bytes())?;
+    Ok(())
 }
 
-impl std::fmt::Debug for TokenKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("TokenKey").field("kid", &self.jwk.kid()).finish_non_exhaustive()
-    }
+/// What a root says of itself.
+fn root_params(subject: &str, path_length: u8, now: UnixMillis) -> Result<CertificateParams, KeyError> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::OrganizationName, "Countersign");
+    params.distinguished_name.push(DnType::CommonName, subject);
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(path_length));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.not_before = moment(UnixMillis(now.0.saturating_sub(BACKDATE_MS)))?;
+    params.not_after = moment(now.plus(ROOT_LIFE_MS))?;
+    params.serial_number = Some(SerialNumber::from_slice(&random::<16>()?));
+    Ok(params)
 }
 
-impl TokenKey {
-    fn load(data: &DataDir) -> Result<Self, KeyError> {
-        let pem = read_key(&private_path(data, "token"))?;
-        let key = KeyPair::from_pem(&pem).map_err(unusable("read the token key"))?;
-        let pkcs8 = Zeroizing::new(key.serialize_der());
-        let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &pkcs8)
-            .map_err(unusable("read the token key"))?;
-        let jwk = Jwk::from_point(pair.public_key().as_ref())
-            .ok_or_else(|| unusable("read the token key")("it is not a P-256 key"))?;
-        Ok(Self { pair, random: SystemRandom::new(), jwk })
+/// What the certificate of an end entity says.
+fn leaf_params(profile: LeafProfile, now: UnixMillis) -> Result<CertificateParams, KeyError> {
+    let mut params = CertificateParams::new(profile.names).map_err(unusable("name a certificate"))?;
+    params.distinguished_name = DistinguishedName::new();
+    if let Some(uri) = profile.uri {
+        let uri = uri.try_into().map_err(unusable("name a certificate"))?;
+        params.subject_alt_names.push(SanType::URI(uri));
     }
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = profile.usages;
+    let custom = |(oid, content): (Vec<u64>, Vec<u8>)| CustomExtension::from_oid_content(&oid, content);
+    params.custom_extensions = profile.extensions.into_iter().map(custom).collect();
+    params.use_authority_key_identifier_extension = true;
+    params.serial_number = Some(SerialNumber::from_slice(&profile.serial));
+    params.not_before = moment(UnixMillis(now.0.saturating_sub(BACKDATE_MS)))?;
+    params.not_after = moment(profile.not_after)?;
+    Ok(params)
+}
 
-    /// Signs `payload` as a compact JWS of `kind`.
-    ///
-    /// # Errors
-    /// [`KeyError`] when the engine fails; nothing was signed.
-    pub fn sign(&self, kind: Kind, payload: &[u8]) -> Result<String, KeyError> {
-        let input = jws::signing_input(kind, self.jwk.kid(), payload);
-        let signature = self.pair.sign(&self.random, input.as_bytes()).map_err(unusable("sign a token"))?;
-        let signature = signature.as_ref().try_into().map_err(unusable("sign a token"))?;
-        Ok(jws::compact(&input, signature))
-    }
+/// Where the workload authority's root is.
+#[derive(Clone, Debug, Default)]
+pub enum Root {
+    /// Its key is a file of the data directory.
+    #[default]
+    File,
+    /// Its key is in a token.
+    Token(Uri),
+    /// Its key is on another machine; this is its certificate, PEM.
+    Elsewhere(String),
+}
 
-    /// The public key set, for JWT libraries and gates (`use: sig`).
-    #[must_use]
-    pub fn jwks(&self) -> JwkSet {
-        JwkSet::new([self.jwk.clone()])
-    }
+/// Where keys are made that are not made in files.
+#[derive(Clone, Debug, Default)]
+pub struct Places {
+    /// The workload authority's root.
+    pub root: Root,
+    /// The key that signs tokens.
+    pub token: Option<Uri>,
 }
 
 /// All keys of a broker.
 #[derive(Debug)]
 pub struct Keys {
     /// Signs execution credentials.
-    pub workload: Authority,
+    pub workload: Workload,
     /// Signs the broker's own, operators' and hosts' channel certificates.
     pub control: Authority,
     /// Signs tokens.
-    pub token: TokenKey,
+    pub token: TokenKeys,
+    /// The members of the SPIFFE bundle as they were last written, and their sequence number.
+    bundle: Mutex<(String, u64)>,
 }
 
 impl Keys {
@@ -216,45 +263,98 @@ impl Keys {
     ///
     /// # Errors
     /// [`KeyError`] when a file exists already or cannot be written.
-    pub fn create(data: &DataDir, trust_domain: &str, now: UnixMillis) -> Result<(), KeyError> {
+    pub fn create(data: &DataDir, trust_domain: &str, places: &Places, now: UnixMillis) -> Result<(), KeyError> {
         create_private_dir(&data.keys())?;
         create_private_dir(&data.public())?;
-        Authority::create(data, WORKLOAD, &format!("{trust_domain} workloads"), now)?;
-        Authority::create(data, CONTROL, &format!("{trust_domain} control"), now)?;
-        let token = KeyPair::generate().map_err(unusable("make the token key"))?;
-        write_new(&private_path(data, "token"), Zeroizing::new(token.serialize_pem()).as_bytes())?;
-        let jwks = TokenKey::load(data)?.jwks().to_json();
-        write_new(&data.public().join("jwks.json"), jwks.as_bytes())?;
-        Ok(())
+        let name = format!("{trust_domain} workloads");
+        match &places.root {
+            Root::File => create_root(data, WORKLOAD, &name, 1, None, now)?,
+            Root::Token(uri) => create_root(data, WORKLOAD, &name, 1, Some(uri), now)?,
+            Root::Elsewhere(pem) => {
+                offline::check_root(pem, now)?;
+                write_new(&root_path(data, WORKLOAD), pem.as_bytes())?;
+            }
+        }
+        create_root(data, CONTROL, &format!("{trust_domain} control"), 0, None, now)?;
+        workload::create(data)?;
+        create_private_dir(&data.keys().join("token"))?;
+        tokens::create(&data.keys().join("token"), places.token.as_ref(), now.0)?;
+        TokenKeys::load(data, &AuthoritySettings::default(), now)?.publish()
     }
 
-    /// Loads the keys of a data directory.
+    /// Loads the keys of a data directory, and makes an issuing key where one is due.
     ///
     /// # Errors
     /// [`KeyError`] when one is missing or damaged.
-    pub fn load(data: &DataDir) -> Result<Self, KeyError> {
-        Ok(Self {
-            workload: Authority::load(data, WORKLOAD)?,
-            control: Authority::load(data, CONTROL)?,
-            token: TokenKey::load(data)?,
-        })
+    pub fn load(
+        data: &DataDir,
+        trust_domain: &TrustDomain,
+        settings: &AuthoritySettings,
+        now: UnixMillis,
+    ) -> Result<Self, KeyError> {
+        let workload = Workload::load(data, trust_domain, settings)?;
+        // Without an issuing key nothing is issued, and pulses are signed all the same: who is trusted stays so.
+        if let Err(error) = workload.tick(now) {
+            tracing::error!(%error, "no new issuing key");
+        }
+        let token = TokenKeys::load(data, settings, now)?;
+        if let Err(error) = token.tick(now) {
+            tracing::error!(%error, "no new token key");
+        }
+        Ok(Self { workload, control: Self::control(data)?, token, bundle: Mutex::default() })
+    }
+
+    /// The control authority alone.
+    ///
+    /// # Errors
+    /// [`KeyError`] when it is missing or damaged.
+    pub fn control(data: &DataDir) -> Result<Authority, KeyError> {
+        Authority::load(data, CONTROL)
+    }
+
+    /// What the broker says of its keys at `now`.
+    #[must_use]
+    pub fn authorities(&self, trust_domain: &TrustDomain, now: UnixMillis) -> Authorities {
+        Authorities {
+            iss: trust_domain.clone(),
+            iat: now,
+            exp: now.plus(authorities::LIFE_MS),
+            keys: self.token.jwks(),
+            roots: self.workload.roots().into_iter().map(Base64Bytes).collect(),
+            issuing: self.workload.issuing(now).into_iter().map(Base64Bytes).collect(),
+        }
     }
 
     /// The SPIFFE bundle (SPIFFE Trust Domain and Bundle, 4): X.509 roots and token keys of the trust domain.
     ///
     /// # Errors
     /// [`KeyError`] when a key cannot be written as a JWK.
-    pub fn spiffe_bundle(&self) -> Result<String, KeyError> {
-        let root = Jwk::from_point(self.workload.issuer.key().public_key_raw())
-            .ok_or_else(|| unusable("write the bundle")("the workload CA is not a P-256 key"))?;
-        let x509 = SpiffeKey {
-            key: jwk_members(&JwkSet::new([root]))?,
-            usage: "x509-svid",
-            x5c: Some([base64::engine::general_purpose::STANDARD.encode(&self.workload.root_der)]),
-        };
-        let jwt = SpiffeKey { key: jwk_members(&self.token.jwks())?, usage: "jwt-svid", x5c: None };
-        serde_json::to_string(&SpiffeBundle { keys: [x509, jwt] }).map_err(unusable("write the bundle"))
+    pub fn spiffe_bundle(&self, now: UnixMillis) -> Result<String, KeyError> {
+        let mut keys = Vec::new();
+        for root in self.workload.roots() {
+            let jwk = root_jwk(&root).ok_or_else(|| unusable("write the bundle")("a root is of no P-256 key"))?;
+            let x5c = Some([base64::engine::general_purpose::STANDARD.encode(&root)]);
+            for key in jwk_members(&JwkSet::new([jwk]))? {
+                keys.push(SpiffeKey { key, usage: "x509-svid", x5c: x5c.clone() });
+            }
+        }
+        let tokens = jwk_members(&self.token.jwks())?;
+        keys.extend(tokens.into_iter().map(|key| SpiffeKey { key, usage: "jwt-svid", x5c: None }));
+        let members = serde_json::to_string(&keys).map_err(unusable("write the bundle"))?;
+        let mut last = self.bundle.lock().map_err(unusable("write the bundle"))?;
+        if last.0 != members {
+            // Rises with every change, and over restarts as the clock does.
+            *last = (members, now.0.max(last.1.saturating_add(1)));
+        }
+        let bundle = SpiffeBundle { keys, spiffe_sequence: last.1, spiffe_refresh_hint: REFRESH_HINT_SECONDS };
+        serde_json::to_string(&bundle).map_err(unusable("write the bundle"))
     }
+}
+
+fn root_jwk(der: &[u8]) -> Option<Jwk> {
+    use x509_parser::prelude::{FromDer as _, X509Certificate};
+    let (_, certificate) = X509Certificate::from_der(der).ok()?;
+    Jwk::from_point(&certificate.public_key().subject_public_key.data)
 }
 
 /// The key members of a JWK, as [`JwkSet::to_json`] writes them.
@@ -280,17 +380,19 @@ struct SpiffeKey {
 
 #[derive(Serialize)]
 struct SpiffeBundle {
-    keys: [SpiffeKey; 2],
+    keys: Vec<SpiffeKey>,
+    spiffe_sequence: u64,
+    spiffe_refresh_hint: u64,
 }
 
 #[derive(serde::Deserialize)]
 struct JwksMembers {
-    keys: [JwkMembers; 1],
+    keys: Vec<JwkMembers>,
 }
 
-fn jwk_members(keys: &JwkSet) -> Result<JwkMembers, KeyError> {
-    let JwksMembers { keys: [key] } = serde_json::from_str(&keys.to_json()).map_err(unusable("write a JWK"))?;
-    Ok(key)
+fn jwk_members(keys: &JwkSet) -> Result<Vec<JwkMembers>, KeyError> {
+    let JwksMembers { keys } = serde_json::from_str(&keys.to_json()).map_err(unusable("write a JWK"))?;
+    Ok(keys)
 }
 
 /// `N` bytes from the operating system.
@@ -312,6 +414,16 @@ pub fn certificate_der(pem: &str) -> Result<Vec<u8>, String> {
     rustls_pki_types::CertificateDer::from_pem_slice(pem.as_bytes())
         .map(|certificate| certificate.to_vec())
         .map_err(|error| error.to_string())
+}
+
+/// The DER of every certificate of a PEM text, in its order.
+///
+/// # Errors
+/// What is wrong with the text.
+pub fn certificates_der(pem: &str) -> Result<Vec<Vec<u8>>, String> {
+    use rustls_pki_types::pem::PemObject as _;
+    let certificates = rustls_pki_types::CertificateDer::pem_slice_iter(pem.as_bytes());
+    certificates.map(|read| read.map(|der| der.to_vec()).map_err(|error| error.to_string())).collect()
 }
 
 fn moment(at: UnixMillis) -> Result<time::OffsetDateTime, KeyError> {

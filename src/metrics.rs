@@ -61,6 +61,7 @@ pub struct Metrics {
     ends: Family<SubjectLabels, Gauge>,
     warnings: Gauge,
     clock_error: Gauge<f64, AtomicU64>,
+    issuing_left: Gauge,
 }
 
 impl Default for Metrics {
@@ -98,8 +99,12 @@ impl Metrics {
         let clock_error = Gauge::default();
         let error = "Clock error of this machine; -1 where it is not known or too large, and nothing is signed";
         registry.register_with_unit("clock_error", error, Unit::Seconds, clock_error.clone());
+        let issuing_left = Gauge::default();
+        let left = "Until the end of the last valid issuing certificate; 0 when there is none and nothing is issued";
+        registry.register_with_unit("issuing_certificate_left", left, Unit::Seconds, issuing_left.clone());
         Self {
             registry,
+            issuing_left,
             decisions,
             requests,
             seconds,
@@ -163,6 +168,11 @@ impl Metrics {
     /// Sets how much there is to warn of.
     pub fn warnings(&self, count: usize) {
         self.warnings.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// Sets how long there is an issuing certificate.
+    pub fn issuing(&self, left_ms: u64) {
+        self.issuing_left.set(i64::try_from(left_ms / 1000).unwrap_or(i64::MAX));
     }
 
     /// OpenMetrics text.

@@ -97,6 +97,18 @@ reasons! {
     /// P-256 only.
     KeyUnusable = 400, "credential.key.unusable", "the key is not a P-256 SubjectPublicKeyInfo",
         "send the DER SubjectPublicKeyInfo of an ECDSA P-256 key";
+    /// Issuing keys live for days; without one that lives, nothing is issued.
+    NoIssuing = 503, "ca.issuing.none", "the workload CA has no valid issuing certificate, so nothing was issued",
+        "an operator looks at /readyz, and sees to the root's key, or brings a new certificate (`countersign ca`)";
+    /// An HSM or TPM.
+    KeyAway = 503, "ca.key.unavailable", "the token that holds the CA's key cannot be used now, so nothing was issued",
+        "an operator sees to the token and its PIN file; nothing has to be done at the broker once it is back";
+    /// RFC 5280, 6.1: a path ends with the first of its certificates.
+    Outlives = 503, "ca.issuing.outlived", "the credential would outlive the certificate that issues it",
+        "attest again";
+    /// What the name constraints say, before anything is signed.
+    OutsideName = 403, "ca.issuing.name", "the workload CA does not issue for this name",
+        "workloads are named spiffe://TRUST-DOMAIN/...";
     /// Manifests are parsed strictly.
     ReferenceMalformed = 400, "reference.malformed", "the reference manifest is not acceptable",
         "see expected and found";

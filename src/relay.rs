@@ -6,8 +6,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::pulse::{Class, Pulse};
+use countersign_attestation::result::authorities::Authorities;
 use countersign_attestation::result::jws::JwkSet;
 use countersign_attestation::result::svid::TrustDomain;
 use countersign_attestation::sse::{Event, Parser, SseError};
@@ -20,7 +22,7 @@ use tokio::sync::watch;
 use crate::clock::{Clock, sleep};
 use crate::keys::random;
 use crate::metrics::RelayMetrics;
-use crate::trust::pulse::{Pacing, Published, PublishedList};
+use crate::trust::pulse::{Pacing, Published, PublishedAuthorities, PublishedList};
 
 /// Longest wait for a connection, and for a whole answer that is not a stream.
 const ANSWER_MAX: Duration = Duration::from_secs(2);
@@ -62,8 +64,8 @@ pub struct Upstream {
     pub broker: Url,
     /// Its client, with the pinned CA.
     pub client: Client,
-    /// The broker's token keys.
-    pub keys: JwkSet,
+    /// The broker's token keys: those that are pinned, and then those that it says follow them.
+    pub keys: ArcSwap<JwkSet>,
     /// Whose pulses are relayed.
     pub trust_domain: TrustDomain,
     /// Time.
@@ -88,7 +90,7 @@ impl Upstream {
     /// # Errors
     /// Why it is refused.
     pub fn verify_list(&self, token: &str) -> Result<(Verified<StatusListToken>, StatusList), Rejection> {
-        StatusListToken::verify(token, &self.keys, self.clock.now())
+        StatusListToken::verify(token, &self.keys.load(), self.clock.now())
     }
 
     async fn text(&self, path: &str) -> Result<String, RelayFault> {
@@ -136,6 +138,7 @@ pub fn client(tls: rustls::ClientConfig, class: Class) -> Result<Client, reqwest
 pub struct Follower {
     upstream: Arc<Upstream>,
     newest: Option<Verified<Pulse>>,
+    authorities: Option<Arc<PublishedAuthorities>>,
     lists: BTreeMap<Sha256Digest, Arc<PublishedList>>,
     publish: watch::Sender<Option<Arc<Published>>>,
     pacing: Pacing,
@@ -147,7 +150,7 @@ impl Follower {
     pub fn new(upstream: Arc<Upstream>) -> (Self, watch::Receiver<Option<Arc<Published>>>) {
         let (publish, published) = watch::channel(None);
         let pacing = Pacing::of(Class::Default.period_ms());
-        (Self { upstream, newest: None, lists: BTreeMap::new(), publish, pacing }, published)
+        (Self { upstream, newest: None, authorities: None, lists: BTreeMap::new(), publish, pacing }, published)
     }
 
     /// Follows until nobody listens any more.
@@ -207,11 +210,25 @@ impl Follower {
 
     async fn take(&mut self, event: &Event) -> Result<(), RelayFault> {
         match event.name.as_str() {
+            "authorities" => self.learn(event.data.clone()).map(drop),
             "status-list" => self.keep(event.data.clone()).map(drop),
             "status-delta" => self.change(&event.data),
             "pulse" => self.relay(event.data.clone()).await,
             _ => Ok(()),
         }
+    }
+
+    /// Takes up what the broker says of its keys: the next token key is known before it signs.
+    fn learn(&mut self, token: String) -> Result<Arc<PublishedAuthorities>, RelayFault> {
+        let (now, upstream) = (self.upstream.clock.now(), &self.upstream);
+        let authorities = Authorities::verify(&token, &upstream.keys.load(), &upstream.trust_domain, now)?.into_inner();
+        if let Some(held) = self.authorities.as_ref().filter(|held| authorities.iat <= held.authorities.iat) {
+            return Ok(Arc::clone(held));
+        }
+        self.upstream.keys.store(Arc::new(authorities.keys.clone()));
+        let published = Arc::new(PublishedAuthorities { authorities, token });
+        self.authorities = Some(Arc::clone(&published));
+        Ok(published)
     }
 
     fn keep(&mut self, token: String) -> Result<Arc<PublishedList>, RelayFault> {
@@ -242,7 +259,7 @@ impl Follower {
     /// Passes a pulse on, once all its lists are there.
     async fn relay(&mut self, token: String) -> Result<(), RelayFault> {
         let now = self.upstream.clock.now();
-        let pulse = Pulse::verify(&token, &self.upstream.keys, &self.upstream.trust_domain, now)?;
+        let pulse = Pulse::verify(&token, &self.upstream.keys.load(), &self.upstream.trust_domain, now)?;
         if self.newest.as_ref().is_some_and(|newest| !pulse.supersedes(newest)) {
             return Ok(());
         }
@@ -263,7 +280,15 @@ impl Follower {
         let digests = |pulse: &Pulse| pulse.lists.iter().map(|list| list.sha256).collect::<Vec<_>>();
         let says_new = self.newest.as_ref().is_none_or(|newest| digests(newest) != digests(&pulse));
         let extra = self.pacing.is_extra(pulse.basis, says_new);
-        let published = Published { pulse: token, seq: pulse.seq, basis: pulse.basis, exp: pulse.exp, lists, extra };
+        let authorities = match &self.authorities {
+            Some(authorities) => Arc::clone(authorities),
+            None => {
+                let token = self.upstream.text("v1/authorities").await?;
+                self.learn(token)?
+            }
+        };
+        let (seq, basis, exp) = (pulse.seq, pulse.basis, pulse.exp);
+        let published = Published { pulse: token, seq, basis, exp, lists, authorities, extra };
         self.upstream.metrics.relayed(pulse.seq, self.upstream.clock.now().since(pulse.basis));
         self.newest = Some(pulse);
         self.publish.send_replace(Some(Arc::new(published)));

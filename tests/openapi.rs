@@ -184,6 +184,7 @@ fn samples() -> BTreeMap<&'static str, BTreeSet<String>> {
     let credential = IssuedCredential {
         jwt_svids: vec![token.clone()],
         workload_chain: Some(String::new()),
+        wit_svid: Some(String::new()),
         certificate_chain: String::new(),
         ear: String::new(),
         trust_bundle: String::new(),

@@ -5,6 +5,7 @@
 //! DIR/current -> generations/7          replaced by rename(2): the switch from one generation to the next
 //! DIR/credential.pem -> current/credential.pem, likewise key.pem, ear.jwt, bundle.pem
 //! DIR/status.json
+//! DIR/current/wit.jwt                   only where the broker issues WIT-SVIDs
 //! ```
 //!
 //! A reader that wants certificate and key of one generation for sure resolves `current` once and reads both below it:
@@ -21,6 +22,8 @@ use serde::Serialize;
 use crate::files::{self, At as _, FileError};
 
 const FILES: [&str; 4] = ["credential.pem", "key.pem", "ear.jwt", "bundle.pem"];
+/// Only below `current`, and only where the broker issues it.
+const WIT_SVID: &str = "wit.jwt";
 
 /// What `status.json` says. Times are milliseconds since 1970.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -106,6 +109,9 @@ impl CredentialDirectory {
         let contents = [&credential.certificate_chain, key_pem, &credential.ear, &credential.trust_bundle];
         for (name, content) in FILES.iter().zip(contents) {
             files::create_private(&target.join(name), content.as_bytes())?;
+        }
+        if let Some(wit_svid) = &credential.wit_svid {
+            files::create_private(&target.join(WIT_SVID), wit_svid.as_bytes())?;
         }
         files::sync_directory(&target)?;
         let switch = self.path.join("current.new");
@@ -207,6 +213,7 @@ mod tests {
     fn credential(generation: u32) -> IssuedCredential {
         IssuedCredential {
             workload_chain: None,
+            wit_svid: None,
             jwt_svids: vec![],
             certificate_chain: format!("certificate {generation}"),
             ear: format!("ear {generation}"),
@@ -235,6 +242,11 @@ mod tests {
         for directory in ["", "generations", "current"] {
             assert_eq!(mode(&path.join(directory)), 0o700, "{directory}");
         }
+        assert!(!path.join("current/wit.jwt").exists());
+        let with = IssuedCredential { wit_svid: Some("wit".to_owned()), ..credential(1) };
+        directory.publish(&with, "key 1", &STARTING).unwrap();
+        assert_eq!(fs::read_to_string(path.join("current/wit.jwt")).unwrap(), "wit");
+        assert_eq!(mode(&path.join("current/wit.jwt")), 0o600);
         let lost = Status::Lost {
             since: UnixMillis(5),
             code: "lease.expired".to_owned(),

@@ -10,6 +10,8 @@ use crate::broker_client::{BrokerClient, BrokerError};
 use crate::clock;
 use crate::pulse_watch::{Finding, PulseWatch, Subject};
 use crate::sse::{Event, Parser, Unreadable};
+use crate::workload_api::feed::JwtBundle;
+use crate::workload_api::jwt::jwt_bundle;
 
 /// A broker signs every second; three silent seconds are a broken connection.
 const SILENCE_MAX_MS: u64 = 3_000;
@@ -35,15 +37,17 @@ enum Fault {
 pub async fn run(
     broker: BrokerClient,
     keys: JwkSet,
+    bundle: JwtBundle,
     mut subject: watch::Receiver<Option<Subject>>,
     revoked: mpsc::Sender<Subject>,
     staples: watch::Sender<Option<String>>,
 ) {
     let mut watch = PulseWatch::new(keys);
+    let mut learn = Learn { broker: broker.clone(), bundle };
     let mut backoff = Backoff::new(BACKOFF_FIRST_MS);
     while !revoked.is_closed() {
         let mut heard = false;
-        if let Err(fault) = stream(&broker, &mut watch, &mut subject, (&revoked, &staples), &mut heard).await {
+        if let Err(fault) = stream(&mut learn, &mut watch, &mut subject, (&revoked, &staples), &mut heard).await {
             tracing::warn!(%fault, "the pulse is not followed for now; the lease bounds trust");
         }
         if heard {
@@ -53,14 +57,31 @@ pub async fn run(
     }
 }
 
+/// Learns the broker's token keys over its pinned channel, as SPIRE's agents have bundles from their server: at each
+/// connection, and whenever the broker says that they changed. The next key is there before it signs.
+struct Learn {
+    broker: BrokerClient,
+    bundle: JwtBundle,
+}
+
+impl Learn {
+    async fn keys(&mut self, watch: &mut PulseWatch) -> Result<(), Fault> {
+        let document = self.broker.token_keys().await?;
+        watch.trust(JwkSet::parse(document.as_bytes())?);
+        self.bundle.set(jwt_bundle(&document));
+        Ok(())
+    }
+}
+
 async fn stream(
-    broker: &BrokerClient,
+    learn: &mut Learn,
     watch: &mut PulseWatch,
     subject: &mut watch::Receiver<Option<Subject>>,
     (revoked, staples): (&mpsc::Sender<Subject>, &watch::Sender<Option<String>>),
     heard: &mut bool,
 ) -> Result<(), Fault> {
-    let mut response = broker.pulses().await?;
+    learn.keys(watch).await?;
+    let mut response = learn.broker.pulses().await?;
     let mut parser = Parser::default();
     loop {
         let chunk = tokio::select! {
@@ -70,7 +91,7 @@ async fn stream(
         for event in parser.read(&chunk)? {
             let watched = subject.borrow_and_update().clone();
             watch.watch(watched.clone());
-            match take(broker, watch, &event).await {
+            match take(learn, watch, &event).await {
                 Ok(false) => {
                     *heard = true;
                     if event.name == "pulse" {
@@ -91,8 +112,12 @@ async fn stream(
 }
 
 /// Whether the event says that the credential is revoked.
-async fn take(broker: &BrokerClient, watch: &mut PulseWatch, event: &Event) -> Result<bool, Fault> {
+async fn take(learn: &mut Learn, watch: &mut PulseWatch, event: &Event) -> Result<bool, Fault> {
     let found = match event.name.as_str() {
+        "authorities" => {
+            learn.keys(watch).await?;
+            Finding::Nothing
+        }
         "status-list" => watch.offer_list(&event.data, clock::wall())?,
         "status-delta" => watch.offer_delta(&event.data, clock::wall())?,
         "pulse" => watch.offer_pulse(&event.data, clock::wall())?,
@@ -102,7 +127,7 @@ async fn take(broker: &BrokerClient, watch: &mut PulseWatch, event: &Event) -> R
         Finding::Nothing => false,
         Finding::Revoked => true,
         Finding::NeedsList(number) => {
-            let list = broker.status_list(number).await?;
+            let list = learn.broker.status_list(number).await?;
             watch.offer_list(&list, clock::wall())? == Finding::Revoked
         }
     })

@@ -96,6 +96,11 @@ impl PulseWatch {
         }
     }
 
+    /// The broker's keys are these now.
+    pub fn trust(&mut self, keys: JwkSet) {
+        self.keys = keys;
+    }
+
     /// A new credential is live, or none is. INVALID is for ever: an index that was VALID once stays known.
     pub fn watch(&mut self, subject: Option<Subject>) {
         let same = self.subject.as_ref().zip(subject.as_ref()).is_some_and(|(old, new)| old.same_entry(new));
@@ -315,6 +320,20 @@ mod tests {
                     .unwrap();
             assert_eq!((pulse.seq, staple.into_list().get(7)), (seq, Ok(status)));
         }
+    }
+
+    #[test]
+    fn keys_that_follow_are_believed_and_those_before_are_not() {
+        let (mut bench, next) = (Bench::new(), Bench::new());
+        assert_eq!(bench.pulse(Status::Valid, 10), Finding::Nothing);
+        let now = ISSUED.plus(20);
+        let (list, pulse) = next.tokens(Status::Invalid, now, 2);
+        assert_eq!(bench.watch.offer_pulse(&pulse, now).unwrap_err().code(), "result.token.unknown_key");
+        bench.watch.trust(JwkSet::new(Jwk::from_point(next.key.public_key().as_ref())));
+        bench.watch.offer_list(&list, now).unwrap();
+        assert_eq!(bench.watch.offer_pulse(&pulse, now), Ok(Finding::Revoked));
+        let (_, old) = bench.tokens(Status::Valid, now, 3);
+        assert_eq!(bench.watch.offer_pulse(&old, now).unwrap_err().code(), "result.token.unknown_key");
     }
 
     #[test]

@@ -32,6 +32,7 @@ use crate::svid::{Offer, Svid, SvidKey};
 use crate::trust::{Cause, Change, Event, Grant, Lease, Trust};
 use crate::watch as measurements;
 use crate::workload_api::Socket;
+use crate::workload_api::feed::JwtBundle;
 use crate::workload_api::feed::Source;
 use crate::workload_api::jwt::jwt_bundle;
 use crate::workload_api::selector::Admission;
@@ -78,7 +79,8 @@ pub async fn run(args: RunArgs) -> Result<u8, AgentError> {
     let (baseline, quoted) = watch::channel(None);
     let hardware = hardware(&args, &tpm).await?;
     let token_keys = enrollment.token_keys.clone();
-    let jwt_bundle = token_keys.as_deref().and_then(jwt_bundle);
+    let bundle = JwtBundle::default();
+    bundle.set(token_keys.as_deref().and_then(jwt_bundle));
     let logs = Logs::at(&args.event_log, &args.ima_list).with_ccel(hardware.ccel());
     let ima = logs.ima.clone();
     let mut attester = Attester::new(tpm.clone(), enrollment.ak_key, logs, hardware, broker.clone(), baseline);
@@ -116,8 +118,8 @@ pub async fn run(args: RunArgs) -> Result<u8, AgentError> {
     let watching = tokio::spawn(measurements::run(tpm, ima, args.watch_interval, quoted, commands, events));
     let (revoked, revocations) = mpsc::channel(QUEUE);
     let (staples, stapled) = watch::channel(None);
-    let following = tokio::spawn(follow(broker, token_keys, watched, revoked, staples));
-    let source = Source::new(offered, Admission::new(args.admit)).with_jwt_bundle(jwt_bundle);
+    let following = tokio::spawn(follow(broker, token_keys, bundle.clone(), watched, revoked, staples));
+    let source = Source::new(offered, Admission::new(args.admit)).with_jwt_bundle(bundle);
     let serving = socket.map(|socket| tokio::spawn(serve(socket, source)));
     let result = host.supervise(outcomes, revocations, stapled).await;
     if let Some(serving) = serving {
@@ -140,6 +142,7 @@ async fn serve(socket: Socket, source: Source) {
 async fn follow(
     broker: BrokerClient,
     token_keys: Option<String>,
+    bundle: JwtBundle,
     subject: watch::Receiver<Option<Subject>>,
     revoked: mpsc::Sender<Subject>,
     staples: watch::Sender<Option<String>>,
@@ -150,7 +153,7 @@ async fn follow(
     };
     let keys = token_keys.map_err(|error| error.to_string());
     match keys.and_then(|keys| JwkSet::parse(keys.as_bytes()).map_err(|error| error.to_string())) {
-        Ok(keys) => crate::follow::run(broker, keys, subject, revoked, staples).await,
+        Ok(keys) => crate::follow::run(broker, keys, bundle, subject, revoked, staples).await,
         Err(error) => tracing::error!(error, "the pulse is not followed; revocations arrive with the next attestation"),
     }
 }

@@ -313,6 +313,10 @@ pub struct IssuedCredential {
     /// and end. Absent where none was offered, or where the broker issues none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workload_chain: Option<String>,
+    /// WIT-SVID for the credential key: of the same decision and end, worth nothing without a proof for each request.
+    /// Absent unless the broker's settings say otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wit_svid: Option<String>,
     /// SPIFFE bundle roots, PEM.
     pub trust_bundle: String,
     /// Serial number, hex.

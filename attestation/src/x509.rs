@@ -20,6 +20,7 @@ use crate::signature::{PublicKey, Scheme};
 use crate::time::UnixMillis;
 
 mod algorithm;
+pub(crate) mod constraints;
 pub(crate) mod crl;
 pub(crate) mod der;
 pub(crate) mod name;
@@ -85,6 +86,10 @@ reasons! {
         Expired = "x509.expired",
             "the certificate has expired",
             "fetch the current certificate from the vendor";
+        /// RFC 5280, 4.2.1.10.
+        NameConstraints = "x509.path.name_constraints",
+            "a name is outside of what an authority above it may name",
+            "ask the authority that is responsible for the name; subtrees of URIs are the only ones processed here";
         /// No candidate issued it, and the anchor did not either.
         NoPath = "x509.path.none",
             "no path leads to the pinned root",

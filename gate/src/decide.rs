@@ -8,6 +8,7 @@ use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::pulse::{Class, ListDigest, Pulse};
 use countersign_attestation::result::svid::{ExecutionCredential, KeyProtection, SpiffeId, TrustDomain};
 use countersign_attestation::status_list::{Status, StatusList};
+use countersign_attestation::x509::Certificate;
 use countersign_attestation::{UnixMillis, Verified};
 
 use crate::clock::Moment;
@@ -206,23 +207,37 @@ impl Allowed {
 /// Decides about a caller that proved possession of the key in `chain` (leaf first, DER).
 #[must_use]
 pub fn decide(chain: &[Vec<u8>], trust: &Trust, snapshot: &Snapshot, now: Moment) -> Decision {
-    match verify(chain, trust, now.wall) {
+    match verify(chain, &[], trust, now.wall) {
         Ok(credential) => judge(&credential, snapshot, now),
         Err(denial) => Decision::Deny(denial),
     }
 }
 
-/// Checks a chain to the pinned roots: the costly part, one signature for each certificate.
+/// Checks a chain to the pinned roots: the costly part, one signature for each certificate. A leaf that comes alone, as
+/// proxies hand it over, is completed with one of the `issuing` certificates.
 ///
 /// # Errors
 /// A `result.svid` denial.
-pub fn verify(chain: &[Vec<u8>], trust: &Trust, now: UnixMillis) -> Result<ExecutionCredential, Denial> {
-    let chain: Vec<&[u8]> = chain.iter().map(Vec::as_slice).collect();
+pub fn verify(
+    chain: &[Vec<u8>],
+    issuing: &[Vec<u8>],
+    trust: &Trust,
+    now: UnixMillis,
+) -> Result<ExecutionCredential, Denial> {
+    let issuer = completing(chain, issuing);
+    let chain: Vec<&[u8]> = chain.iter().chain(issuer).map(Vec::as_slice).collect();
     let credential = ExecutionCredential::verify(&chain, &trust.roots, &trust.trust_domain, now)?;
     if trust.keys < credential.key_protection() {
         return Err(GateReason::KeyInMemory.because(trust.keys, credential.key_protection()));
     }
     Ok(credential)
+}
+
+/// The certificate that a lone leaf lacks, by its name.
+fn completing<'a>(chain: &[Vec<u8>], issuing: &'a [Vec<u8>]) -> Option<&'a Vec<u8>> {
+    let [leaf] = chain else { return None };
+    let leaf = Certificate::parse(leaf).ok()?;
+    issuing.iter().find(|issuing| Certificate::parse(issuing).is_ok_and(|parsed| parsed.subject() == leaf.issuer()))
 }
 
 /// Decides about a credential whose chain was checked, now or before. Dates, pulse and status are checked every time.

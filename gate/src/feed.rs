@@ -220,6 +220,7 @@ impl Feed {
 
     async fn take(&self, event: &Event) -> Result<(), Fault> {
         match event.name.as_str() {
+            "authorities" => Ok(self.offer_authorities(&event.data)?),
             "status-list" => Ok(self.offer_list(&event.data)?),
             "status-delta" => Ok(self.offer_delta(&event.data)?),
             "pulse" => self.offer(&event.data).await,
@@ -229,6 +230,11 @@ impl Feed {
 
     /// Asks for the newest pulse once: the way when a stream does not come through.
     async fn poll(&self) -> Result<(), Fault> {
+        // First, since the pulse may be signed with a key that it names. A pulse says itself whether that is so.
+        match self.text("v1/authorities").await {
+            Ok(token) => self.offer_authorities(&token).unwrap_or_else(|error| self.report(&error.into())),
+            Err(fault) => self.report(&fault),
+        }
         let token = self.text("v1/pulse").await?;
         self.offer(&token).await
     }
@@ -277,6 +283,13 @@ impl Feed {
         }
         let list = self.text(&path).await?;
         Ok(self.offer_list(&list)?)
+    }
+
+    fn offer_authorities(&self, token: &str) -> Result<(), Rejection> {
+        if self.state.offer_authorities(token, self.clock.now())? {
+            tracing::info!(broker = %self.broker, "what the broker says of its keys is in force");
+        }
+        Ok(())
     }
 
     fn offer_list(&self, token: &str) -> Result<(), Rejection> {

@@ -2,6 +2,7 @@
 //! in to one service. What is open is judged again at every pulse and cut when its caller is trusted no more: an
 //! authorization lives no longer than the attestation behind it.
 
+mod clients;
 mod headers;
 mod session;
 mod tls;
@@ -81,7 +82,10 @@ pub enum SetUpError {
     Tls(#[from] rustls::Error),
     /// Likewise.
     #[error("the trust bundle cannot be used for TLS: {0}")]
-    Verifier(#[from] rustls::server::VerifierBuilderError),
+    Roots(countersign_attestation::Rejection),
+    /// Nobody could ever be let in.
+    #[error("the trust bundle holds no root")]
+    NoRoots,
     /// An https service without a pinned CA.
     #[error("an https service needs the CA that its certificate leads to")]
     UpstreamCa,

@@ -8,13 +8,14 @@ use arc_swap::ArcSwap;
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::nonce_pulse::{Answered, Outstanding};
 use countersign_attestation::pulse::{Class, Pulse};
+use countersign_attestation::result::authorities::Authorities;
 use countersign_attestation::result::jws::JwkSet;
-use countersign_attestation::result::svid::ExecutionCredential;
+use countersign_attestation::result::svid::{ExecutionCredential, check_issuing};
 use countersign_attestation::staple::{Staple, StapleReason};
 use countersign_attestation::status_delta::{StatusDelta, StatusDeltaReason};
 use countersign_attestation::status_list::{StatusList, StatusListToken};
 use countersign_attestation::time::ClockError;
-use countersign_attestation::{Rejection, Verified};
+use countersign_attestation::{Rejection, UnixMillis, Verified};
 use tokio::sync::watch;
 
 use crate::clock::{Moment, NonceClock};
@@ -71,13 +72,24 @@ pub enum Source {
 #[derive(Debug)]
 pub struct GateState {
     trust: Trust,
-    keys: JwkSet,
+    authorities: ArcSwap<Learnt>,
     class: Class,
     source: Source,
     snapshot: ArcSwap<Snapshot>,
     inbox: Mutex<Inbox>,
     chains: Mutex<Chains>,
     installed: watch::Sender<Option<PulseNumber>>,
+}
+
+/// What the broker says of its keys, from the pinned ones on.
+#[derive(Debug)]
+struct Learnt {
+    /// The token keys that are believed.
+    keys: JwkSet,
+    /// Issuing certificates under a pinned root, for leaves that come alone.
+    issuing: Vec<Vec<u8>>,
+    /// When the statement was made; none before the first.
+    made: Option<UnixMillis>,
 }
 
 /// What has arrived and may still be needed. Decisions never touch it.
@@ -103,7 +115,7 @@ impl GateState {
     pub fn new(trust: Trust, keys: JwkSet) -> Self {
         Self {
             trust,
-            keys,
+            authorities: ArcSwap::from_pointee(Learnt { keys, issuing: Vec::new(), made: None }),
             class: Class::Default,
             source: Source::Feeds,
             snapshot: ArcSwap::default(),
@@ -154,7 +166,7 @@ impl GateState {
         if let Some(credential) = lock(&self.chains).checked.get(&digest).cloned() {
             return decide::judge(&credential, &self.snapshot.load(), now);
         }
-        match decide::verify(chain, &self.trust, now.wall) {
+        match decide::verify(chain, &self.authorities.load().issuing, &self.trust, now.wall) {
             Ok(credential) => {
                 let decision = decide::judge(&credential, &self.snapshot.load(), now);
                 lock(&self.chains).remember(digest, credential);
@@ -171,12 +183,32 @@ impl GateState {
         self.installed.subscribe()
     }
 
+    /// Takes what the broker says of its keys. A statement that is not newer than the last changes nothing; whether it
+    /// was.
+    ///
+    /// # Errors
+    /// Why it was refused. Nothing changed then.
+    pub fn offer_authorities(&self, token: &str, now: Moment) -> Result<bool, Rejection> {
+        let _one = lock(&self.inbox);
+        let held = self.authorities.load();
+        let newer = Authorities::verify(token, &held.keys, &self.trust.trust_domain, now.wall)?;
+        if held.made.is_some_and(|made| newer.iat <= made) {
+            return Ok(false);
+        }
+        // What is under no pinned root completes no path here: it would only cost signatures.
+        let is_ours =
+            |issuing: &&[u8]| check_issuing(issuing, &self.trust.roots, &self.trust.trust_domain, now.wall).is_ok();
+        let issuing = newer.issuing().filter(is_ours).map(<[u8]>::to_vec).collect();
+        self.authorities.store(Arc::new(Learnt { keys: newer.keys.clone(), issuing, made: Some(newer.iat) }));
+        Ok(true)
+    }
+
     /// Takes a status list token. It takes effect only when a pulse names its digest.
     ///
     /// # Errors
     /// Why it was refused.
     pub fn offer_list(&self, token: &str, now: Moment) -> Result<ListOffer, Rejection> {
-        let (_, list) = StatusListToken::verify(token, &self.keys, now.wall)?;
+        let (_, list) = StatusListToken::verify(token, &self.authorities.load().keys, now.wall)?;
         Ok(self.keep(&mut lock(&self.inbox), list))
     }
 
@@ -205,7 +237,7 @@ impl GateState {
         }
         let latest = now.latest()?;
         let staple = Staple::parse(text)?;
-        let pulse = Pulse::verify(staple.pulse(), &self.keys, &self.trust.trust_domain, now.wall)?;
+        let pulse = Pulse::verify(staple.pulse(), &self.authorities.load().keys, &self.trust.trust_domain, now.wall)?;
         pulse.check_unexpired(latest)?;
         let list = Arc::new(staple.into_list());
         let digest = list.sha256();
@@ -270,7 +302,7 @@ impl GateState {
     pub fn offer_pulse(&self, token: &str, now: Moment) -> Result<Offer, Rejection> {
         // By a clock that nobody keeps, no pulse is worth anything, now or later.
         let latest = now.latest()?;
-        let pulse = Pulse::verify(token, &self.keys, &self.trust.trust_domain, now.wall)?;
+        let pulse = Pulse::verify(token, &self.authorities.load().keys, &self.trust.trust_domain, now.wall)?;
         pulse.check_unexpired(latest)?;
         Ok(self.take_newer(pulse, now))
     }
@@ -280,7 +312,7 @@ impl GateState {
     /// # Errors
     /// Why it was refused. The nonce is used up.
     pub fn offer_answer(&self, token: &str, asked: Outstanding, clock: &NonceClock) -> Result<Offer, Rejection> {
-        let answered = Answered::verify(token, &self.keys, &self.trust.trust_domain, asked)?;
+        let answered = Answered::verify(token, &self.authorities.load().keys, &self.trust.trust_domain, asked)?;
         let received = Moment { wall: answered.signed_at(), steady_ms: answered.sent_at_ms(), error: ClockError::NONE };
         clock.learn(received.wall, received.steady_ms);
         Ok(self.take_newer(answered.into_pulse(), received))

@@ -77,6 +77,7 @@ fn handler(route: &Route) -> MethodRouter<Arc<Broker>> {
         (&Method::POST, "/v1/pulses/nonce") => post(public::nonce_pulse),
         (&Method::GET, "/v1/status-lists/{n}") => get(public::status_list),
         (&Method::GET, "/v1/status-lists/{n}/since/{digest}") => get(public::status_list_since),
+        (&Method::GET, "/v1/authorities") => get(public::authorities),
         (&Method::GET, "/v1/bundle") => get(public::bundle),
         (&Method::GET, "/.well-known/jwks.json") => get(public::jwks),
         (&Method::GET, "/.well-known/openid-configuration") => get(public::openid_configuration),

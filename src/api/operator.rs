@@ -231,7 +231,9 @@ pub(super) async fn metrics(State(broker): App) -> Result<Response, Problem> {
     for item in &collateral.items {
         broker.metrics.collateral(&item.issue.subject, item.issue.next_update, item.ends);
     }
-    broker.metrics.warnings(collateral.warnings.len());
+    broker.metrics.warnings(collateral.warnings.len().saturating_add(broker.authority_warnings().len()));
+    let now = broker.clock.now();
+    broker.metrics.issuing(broker.keys.workload.ends(now).map_or(0, |end| end.since(now)));
     let text = broker.metrics.encode().map_err(|_| Refusal::Internal.plain())?;
     let media_type = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
     Ok(([(header::CONTENT_TYPE, media_type)], text).into_response())

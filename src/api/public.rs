@@ -47,6 +47,15 @@ pub(super) fn pulse_of(newest: &Published) -> Response {
     token(newest.pulse.clone(), JOSE)
 }
 
+pub(super) async fn authorities(State(broker): App) -> Result<Response, Problem> {
+    let newest = broker.pulse.newest().ok_or_else(|| Refusal::NotReady.plain())?;
+    Ok(authorities_of(&newest))
+}
+
+pub(super) fn authorities_of(newest: &Published) -> Response {
+    token(newest.authorities.token.clone(), JOSE)
+}
+
 pub(super) async fn status_list(State(broker): App, Path(n): Path<String>) -> Result<Response, Problem> {
     let newest = broker.pulse.newest().ok_or_else(|| Refusal::NotReady.plain())?;
     token_of(list_of(&newest, &n)?)
@@ -86,8 +95,8 @@ fn token(text: String, media_type: HeaderValue) -> Response {
     ([(header::CONTENT_TYPE, media_type), (header::CACHE_CONTROL, no_store)], text).into_response()
 }
 
-/// Server-sent events: `status-delta` or `status-list` for each list that is new to this reader, then `pulse`. A reader
-/// that falls behind misses pulses, never the newest one.
+/// Server-sent events: `authorities`, and `status-delta` or `status-list` for each list, that are new to this reader, then
+/// `pulse`. A reader that falls behind misses pulses, never the newest one.
 pub(super) async fn pulse_stream(State(broker): App) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
     stream_of(broker.pulse.watch(), Class::Default, None, Counter::default())
 }
@@ -146,6 +155,9 @@ impl Reading {
             if self.last.as_ref().is_some_and(|last| is_spare(last, &newest, self.class)) {
                 continue;
             }
+            if self.last.as_ref().is_none_or(|last| last.authorities != newest.authorities) {
+                self.waiting.push_back(Event::default().event("authorities").data(&newest.authorities.token));
+            }
             for (n, list) in newest.lists.iter().enumerate() {
                 let known = self.last.as_ref().and_then(|last| last.lists.get(n)).map(|known| known.sha256);
                 if known == Some(list.sha256) {
@@ -175,7 +187,7 @@ fn is_spare(last: &Published, newest: &Published, class: Class) -> bool {
 }
 
 pub(super) async fn bundle(State(broker): App) -> Result<Response, Problem> {
-    let bundle = broker.keys.spiffe_bundle().map_err(|_| Refusal::Internal.plain())?;
+    let bundle = broker.keys.spiffe_bundle(broker.clock.now()).map_err(|_| Refusal::Internal.plain())?;
     Ok(json(bundle))
 }
 
@@ -244,5 +256,7 @@ pub(super) async fn readyz(State(broker): App) -> Result<(StatusCode, axum::Json
         return Err(Refusal::NotReady.because(format!("a pulse valid after {now}"), newest.exp));
     }
     // What will deny hosts if nobody looks at it; the broker itself is sound.
-    Ok((StatusCode::OK, axum::Json(Readiness { status: "ready", warnings: broker.collateral().warnings })))
+    // Nor does a CA that cannot issue stop pulses: whoever holds a credential is trusted until its end.
+    let warnings = broker.authority_warnings().into_iter().chain(broker.collateral().warnings).collect();
+    Ok((StatusCode::OK, axum::Json(Readiness { status: "ready", warnings })))
 }

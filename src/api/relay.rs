@@ -80,6 +80,12 @@ impl Tokens {
 }
 
 impl Relayed {
+    /// The newest key set that the broker signed, or else the pinned one.
+    fn jwks(&self) -> String {
+        let newest = self.published.borrow();
+        newest.as_ref().map_or_else(|| self.jwks.to_string(), |newest| newest.authorities.authorities.keys.to_json())
+    }
+
     fn newest(&self) -> Result<Arc<Published>, Problem> {
         self.published.borrow().clone().ok_or_else(|| Refusal::NotReady.plain())
     }
@@ -99,6 +105,7 @@ impl Relayed {
 pub fn router(relayed: Relayed) -> Router {
     Router::new()
         .route("/v1/pulse", get(pulse))
+        .route("/v1/authorities", get(authorities))
         .route("/v1/pulse/stream", get(async |State(relayed): State<Relayed>| stream(relayed, Class::Default)))
         .route(
             "/v1/pulse/stream/critical",
@@ -106,10 +113,7 @@ pub fn router(relayed: Relayed) -> Router {
         )
         .route("/v1/status-lists/{n}", get(status_list))
         .route("/v1/status-lists/{n}/since/{digest}", get(status_list_since))
-        .route(
-            "/.well-known/jwks.json",
-            get(async |State(relayed): State<Relayed>| public::json(relayed.jwks.to_string())),
-        )
+        .route("/.well-known/jwks.json", get(async |State(relayed): State<Relayed>| public::json(relayed.jwks())))
         .route("/healthz", get(public::healthz))
         .route("/readyz", get(readyz))
         .fallback(async || Refusal::UnknownRoute.plain())
@@ -137,6 +141,10 @@ fn stream(relayed: Relayed, class: Class) -> Sse<impl Stream<Item = Result<Event
 async fn pulse(State(relayed): State<Relayed>) -> Result<Response, Problem> {
     let newest = relayed.newest()?;
     Ok(public::pulse_of(&newest))
+}
+
+async fn authorities(State(relayed): State<Relayed>) -> Result<Response, Problem> {
+    Ok(public::authorities_of(&*relayed.newest()?))
 }
 
 async fn status_list(State(relayed): State<Relayed>, Path(n): Path<String>) -> Result<Response, Problem> {

@@ -40,6 +40,7 @@ pub const ROUTES: &[Route] = &[
     route(Method::POST, "/v1/pulses/nonce", Audience::Anyone),
     route(Method::GET, "/v1/status-lists/{n}", Audience::Anyone),
     route(Method::GET, "/v1/status-lists/{n}/since/{digest}", Audience::Anyone),
+    route(Method::GET, "/v1/authorities", Audience::Anyone),
     route(Method::GET, "/v1/bundle", Audience::Anyone),
     route(Method::GET, "/.well-known/jwks.json", Audience::Anyone),
     route(Method::GET, "/.well-known/openid-configuration", Audience::Anyone),

@@ -15,7 +15,7 @@ use countersign_policies::decision::Outcome;
 
 use crate::broker::judge::{Inputs, Judgement, LogsVerdict, judge, judge_warm};
 use crate::broker::known::{Fresh, Known, joined};
-use crate::broker::{Broker, Latest, instances};
+use crate::broker::{Broker, Latest, authority, instances};
 use crate::config::WorkloadKeys;
 use crate::credentials::execution::{Proven, Wanted};
 use crate::keys::random;
@@ -170,7 +170,11 @@ impl Broker {
         let key = Sha256Digest::of(&[&inputs.credential_key.0]);
         let ttl_ms = self.config.credential_ttl_ms;
         let has_key = trust.credential.as_ref().is_some_and(|live| live.serves(key, inputs.at, ttl_ms));
-        let credential = if has_key { None } else { Some(self.credential_record(case, key, until.not_after)?) };
+        let credential = if has_key {
+            None
+        } else {
+            Some(self.credential_record(case, key, self.issuable_until(until.not_after, inputs.at)?)?)
+        };
         let on = trust.revision_of(inputs.host.clone());
         // Other logs that say the same are kept all the same: what follows rests on them.
         let unchanged =
@@ -187,10 +191,7 @@ impl Broker {
         let proven = Proven { claims, waivers: judged.waivers() };
         let wanted = Wanted { spki: &inputs.credential_key.0, workload_key, audiences };
         let issued = self.issuer.issue(&recorded, &lease, wanted, proven, inputs.at);
-        let credential = issued.map_err(|error| {
-            tracing::error!(%error, "credential not issued");
-            Refusal::Internal.plain()
-        })?;
+        let credential = issued.map_err(|error| authority::refusal(&error))?;
         self.remember(case, judged, &recorded);
         // The status list says VALID from the next pulse on; a gate that learns of it now accepts at once.
         if credential.is_some() || trust.standing != Standing::Trusted {

@@ -258,11 +258,12 @@ impl Broker {
         self.trust.holds(&recorded)?;
         // 5. The channel certificate.
         let holder = Holder::Host(enrollment.host.clone());
-        let certificate = channel::issue(&self.keys, &self.config.trust_domain, &holder, &enrollment.channel_key, now)
-            .map_err(|error| {
-                tracing::error!(%error, "channel certificate not issued");
-                Refusal::Internal.plain()
-            })?;
+        let certificate =
+            channel::issue(&self.keys.control, &self.config.trust_domain, &holder, &enrollment.channel_key, now)
+                .map_err(|error| {
+                    tracing::error!(%error, "channel certificate not issued");
+                    Refusal::Internal.plain()
+                })?;
         Ok(ActivationResponse { host: enrollment.host, channel_certificate: certificate.pem })
     }
 }

@@ -1,8 +1,9 @@
 //! The broker's stories, one file each: [`enrol`], [`attest`], [`revoke`], [`reappraise`], [`exceptions`],
-//! [`collateral`], [`forecast`]. Each is the
+//! [`collateral`], [`forecast`], [`authority`]. Each is the
 //! whole path of one request in numbered steps; the rooms below do the work.
 
 pub mod attest;
+pub mod authority;
 pub mod challenge;
 pub mod collateral;
 pub mod enrol;
@@ -82,6 +83,8 @@ pub struct Broker {
     nonces: nonce::Allowance,
     /// One at a time sees the dates of waivers pass: whoever waited finds them ended and the hosts judged.
     ending: tokio::sync::Mutex<()>,
+    /// Why the workload authority did not renew itself when it last tried.
+    authority_fault: Mutex<Option<String>>,
 }
 
 /// What a host's newest appraisal saw, for operators: kept in memory of the hosts that came by most recently, since the

@@ -10,7 +10,7 @@ use countersign_attestation::lineage::tree::TreeHead;
 use countersign_attestation::result::svid::TrustDomain;
 
 use crate::broker::challenge::Challenges;
-use crate::broker::{Broker, collateral, enrol, exceptions, instances, known};
+use crate::broker::{Broker, authority, collateral, enrol, exceptions, instances, known};
 use crate::clock::Clock;
 use crate::config::{Config, DataDir};
 use crate::credentials::execution::Issuer;
@@ -39,7 +39,9 @@ impl Broker {
     /// # Errors
     /// Anything that is missing, damaged, shorter than it was, or held by another process.
     pub fn start(data: DataDir, config: Config, clock: Clock) -> anyhow::Result<Arc<Self>> {
-        let keys = Arc::new(Keys::load(&data)?);
+        let trust_domain =
+            TrustDomain::parse(&config.trust_domain).context("trust_domain is no SPIFFE trust domain")?;
+        let keys = Arc::new(Keys::load(&data, &trust_domain, &config.authority, clock.now())?);
         let store = Store::open(&data.store(), clock.clone())?;
         let archive = Archive::open(&data.archive())?;
         let origin = log_origin(&config.trust_domain);
@@ -56,9 +58,7 @@ impl Broker {
         ] {
             lineage.append_blocking(entry)?;
         }
-        let trust_domain =
-            TrustDomain::parse(&config.trust_domain).context("trust_domain is no SPIFFE trust domain")?;
-        let list_uri = format!("https://{}/v1/status-lists/", authority(&config));
+        let list_uri = format!("https://{}/v1/status-lists/", address(&config));
         let pulse = Pulser {
             trust: trust.clone(),
             lineage: lineage.clone(),
@@ -74,7 +74,8 @@ impl Broker {
         let pulse = pulse.start(Duration::from_millis(config.pulse_period_ms))?;
         let build = format!("countersign {}", env!("CARGO_PKG_VERSION"));
         let issuer = issuer_url(&config);
-        let issuer = Issuer { keys: Arc::clone(&keys), trust_domain, list_uri, issuer, build };
+        let wit_svid = config.wit_svid;
+        let issuer = Issuer { keys: Arc::clone(&keys), trust_domain, list_uri, issuer, build, wit_svid };
         let broker = Arc::new(Self {
             metrics: Metrics::new(),
             long_bodies: tokio::sync::Semaphore::new(LONG_BODIES_MAX),
@@ -87,6 +88,7 @@ impl Broker {
             nonces: super::nonce::Allowance::default(),
             sources,
             ending: tokio::sync::Mutex::default(),
+            authority_fault: std::sync::Mutex::default(),
             config,
             data,
             clock,
@@ -108,6 +110,7 @@ impl Broker {
     fn watch(self: &Arc<Self>) {
         tokio::spawn(exceptions::watch(Arc::downgrade(self)));
         tokio::spawn(collateral::watch(Arc::downgrade(self)));
+        tokio::spawn(authority::watch(Arc::downgrade(self)));
         let judging = Arc::clone(self);
         tokio::spawn(async move {
             if let Err(problem) = judging.reappraise_where_changed().await {
@@ -120,11 +123,11 @@ impl Broker {
 /// The issuer of this broker's tokens (OpenID Connect Discovery 1.0, 4): https, its first name, and its port.
 #[must_use]
 pub fn issuer_url(config: &Config) -> String {
-    format!("https://{}", authority(config))
+    format!("https://{}", address(config))
 }
 
 /// How relying parties reach this broker: its first name, and its port.
-fn authority(config: &Config) -> String {
+fn address(config: &Config) -> String {
     let name = config.server_names.first().map_or("localhost", String::as_str);
     format!("{name}:{}", config.listen.port())
 }

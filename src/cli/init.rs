@@ -16,8 +16,9 @@ use crate::clock::Clock;
 use crate::collateral::anchors::{install_shipped_anchors, read_certificates};
 use crate::config::{Config, DataDir, create_private_dir, list_dir, write_new};
 use crate::credentials::channel::{self, Holder};
-use crate::keys::Keys;
 use crate::keys::operator::OperatorKey;
+use crate::keys::pkcs11::Uri;
+use crate::keys::{Keys, Places, Root};
 use crate::lineage::LogKey;
 
 /// Creates a broker's data directory: settings, keys, pinned roots, policies, and the first operator's credential.
@@ -53,6 +54,18 @@ pub struct InitArgs {
         value_parser = clap::value_parser!(u64).range(1..=ERROR_MAX_MS)
     )]
     pub clock_error_max_ms: u64,
+    /// Makes the workload CA's root key there, instead of in a file: a pkcs11: URI (RFC 7512).
+    #[arg(long, value_name = "URI")]
+    pub root_key: Option<String>,
+    /// Makes no root: takes this certificate (PEM) of one that `countersign ca root` made on another machine.
+    #[arg(long, value_name = "FILE", conflicts_with = "root_key")]
+    pub offline_root: Option<PathBuf>,
+    /// Makes issuing keys there, now and later; each adds a number to the object's name.
+    #[arg(long, value_name = "URI")]
+    pub issuing_key: Option<String>,
+    /// Makes the keys there that sign pulses and tokens, now and later, likewise.
+    #[arg(long, value_name = "URI")]
+    pub token_key: Option<String>,
 }
 
 /// Runs `countersign init`.
@@ -69,7 +82,12 @@ pub fn init(args: &InitArgs) -> anyhow::Result<()> {
     (config.clock_sync, config.clock_error_max_ms) = (args.clock_sync, args.clock_error_max_ms);
     config.server_names.extend(args.server_name.iter().cloned());
     create_private_dir(data.path())?;
-    Keys::create(&data, &config.trust_domain, now)?;
+    let place = |uri: &Option<String>| uri.as_deref().map(Uri::parse).transpose();
+    place(&args.issuing_key)?;
+    config.authority.issuing_key.clone_from(&args.issuing_key);
+    config.authority.token_key.clone_from(&args.token_key);
+    let places = Places { root: root(args)?, token: place(&args.token_key)? };
+    Keys::create(&data, &config.trust_domain, &places, now)?;
     let log_key = LogKey::generate(&data.keys().join("log.key"), &log_origin(&config.trust_domain))?;
     write_new(&data.public().join("log.vkey"), log_key.vkey().as_bytes())?;
     install_shipped_anchors(&data)?;
@@ -83,6 +101,17 @@ pub fn init(args: &InitArgs) -> anyhow::Result<()> {
     write_new(&data.config(), toml::to_string(&config)?.as_bytes())?;
     Config::load(&data.config())?;
     add_operator(&data, "admin", &data.path().join("operator"), now)
+}
+
+fn root(args: &InitArgs) -> anyhow::Result<Root> {
+    match (&args.root_key, &args.offline_root) {
+        (None, None) => Ok(Root::File),
+        (Some(uri), _) => Ok(Root::Token(Uri::parse(uri)?)),
+        (None, Some(file)) => {
+            let pem = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
+            Ok(Root::Elsewhere(pem))
+        }
+    }
 }
 
 fn pin_tpm_anchor(data: &DataDir, class: &str, file: &Path) -> anyhow::Result<()> {
@@ -155,15 +184,15 @@ fn add_operator(data: &DataDir, name: &str, out: &Path, now: UnixMillis) -> anyh
     if listed.exists() {
         bail!("operator {name} is on the list already; remove it first");
     }
-    let keys = Keys::load(data)?;
+    let control = Keys::control(data)?;
     let key = KeyPair::generate()?;
     let spki = key.subject_public_key_info();
     let holder = Holder::Operator(operator_name(name)?);
-    let certificate = channel::issue(&keys, &config.trust_domain, &holder, &spki, now)?;
+    let certificate = channel::issue(&control, &config.trust_domain, &holder, &spki, now)?;
     create_private_dir(out)?;
     write_new(&out.join("key.pem"), zeroize::Zeroizing::new(key.serialize_pem()).as_bytes())?;
     write_new(&out.join("certificate.pem"), certificate.pem.as_bytes())?;
-    write_new(&out.join("control-ca.pem"), keys.control.root_pem().as_bytes())?;
+    write_new(&out.join("control-ca.pem"), control.root_pem().as_bytes())?;
     let signing = OperatorKey::generate(out, &signer_name(&config.trust_domain, &operator_name(name)?))?;
     // The list entry is last: until it is there the certificate opens nothing.
     create_private_dir(&data.operators())?;

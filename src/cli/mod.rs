@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 usage or local failure, 2 the broker or the way to it failed, 3 denied or not as expected,
 //! 4 not found, 5 conflict.
 
+pub mod ca;
 pub mod chaos;
 pub mod client;
 pub mod collateral;
@@ -48,6 +49,9 @@ enum Command {
     /// Issue, list and remove operator credentials, on the broker's machine.
     #[command(subcommand)]
     Operator(init::OperatorCommand),
+    /// The workload CA: its root and issuing certificates, on the broker's machine and where the root is kept.
+    #[command(subcommand)]
+    Ca(ca::CaCommand),
     /// Register, inspect, revoke, re-admit and remove hosts.
     Hosts(hosts::HostsArgs),
     /// Revoke every host that has something in common: a chip, a generation, a manifest, a policy.
@@ -115,6 +119,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Operator(command) => init::operator(&command)?,
         Command::Broker(args) => runtime()?.block_on(serve::broker(&args))?,
         Command::Relay(args) => runtime()?.block_on(relay::run(&args))?,
+        Command::Ca(command) => ca::run(&command, &mut stdout())?,
         Command::Hosts(args) => runtime()?.block_on(hosts::run(&args))?,
         Command::Revoke(args) => runtime()?.block_on(revoke::run(&args))?,
         Command::Refs(args) => runtime()?.block_on(refs::run(&args))?,

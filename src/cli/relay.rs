@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use arc_swap::ArcSwap;
 use countersign_attestation::pulse::Class;
 use countersign_attestation::result::jws::JwkSet;
 use countersign_attestation::result::svid::TrustDomain;
@@ -97,7 +98,7 @@ pub async fn run(args: &RelayArgs) -> anyhow::Result<()> {
     let upstream = Arc::new(Upstream {
         broker,
         client,
-        keys,
+        keys: ArcSwap::from_pointee(keys),
         trust_domain,
         clock: clock.clone(),
         class: args.class.into(),

@@ -11,7 +11,7 @@ use countersign_policies::waiver::signer_name;
 use rcgen::ExtendedKeyUsagePurpose;
 
 use crate::config::DataDir;
-use crate::keys::{KeyError, Keys, Leaf, LeafProfile, random};
+use crate::keys::{Authority, KeyError, Leaf, LeafProfile, random};
 
 /// A year. Removing the operator, or the host, ends the credential at once.
 const LIFE_MS: u64 = 365 * 86_400_000;
@@ -51,7 +51,13 @@ impl Holder {
 ///
 /// # Errors
 /// [`KeyError`] when the key cannot be certified.
-pub fn issue(keys: &Keys, trust_domain: &str, holder: &Holder, spki: &[u8], now: UnixMillis) -> Result<Leaf, KeyError> {
+pub fn issue(
+    control: &Authority,
+    trust_domain: &str,
+    holder: &Holder,
+    spki: &[u8],
+    now: UnixMillis,
+) -> Result<Leaf, KeyError> {
     let profile = LeafProfile {
         uri: Some(holder.uri(trust_domain)),
         names: vec![],
@@ -60,7 +66,7 @@ pub fn issue(keys: &Keys, trust_domain: &str, holder: &Holder, spki: &[u8], now:
         serial: random::<16>()?.to_vec(),
         not_after: now.plus(LIFE_MS),
     };
-    keys.control.sign(spki, profile, now)
+    control.sign(spki, profile, now)
 }
 
 /// The file that puts an operator on the broker's list: a line with the SHA-256 of the public key of the operator's

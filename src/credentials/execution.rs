@@ -17,6 +17,7 @@ use countersign_attestation::result::ear::{
 use countersign_attestation::result::jws::Thumbprint;
 use countersign_attestation::result::jwt_svid::{self, JwtSvid};
 use countersign_attestation::result::svid::{CredentialExtension, EXTENSION_OID, KeyProtection, SpiffeId, TrustDomain};
+use countersign_attestation::result::wit_svid::{self, ConfirmationKey, ProofKey, WitSvid};
 use countersign_policies::waiver::WaiverUse;
 use rcgen::ExtendedKeyUsagePurpose;
 
@@ -63,6 +64,8 @@ pub struct Issuer {
     pub issuer: String,
     /// This build, as the EAR names it.
     pub build: String,
+    /// Whether credentials come with a WIT-SVID.
+    pub wit_svid: bool,
 }
 
 impl Issuer {
@@ -102,6 +105,7 @@ impl Issuer {
         let face =
             Face { recorded, lease, credential: &credential, subject: &subject, cnf: &cnf, status: &status, now };
         let jwt_svids = wanted.audiences.iter().map(|audience| self.token(face, audience)).collect::<Result<_, _>>()?;
+        let wit_svid = self.wit_svid.then(|| self.wit_svid(face, spki)).transpose()?;
         let memory = CredentialExtension { key_protection: KeyProtection::Memory, ..extension.clone() };
         let workload = wanted.workload_key.zip(credential.workload.as_ref()).map(|(spki, workload)| {
             self.keys.workload.sign(spki, profile(&subject, &workload.serial, credential.not_after, &memory), now)
@@ -132,7 +136,8 @@ impl Issuer {
             ear,
             jwt_svids,
             workload_chain,
-            trust_bundle: self.keys.workload.root_pem().to_owned(),
+            wit_svid,
+            trust_bundle: self.keys.workload.roots_pem(),
             serial: hex::encode(&credential.serial),
             not_after: credential.not_after,
             renew_at: now.plus(credential.not_after.since(now) / 2),
@@ -182,6 +187,26 @@ impl Issuer {
         };
         let token = self.keys.token.sign(jwt_svid::KIND, &svid.to_payload())?;
         Ok(IssuedToken { audience: audience.to_owned(), token })
+    }
+}
+
+impl Issuer {
+    /// The WIT-SVID of the credential key.
+    fn wit_svid(&self, face: Face<'_>, spki: &[u8]) -> Result<String, KeyError> {
+        let Face { recorded, credential, subject, status, now, .. } = face;
+        let jwk = ProofKey::of_spki(spki)
+            .ok_or_else(|| KeyError::Unusable { doing: "name a key", reason: "it is not a P-256 key".to_owned() })?;
+        let svid = WitSvid {
+            iss: self.issuer.clone(),
+            sub: subject.clone(),
+            iat: now.seconds(),
+            exp: credential.not_after.seconds(),
+            jti: WitSvid::id(recorded.leaf_hash()),
+            cnf: ConfirmationKey { jwk },
+            status: status.clone(),
+            decision: recorded.leaf_hash(),
+        };
+        self.keys.token.sign(wit_svid::KIND, &svid.to_payload())
     }
 }
 

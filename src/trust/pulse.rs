@@ -10,6 +10,7 @@ use countersign_attestation::UnixMillis;
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::lineage::entry::Entry;
 use countersign_attestation::pulse::{self, CLOCK_ERROR_MAX_MS, Class, ListDigest, Pulse, PulseCheckpoint};
+use countersign_attestation::result::authorities::{self, Authorities};
 use countersign_attestation::result::svid::TrustDomain;
 use countersign_attestation::status_delta::StatusDelta;
 use countersign_attestation::status_list::{self, StatusList, StatusListToken};
@@ -44,6 +45,8 @@ pub struct Published {
     pub lists: Vec<Arc<PublishedList>>,
     /// Whether it says nothing new and came for the critical class alone.
     pub extra: bool,
+    /// What the broker says of its keys.
+    pub authorities: Arc<PublishedAuthorities>,
 }
 
 /// Finds the pulses that came for the critical class alone: those that say nothing new before a period has passed since
@@ -70,6 +73,15 @@ impl Pacing {
         }
         extra
     }
+}
+
+/// A statement of keys with its token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublishedAuthorities {
+    /// What it says.
+    pub authorities: Authorities,
+    /// Compact JWS.
+    pub token: String,
 }
 
 /// One status list with its token.
@@ -238,6 +250,7 @@ pub struct Signer {
     seq: u64,
     lists: Vec<Arc<PublishedList>>,
     pacing: Pacing,
+    authorities: Option<Arc<PublishedAuthorities>>,
 }
 
 impl Pulser {
@@ -276,7 +289,14 @@ impl Pulser {
     /// # Errors
     /// [`Problem`] when the epoch cannot be raised.
     pub fn ready(self) -> Result<Signer, Problem> {
-        Ok(Signer { epoch: self.raise_epoch()?, pulser: self, seq: 0, lists: Vec::new(), pacing: Pacing::of(0) })
+        Ok(Signer {
+            epoch: self.raise_epoch()?,
+            pulser: self,
+            seq: 0,
+            lists: Vec::new(),
+            authorities: None,
+            pacing: Pacing::of(0),
+        })
     }
 
     /// Sequence numbers start anew with each process, so each process has an epoch of its own, durable before use.
@@ -361,8 +381,30 @@ impl Signer {
             lists: self.lists.iter().enumerate().map(digest).collect(),
             checkpoint: PulseCheckpoint { origin: self.pulser.origin.clone(), size: head.size, root: head.root },
         };
+        let authorities = self.sign_authorities(now)?;
         let token = self.pulser.keys.token.sign(pulse::KIND, &pulse.to_payload()).map_err(internal)?;
-        Ok(Published { pulse: token, seq: self.seq, basis: basis.at(), exp, lists: self.lists.clone(), extra })
+        let lists = self.lists.clone();
+        Ok(Published { pulse: token, seq: self.seq, basis: basis.at(), exp, lists, authorities, extra })
+    }
+
+    /// Signs what the broker says of its keys, when that changed or is half through its life.
+    fn sign_authorities(&mut self, now: UnixMillis) -> Result<Arc<PublishedAuthorities>, Problem> {
+        let authorities = self.pulser.keys.authorities(&self.pulser.trust_domain, now);
+        let same = |old: &&Arc<PublishedAuthorities>| {
+            let old = &old.authorities;
+            let half = old.iat.plus(authorities::LIFE_MS / 2);
+            now < half
+                && (&old.keys, &old.roots, &old.issuing)
+                    == (&authorities.keys, &authorities.roots, &authorities.issuing)
+        };
+        if let Some(old) = self.authorities.as_ref().filter(same) {
+            return Ok(Arc::clone(old));
+        }
+        let token =
+            self.pulser.keys.token.sign_with_oldest(authorities::KIND, &authorities.to_payload()).map_err(internal)?;
+        let signed = Arc::new(PublishedAuthorities { authorities, token });
+        self.authorities = Some(Arc::clone(&signed));
+        Ok(signed)
     }
 
     /// A pulse says that nobody else was revoked: it takes a log that could have recorded that, and a clock that
@@ -446,6 +488,7 @@ mod tests {
     use countersign_attestation::lineage::entry::{CredentialRecord, DecisionRecord, Entry};
     use countersign_attestation::protocol::HostId;
     use countersign_attestation::pulse::{CLOCK_ERROR_MAX_MS, Pulse};
+    use countersign_attestation::result::authorities::Authorities;
     use countersign_attestation::result::jws::JwkSet;
     use countersign_attestation::result::svid::TrustDomain;
     use countersign_attestation::status_delta::StatusDelta;
@@ -454,8 +497,8 @@ mod tests {
 
     use super::{Pacing, Published, PublishedList, Pulser, Signer};
     use crate::clock::{Clock, Hands};
-    use crate::config::DataDir;
-    use crate::keys::Keys;
+    use crate::config::{AuthoritySettings, DataDir};
+    use crate::keys::{Keys, Places};
     use crate::lineage::{Lineage, LogKey};
     use crate::store::Store;
     use crate::trust::Trust;
@@ -476,7 +519,7 @@ mod tests {
         let data = DataDir::at(dir);
         let domain = TrustDomain::parse("example.org").unwrap();
         if !data.keys().exists() {
-            Keys::create(&data, domain.as_str(), clock.now()).unwrap();
+            Keys::create(&data, domain.as_str(), &Places::default(), clock.now()).unwrap();
             LogKey::generate(&data.keys().join("log.key"), "example.org/log").unwrap();
         }
         let store = Store::open(&data.store(), clock.clone()).unwrap();
@@ -488,7 +531,7 @@ mod tests {
             lineage: log.start(move |index, entry: &Entry| sink.apply(index, entry)).unwrap(),
             trust,
             store,
-            keys: Arc::new(Keys::load(&data).unwrap()),
+            keys: Arc::new(Keys::load(&data, &domain, &AuthoritySettings::default(), clock.now()).unwrap()),
             clock: clock.clone(),
             trust_domain: domain,
             origin: "example.org/log".to_owned(),
@@ -506,7 +549,14 @@ mod tests {
             let (jwks, domain) = (pulser.keys.token.jwks(), pulser.trust_domain.clone());
             let epoch = pulser.raise_epoch().unwrap();
             Self {
-                signer: Signer { pulser, epoch, seq: 0, lists: Vec::new(), pacing: Pacing::of(1_000) },
+                signer: Signer {
+                    pulser,
+                    epoch,
+                    seq: 0,
+                    lists: Vec::new(),
+                    authorities: None,
+                    pacing: Pacing::of(1_000),
+                },
                 clock,
                 jwks,
                 domain,
@@ -571,6 +621,44 @@ mod tests {
     }
 
     #[test]
+    fn whoever_holds_the_first_token_key_learns_of_the_next_before_it_signs() {
+        let mut bench = Bench::new().trusted(45_000);
+        let (first, _) = bench.pulse();
+        bench.clock.advance(1000);
+        assert_eq!(bench.pulse().0.authorities, first.authorities, "what says the same is not signed again");
+        let pinned = bench.jwks.clone();
+        bench.clock.advance(30 * 86_400_000);
+        let keys = Arc::clone(&bench.signer.pulser.keys);
+        let step = |bench: &mut Bench, ms: u64| {
+            bench.clock.advance(ms);
+            keys.token.tick(bench.clock.now()).unwrap();
+            keys.workload.tick(bench.clock.now()).unwrap();
+            bench.signer.sign().unwrap()
+        };
+        let verify = |published: &Published, keys: &JwkSet, now| {
+            Pulse::verify(&published.pulse, keys, &TrustDomain::parse("example.org").unwrap(), now).is_ok()
+        };
+        let announced = step(&mut bench, 0);
+        let now = bench.clock.now();
+        assert!(verify(&announced, &pinned, now), "the old key signs on");
+        let said = Authorities::verify(&announced.authorities.token, &pinned, &bench.domain, now).unwrap();
+        assert_eq!(said.keys.kids().count(), 2);
+        assert!(!said.issuing.is_empty());
+        let taken_over = step(&mut bench, 60_000);
+        let now = bench.clock.now();
+        assert!(!verify(&taken_over, &pinned, now) && verify(&taken_over, &said.keys, now));
+        // A gate that starts now with the old file learns as well, until the old key is retired.
+        let late = step(&mut bench, 301_000);
+        assert_ne!(late.authorities.token, taken_over.authorities.token, "signed anew at half its life");
+        let now = bench.clock.now();
+        assert!(Authorities::verify(&late.authorities.token, &pinned, &bench.domain, now).is_ok());
+        let retired = step(&mut bench, 26 * 3_600_000);
+        let now = bench.clock.now();
+        assert!(Authorities::verify(&retired.authorities.token, &pinned, &bench.domain, now).is_err());
+        assert!(Authorities::verify(&retired.authorities.token, &said.keys, &bench.domain, now).is_ok());
+    }
+
+    #[test]
     fn a_revocation_is_in_the_next_pulse() {
         let mut bench = Bench::new().trusted(45_000);
         bench.pulse();
@@ -619,7 +707,7 @@ mod tests {
         let next = pulser.raise_epoch().unwrap();
         assert_eq!(next, epoch + 1, "pulses of a restarted broker supersede all before");
         let mut bench = Bench {
-            signer: Signer { pulser, epoch: next, seq: 0, lists: vec![], pacing: Pacing::of(1_000) },
+            signer: Signer { pulser, epoch: next, seq: 0, lists: vec![], authorities: None, pacing: Pacing::of(1_000) },
             clock,
             jwks,
             domain,

@@ -382,6 +382,7 @@ async fn lists_of_tpm_makers_reach_enrolments_and_live_hosts() {
     // Neither lease nor credential outlives the list.
     let late = next_update.since(house.clock.now());
     house.clock.advance(late - 20_000);
+    house.broker().renew_authority();
     let granted = loop {
         host.renew();
         match host.attest(&house).await {

@@ -54,6 +54,10 @@ impl House {
             server_name: vec![],
             tpm_anchor: vec![],
             simulated_tpm_anchor: vec![anchor],
+            root_key: None,
+            offline_root: None,
+            issuing_key: None,
+            token_key: None,
         };
         init(&args).unwrap();
         for amd in processors {

@@ -3,6 +3,7 @@
 
 #[path = "../sim/amd.rs"]
 mod amd;
+mod authority;
 mod bound;
 mod collateral;
 mod exceptions;

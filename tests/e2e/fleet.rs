@@ -262,7 +262,9 @@ pub(crate) struct EntryShown {
 
 /// `GET /authorize` with the certificate in the header that nginx sets.
 pub(crate) fn ask_gate(address: &str, certificate_pem: &str) -> Said {
-    let escaped: String = certificate_pem.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    // nginx hands over the leaf alone.
+    let leaf = certificate_pem.split_inclusive("-----END CERTIFICATE-----\n").next().unwrap_or_default();
+    let escaped: String = leaf.bytes().map(|byte| format!("%{byte:02X}")).collect();
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let head =

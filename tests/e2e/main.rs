@@ -5,6 +5,7 @@
 #[path = "../sim/amd.rs"]
 mod amd;
 mod bad_input;
+mod ca;
 mod chaos;
 mod client;
 mod collateral;

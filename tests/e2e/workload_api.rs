@@ -72,7 +72,7 @@ fn a_workload_gets_an_svid_with_a_key_of_its_own_where_both_sides_allow_it() {
 
     let said = succeed(&mut client(&python, &socket));
     let svid = said.lines().nth(1).unwrap();
-    assert!(svid.starts_with("got spiffe://") && svid.contains("/host/host-a 1"), "{said}");
+    assert!(svid.starts_with("got spiffe://") && svid.contains("/host/host-a 2"), "{said}");
     // The credential directory has the key in the TPM, as ever.
     let key = fs::read_to_string(machine.credential("key.pem")).unwrap();
     assert!(key.starts_with("-----BEGIN TSS2 PRIVATE KEY-----"), "{key}");

@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex, OnceLock};
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
 use countersign::broker::start::{log_origin, restore};
 use countersign::clock::{Clock, Hands};
-use countersign::config::DataDir;
+use countersign::config::{AuthoritySettings, DataDir};
 use countersign::credentials::execution::{Issuer, Proven, Wanted};
-use countersign::keys::{Keys, certificate_der};
+use countersign::keys::{Keys, Places, certificates_der};
 use countersign::lineage::{Lineage, LineageError, LogKey, Recorded};
 use countersign::problem::Refusal;
 use countersign::store::Store;
@@ -116,9 +116,19 @@ impl Estate {
             let folder = tempfile::tempdir().unwrap().keep();
             let data = DataDir::at(&folder);
             // A year before, so that clocks which are wrong by hours find it valid.
-            Keys::create(&data, DOMAIN, UnixMillis(BASE.0 - 31_536_000_000)).unwrap();
+            Keys::create(&data, DOMAIN, &Places::default(), UnixMillis(BASE.0 - 31_536_000_000)).unwrap();
             LogKey::generate(&data.keys().join("log.key"), &log_origin(DOMAIN)).unwrap();
-            let keys = Arc::new(Keys::load(&data).unwrap());
+            // Ninety days around everything that happens here.
+            let settings = AuthoritySettings { issuing_life_ms: 90 * 86_400_000, ..AuthoritySettings::default() };
+            let keys = Arc::new(
+                Keys::load(
+                    &data,
+                    &TrustDomain::parse(DOMAIN).unwrap(),
+                    &settings,
+                    UnixMillis(BASE.0 - 45 * 86_400_000),
+                )
+                .unwrap(),
+            );
             let key = |_| EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
             let header = hex::decode("3059301306072a8648ce3d020106082a8648ce3d030107034200").unwrap();
             let spki = |pair: EcdsaKeyPair| [&header[..], pair.public_key().as_ref()].concat();
@@ -232,6 +242,7 @@ impl Process {
             list_uri,
             issuer: "https://localhost:8443".to_owned(),
             build: "schedules".to_owned(),
+            wit_svid: false,
         };
         let begin = || -> anyhow::Result<(Signer, Option<Published>)> {
             lineage.append_blocking(Entry::broker_started(clock.now(), "schedules"))?;
@@ -309,9 +320,9 @@ impl Process {
         let proven = Proven { claims: &estate.claims, waivers: &[] };
         let issued = self.issuer.issue(recorded, &lease, wanted, proven, case.at).unwrap();
         let left = issued.map(|issued| {
-            let chain = vec![certificate_der(&issued.certificate_chain).unwrap()];
-            let (leaf, roots) = ([chain[0].as_slice()], [estate.keys.workload.root_der().to_vec()]);
-            let credential = ExecutionCredential::verify(&leaf, &roots, &estate.domain, case.at.plus(1)).unwrap();
+            let chain = certificates_der(&issued.certificate_chain).unwrap();
+            let (presented, roots) = ([chain[0].as_slice(), &chain[1]], estate.keys.workload.roots());
+            let credential = ExecutionCredential::verify(&presented, &roots, &estate.domain, case.at.plus(1)).unwrap();
             Left { credential, chain }
         });
         Some((lease.until(), left))

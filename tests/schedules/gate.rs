@@ -135,10 +135,7 @@ impl Gate {
 
 fn state() -> GateState {
     let estate = Estate::get();
-    let trust = Trust {
-        trust_domain: estate.domain.clone(),
-        roots: vec![estate.keys.workload.root_der().to_vec()],
-        keys: KeyProtection::Tpm,
-    };
+    let trust =
+        Trust { trust_domain: estate.domain.clone(), roots: estate.keys.workload.roots(), keys: KeyProtection::Tpm };
     GateState::new(trust, estate.jwks.clone())
 }

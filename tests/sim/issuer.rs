@@ -12,7 +12,9 @@ use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPai
 use countersign_attestation::UnixMillis;
 use countersign_attestation::anchor::Assurance;
 use countersign_attestation::digest::Sha256Digest;
+use countersign_attestation::protocol::Base64Bytes;
 use countersign_attestation::pulse::{self, ListDigest, Pulse, PulseCheckpoint};
+use countersign_attestation::result::authorities::{self, Authorities};
 use countersign_attestation::result::jws::{self, Jwk, JwkSet, Kind};
 use countersign_attestation::result::svid::{CredentialExtension, EXTENSION_OID, KeyProtection, TrustDomain};
 use countersign_attestation::status_list::{self, StatusList, StatusListToken};
@@ -137,6 +139,8 @@ pub(crate) struct AuthorityOrder {
     pub(crate) is_ca: IsCa,
     pub(crate) key_usages: Vec<KeyUsagePurpose>,
     pub(crate) not_after: UnixMillis,
+    /// The content of nameConstraints, and whether it is critical.
+    pub(crate) name_constraints: Option<(Vec<u8>, bool)>,
 }
 
 impl AuthorityOrder {
@@ -147,6 +151,7 @@ impl AuthorityOrder {
             is_ca: IsCa::Ca(BasicConstraints::Unconstrained),
             key_usages: vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign],
             not_after: UnixMillis(2_082_758_400_000),
+            name_constraints: None,
         }
     }
 
@@ -156,6 +161,11 @@ impl AuthorityOrder {
         params.distinguished_name.push(DnType::CommonName, self.name);
         params.is_ca = self.is_ca;
         params.key_usages = self.key_usages;
+        if let Some((content, critical)) = self.name_constraints {
+            let mut extension = CustomExtension::from_oid_content(&[2, 5, 29, 30], content);
+            extension.set_criticality(critical);
+            params.custom_extensions.push(extension);
+        }
         (params.not_before, params.not_after) = (date(UnixMillis(1_577_836_800_000)), date(self.not_after));
         params
     }
@@ -245,6 +255,18 @@ impl Issuer {
             lists: vec![ListDigest { n: 0, size, sha256: list.sha256() }],
             checkpoint: PulseCheckpoint { origin: "log".to_owned(), size: 42, root: Sha256Digest([9; 32]) },
         }
+    }
+
+    /// What it says of these keys and issuing certificates.
+    pub(crate) fn authorities(&self, keys: JwkSet, issuing: &[Vec<u8>], now: UnixMillis) -> Authorities {
+        let issuing = issuing.iter().cloned().map(Base64Bytes).collect();
+        let roots = vec![Base64Bytes(self.authority.der())];
+        Authorities { iss: self.trust_domain.clone(), iat: now, exp: now.plus(600_000), keys, roots, issuing }
+    }
+
+    /// The token of such a statement.
+    pub(crate) fn authorities_token(&self, authorities: &Authorities) -> String {
+        self.key.token(authorities::KIND, &authorities.to_payload())
     }
 
     /// The token of a pulse.

@@ -1,6 +1,6 @@
 //! What one stream hands out: the SVID that is live now, then each that follows, and the end when trust ends.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::stream::{BoxStream, StreamExt as _, unfold};
 use tonic::Status;
@@ -21,26 +21,43 @@ pub(crate) fn refused() -> Status {
 pub struct Source {
     offers: Offers,
     admission: Arc<Admission>,
-    jwt_bundle: Option<Arc<[u8]>>,
+    jwt_bundle: JwtBundle,
+}
+
+/// The keys that sign JWT-SVIDs, a JWKS document, as it was last heard.
+#[derive(Clone, Debug, Default)]
+pub struct JwtBundle(Arc<Mutex<Option<Arc<[u8]>>>>);
+
+impl JwtBundle {
+    /// A document that replaces the one before.
+    pub fn set(&self, document: Option<Vec<u8>>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = document.map(Arc::from);
+    }
+
+    /// The document, where one is known.
+    #[must_use]
+    pub fn get(&self) -> Option<Arc<[u8]>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 impl Source {
     /// Hands `offers` to whom `admission` admits.
     #[must_use]
     pub fn new(offers: Offers, admission: Admission) -> Self {
-        Self { offers, admission: Arc::new(admission), jwt_bundle: None }
+        Self { offers, admission: Arc::new(admission), jwt_bundle: JwtBundle::default() }
     }
 
-    /// With the keys that sign JWT-SVIDs, a JWKS document, where they are known.
+    /// With the keys that sign JWT-SVIDs, where they are known, as they change.
     #[must_use]
-    pub fn with_jwt_bundle(mut self, document: Option<Vec<u8>>) -> Self {
-        self.jwt_bundle = document.map(Arc::from);
+    pub fn with_jwt_bundle(mut self, bundle: JwtBundle) -> Self {
+        self.jwt_bundle = bundle;
         self
     }
 
     /// The keys that sign JWT-SVIDs.
     #[must_use]
-    pub fn jwt_bundle(&self) -> Option<Arc<[u8]>> {
+    pub fn jwt_bundle(&self) -> JwtBundle {
         self.jwt_bundle.clone()
     }
 

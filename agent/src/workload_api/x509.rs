@@ -116,8 +116,9 @@ impl SpiffeWorkloadApi for WorkloadApi {
         request: Request<JwtBundlesRequest>,
     ) -> Result<Response<Self::FetchJWTBundlesStream>, Status> {
         let feed = self.feed(&request)?;
-        let document = self.source.jwt_bundle();
-        Ok(Response::new(feed.answers(move |svid| jwt::bundles_response(svid, document.as_deref()))))
+        // Read anew with each SVID: a token of a new key comes with the key.
+        let bundle = self.source.jwt_bundle();
+        Ok(Response::new(feed.answers(move |svid| jwt::bundles_response(svid, bundle.get().as_deref()))))
     }
 
     async fn validate_jwtsvid(

@@ -286,6 +286,7 @@ fn attestation(request: &AttestationRequest, state: &mut State, authority: &Auth
     state.keys.push_back(key.clone());
     let credential = is_new.then(|| IssuedCredential {
         workload_chain: None,
+        wit_svid: None,
         jwt_svids: vec![],
         certificate_chain: authority.sign(key, Some(tokens::extension())),
         ear: "an EAR".to_owned(),

@@ -156,7 +156,25 @@ pub fn verify_peer<T>(
     Verified::read(parts.verify(key, "that was given")?, |signed| read(&payload(signed)?))
 }
 
-fn check_peer_header(encoded: &str) -> Result<(), Rejection> {
+/// The same for a token that says what kind it is (RFC 8725, 3.11).
+///
+/// # Errors
+/// As [`verify_peer`], and [`ResultReason::Type`].
+pub fn verify_typed_peer<T>(
+    kind: Kind,
+    token: &str,
+    key: &Jwk,
+    read: impl FnOnce(&[u8]) -> Result<T, Rejection>,
+) -> Result<Verified<T>, Rejection> {
+    let parts = Parts::of(token, kind.bytes_max)?;
+    match check_peer_header(parts.header)?.get("typ").and_then(serde_json::Value::as_str) {
+        Some(typ) if typ == kind.typ => {}
+        found => return Err(ResultReason::Type.because(kind.typ, found.unwrap_or("none"))),
+    }
+    Verified::read(parts.verify(key, "that the token confirms")?, |signed| read(&payload(signed)?))
+}
+
+fn check_peer_header(encoded: &str) -> Result<serde_json::Value, Rejection> {
     if PEER_HEADER_BYTES_MAX < encoded.len() {
         return Err(ResultReason::Header.because(format!("at most {PEER_HEADER_BYTES_MAX} bytes"), encoded.len()));
     }
@@ -173,7 +191,7 @@ fn check_peer_header(encoded: &str) -> Result<(), Rejection> {
     if header.get("crit").is_some() {
         return Err(ResultReason::Header.because("no critical members", "crit"));
     }
-    Ok(())
+    Ok(header)
 }
 
 /// RFC 8725, 3.1 and 3.11: algorithm and type are compared with what the verifier wants, before any key is looked up.
@@ -284,6 +302,11 @@ const P256_SPKI_PREFIX: [u8; 26] = [
     0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
 ];
 
+/// X and Y of a P-256 `SubjectPublicKeyInfo`, DER.
+pub(super) fn coordinates_of_spki(spki: &[u8]) -> Option<(&[u8], &[u8])> {
+    spki.strip_prefix(&P256_SPKI_PREFIX).and_then(coordinates)
+}
+
 /// X and Y of an uncompressed P-256 point (SEC1, 2.3.3).
 fn coordinates(point: &[u8]) -> Option<(&[u8], &[u8])> {
     let (form, coordinates) = point.split_first()?;
@@ -312,7 +335,7 @@ struct JwkDocument {
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct JwkSetDocument {
+pub(super) struct JwkSetDocument {
     keys: Vec<JwkDocument>,
 }
 
@@ -333,6 +356,11 @@ impl JwkSet {
             return Err(refused("a longer document"));
         }
         let document: JwkSetDocument = serde_json::from_slice(json).map_err(|error| refused(&error.to_string()))?;
+        Self::from_document(document)
+    }
+
+    pub(super) fn from_document(document: JwkSetDocument) -> Result<Self, Rejection> {
+        let refused = |found: &str| ResultReason::Keys.because("a JWKS of P-256 signing keys", found);
         if document.keys.is_empty() || KEYS_MAX < document.keys.len() {
             return Err(refused(&format!("{} keys", document.keys.len())));
         }
@@ -349,6 +377,11 @@ impl JwkSet {
     /// The JWKS document that [`Self::parse`] reads.
     #[must_use]
     pub fn to_json(&self) -> String {
+        // Strings and lists only: writing them cannot fail.
+        serde_json::to_string(&self.document()).unwrap_or_default()
+    }
+
+    pub(super) fn document(&self) -> JwkSetDocument {
         let document = |key: &Jwk| {
             let (x, y) = coordinates(&key.point)?;
             Some(JwkDocument {
@@ -361,9 +394,7 @@ impl JwkSet {
                 alg: ALGORITHM.to_string(),
             })
         };
-        let keys = self.keys.values().filter_map(document).collect();
-        // Strings and lists only: writing them cannot fail.
-        serde_json::to_string(&JwkSetDocument { keys }).unwrap_or_default()
+        JwkSetDocument { keys: self.keys.values().filter_map(document).collect() }
     }
 
     /// The ids of the keys, in order.

@@ -2,12 +2,14 @@
 //! attestation result ([`ear`]), the X.509-SVID ([`svid`]) and the JWT-SVID ([`jwt_svid`]). And what others sign: their
 //! results ([`peer_ear`]), their X.509-SVIDs ([`x509_svid`]) and bundles ([`spiffe_bundle`]).
 
+pub mod authorities;
 pub mod ear;
 pub mod jws;
 pub mod jwt_svid;
 pub mod peer_ear;
 pub mod spiffe_bundle;
 pub mod svid;
+pub mod wit_svid;
 pub mod x509_svid;
 
 use crate::rejection::reasons;
@@ -51,6 +53,14 @@ reasons! {
         Keys = "result.keys.malformed",
             "the key set cannot be read",
             "give a JWKS of P-256 public keys with kty, crv, x, y, kid, use=sig and alg=ES256, each kid once";
+        /// Of another trust domain.
+        AuthoritiesIssuer = "result.authorities.issuer",
+            "the statement of keys is of another trust domain",
+            "follow a broker of the trust domain this verifier serves";
+        /// An old statement names keys that are retired.
+        AuthoritiesDates = "result.authorities.dates",
+            "the statement of keys is not of now",
+            "follow the broker itself; synchronise the clocks of broker and verifier";
         /// draft-ietf-rats-ear-04, 3.1.
         EarProfile = "result.ear.profile",
             "the attestation result follows another profile",
@@ -103,6 +113,34 @@ reasons! {
         JwtSvidHolder = "result.jwt_svid.holder",
             "the token is bound to another key",
             "prove possession of the credential key that the token was issued for";
+        /// Of another broker, or for another trust domain.
+        WitIssuer = "result.wit.issuer",
+            "the workload identity token is of another issuer",
+            "present a token of the issuer and trust domain this verifier serves";
+        /// RFC 7519, 4.1.4: no grace.
+        WitExpired = "result.wit.expired",
+            "the workload identity token has expired",
+            "attest again and present the new token";
+        /// RFC 7519, 4.1.6.
+        WitNotYetIssued = "result.wit.not_yet_issued",
+            "the workload identity token was issued in the future",
+            "synchronise the clocks of broker and verifier";
+        /// draft-ietf-wimse-wpt-02, 2: `wth`.
+        WitProofToken = "result.wit.proof.token",
+            "the proof was made for another token",
+            "make a proof for the very token that is sent: wth is its SHA-256";
+        /// draft-ietf-wimse-wpt-02, 2: `aud`.
+        WitProofAudience = "result.wit.proof.audience",
+            "the proof is for another request",
+            "make a proof for the target URI of this request, without query and fragment";
+        /// draft-ietf-wimse-wpt-02, 2: `exp`, and soon.
+        WitProofDates = "result.wit.proof.dates",
+            "the proof has expired, or would be valid for too long",
+            "make a proof for each request, that ends within two minutes";
+        /// draft-ietf-wimse-wpt-02, 2: `jti`.
+        WitProofReplayed = "result.wit.proof.replayed",
+            "the proof was used before, or cannot be told from others",
+            "make a proof for each request, with 128 random bits as its jti";
         /// RFC 5280, 4.1.2.5.
         SvidExpired = "result.svid.expired",
             "the credential has expired",

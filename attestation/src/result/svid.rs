@@ -1,6 +1,8 @@
 //! The X.509-SVID of an execution credential: the SPIFFE profile, and the one extension that ties the certificate to
 //! its decision, its status and its place in the log.
 
+mod extension;
+
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -8,6 +10,9 @@ use core::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+use self::extension::EXTENSION;
+pub(crate) use self::extension::push;
+pub use self::extension::{CredentialExtension, EXTENSION_OID, KeyProtection};
 use crate::anchor::Assurance;
 use crate::claims::HexBytes;
 use crate::digest::Sha256Digest;
@@ -15,7 +20,8 @@ use crate::protocol::HostId;
 use crate::rejection::{Reason, Rejection};
 use crate::result::ResultReason;
 use crate::time::UnixMillis;
-use crate::x509::der::{Der, NotDer, tag};
+use crate::x509::constraints::uris;
+use crate::x509::der::{NotDer, tag};
 use crate::x509::{BasicConstraints, Certificate, Oid, VerifiedPath, X509Reason, oid, verify_path};
 
 /// A SPIFFE trust domain (SPIFFE-ID, 2.1): 1 to 255 of `a-z`, `0-9`, `-`, `.` and `_`.
@@ -145,7 +151,7 @@ impl ExecutionCredential {
         let mut closest = no_chain("no roots");
         for root in roots.iter().take(ROOTS_MAX) {
             let root = Certificate::parse(root)?;
-            match verify_path(leaf, intermediates, &root, now, &[oid::SUBJECT_ALT_NAME, oid::EXTENDED_KEY_USAGE]) {
+            match verify_svid_path(leaf, intermediates, &root, now) {
                 Ok(path) => return Self::read(leaf, &path, trust_domain, now),
                 // Where a root of the right name failed, its reason says more.
                 Err(rejection) if rejection.reason() != Reason::X509(X509Reason::NoPath) => closest = rejection,
@@ -292,6 +298,86 @@ impl ExecutionCredential {
     }
 }
 
+/// What TLS asks of a client's chain (leaf first, DER): that it leads to one of `roots` and may authenticate a client.
+/// Who the client is, and whether it is trusted now, is asked afterwards.
+///
+/// # Errors
+/// An [`X509Reason`], or [`ResultReason::SvidProfile`] for a leaf that is for something else.
+pub fn check_client_chain(chain: &[&[u8]], roots: &[Vec<u8>], now: UnixMillis) -> Result<(), Rejection> {
+    let certificates = read_chain(chain)?;
+    let (leaf, intermediates) = certificates.split_first().ok_or_else(|| no_chain("no certificates"))?;
+    if leaf.extension(oid::EXTENDED_KEY_USAGE).is_some() && !leaf.has_extended_key_usage(CLIENT_AUTH)? {
+        return Err(ResultReason::SvidProfile.because("extKeyUsage clientAuth", "others alone"));
+    }
+    let mut closest = no_chain("no roots");
+    for root in roots.iter().take(ROOTS_MAX) {
+        match verify_svid_path(leaf, intermediates, &Certificate::parse(root)?, now) {
+            Ok(_) => return Ok(()),
+            Err(rejection) => closest = rejection,
+        }
+    }
+    Err(closest)
+}
+
+/// A path whose every name is within the constraints above it.
+pub(super) fn verify_svid_path<'a>(
+    leaf: &Certificate<'a>,
+    intermediates: &[Certificate<'a>],
+    root: &Certificate<'a>,
+    now: UnixMillis,
+) -> Result<VerifiedPath<'a>, Rejection> {
+    let understood = [oid::SUBJECT_ALT_NAME, oid::EXTENDED_KEY_USAGE, oid::NAME_CONSTRAINTS];
+    let path = verify_path(leaf, intermediates, root, now, &understood)?;
+    path.check_uri_constraints()?;
+    Ok(path)
+}
+
+/// The content of a nameConstraints extension (RFC 5280, 4.2.1.10) that permits the URIs of one trust domain and no
+/// other. It goes critical into the certificate of an authority that issues for that domain alone.
+#[must_use]
+pub fn name_constraints(trust_domain: &TrustDomain) -> Vec<u8> {
+    [tag::SEQUENCE, tag::CONTEXT_0, tag::SEQUENCE, URI].into_iter().rev().fold(
+        trust_domain.as_str().as_bytes().to_vec(),
+        |content, tag| {
+            let mut element = Vec::new();
+            push(&mut element, tag, &content);
+            element
+        },
+    )
+}
+
+/// An issuing certificate under a root: what an authority needs that signs execution credentials of one trust domain.
+/// Whoever builds paths for callers takes it as a candidate; it proves nothing by itself.
+///
+/// # Errors
+/// An [`X509Reason`], also where its constraints name anything but the trust domain, or [`ResultReason::SvidChain`]
+/// where there are no roots.
+pub fn check_issuing(
+    issuing: &[u8],
+    roots: &[Vec<u8>],
+    trust_domain: &TrustDomain,
+    now: UnixMillis,
+) -> Result<UnixMillis, Rejection> {
+    let certificate = Certificate::parse(issuing)?;
+    certificate.check_may_issue()?;
+    // What may issue authorities is no issuing authority: its leaves would not say which one they are of.
+    if certificate.basic_constraints() != (BasicConstraints::Authority { path_length: Some(0) }) {
+        return Err(X509Reason::PathLength.because("pathLenConstraint 0", "another"));
+    }
+    let constraints = certificate.extension(oid::NAME_CONSTRAINTS);
+    if constraints.is_some_and(|found| !found.critical || found.value != name_constraints(trust_domain)) {
+        return Err(X509Reason::NameConstraints.because(trust_domain, "others, or some that are not critical"));
+    }
+    let mut closest = no_chain("no roots");
+    for root in roots.iter().take(ROOTS_MAX) {
+        match verify_svid_path(&certificate, &[], &Certificate::parse(root)?, now) {
+            Ok(path) => return Ok(path.not_after()),
+            Err(rejection) => closest = rejection,
+        }
+    }
+    Err(closest)
+}
+
 pub(super) fn no_chain(found: &str) -> Rejection {
     ResultReason::SvidChain.because("a chain of at most four certificates to a root of the trust bundle", found)
 }
@@ -347,215 +433,14 @@ fn read_id(leaf: &Certificate<'_>) -> Result<SpiffeId, Rejection> {
     }
 }
 
-/// The `uniformResourceIdentifier [6]` names of GeneralNames (RFC 5280, 4.2.1.6).
-pub(super) fn uris(names: &[u8]) -> Result<Vec<&[u8]>, NotDer> {
-    let mut outer = Der::new(names);
-    let mut names = outer.inner(tag::SEQUENCE)?;
-    outer.finish()?;
-    let mut uris = Vec::new();
-    while !names.is_empty() {
-        let name = names.any()?;
-        if name.tag == URI_NAME {
-            uris.push(name.content);
-        }
-    }
-    Ok(uris)
-}
-
 /// Longest chain without its root: leaf and three intermediates.
 const CHAIN_MAX: usize = 4;
+
+/// `uniformResourceIdentifier [6]` (RFC 5280, 4.2.1.6).
+const URI: u8 = 0x86;
 
 /// Roots tried for one chain: the domain's current, next and previous ones.
 pub(super) const ROOTS_MAX: usize = 16;
 
-const URI_NAME: u8 = 0x86;
-
 pub(super) const SERVER_AUTH: Oid = Oid::new(&[0x2b, 6, 1, 5, 5, 7, 3, 1], "id-kp-serverAuth");
 pub(super) const CLIENT_AUTH: Oid = Oid::new(&[0x2b, 6, 1, 5, 5, 7, 3, 2], "id-kp-clientAuth");
-
-/// OID of the credential extension, non-critical: 2.25 (UUID-derived) and our number.
-pub const EXTENSION_OID: [u64; 3] = [2, 25, 7_014_083_229_441_153_027];
-
-/// The same as content octets.
-const EXTENSION: Oid = Oid::new(&[0x69, 0xe1, 0xab, 0xc1, 0xf1, 0x8f, 0x9e, 0xf5, 0xb0, 0x03], "credential extension");
-
-/// Version of the extension's content: without waivers, with some, and for a key in memory.
-const EXTENSION_VERSION: u64 = 1;
-const EXTENSION_VERSION_WAIVERS: u64 = 2;
-const EXTENSION_VERSION_MEMORY: u64 = 3;
-
-/// Where the certified key is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum KeyProtection {
-    /// In the TPM that was attested, which never gives it out.
-    #[default]
-    Tpm,
-    /// In the memory of the attested host, for its workloads. Whoever reads that memory has the key until the
-    /// credential ends.
-    Memory,
-}
-
-impl fmt::Display for KeyProtection {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Tpm => "tpm",
-            Self::Memory => "memory",
-        })
-    }
-}
-
-/// The content of the credential extension:
-///
-/// ```text
-/// SEQUENCE { version INTEGER (1), statusList INTEGER, statusIndex INTEGER, generation INTEGER,
-///            decision OCTET STRING (32), logIndex INTEGER, assurance UTF8String }
-/// ```
-///
-/// Under waivers the version is 2, and their ids follow: `waivers SEQUENCE OF UTF8String`, never empty. For a key in
-/// memory it is 3, and `keyProtection UTF8String ("memory")` and `waivers`, which may then be empty, follow. A reader that
-/// does not know a version refuses the credential.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CredentialExtension {
-    /// Number of the status list.
-    pub status_list: u64,
-    /// Index in that list.
-    pub status_index: u64,
-    /// The host's generation.
-    pub generation: u64,
-    /// The decision id: hash of its leaf in the log.
-    pub decision: Sha256Digest,
-    /// Index of that leaf.
-    pub log_index: u64,
-    /// What the weakest trust anchor is worth.
-    pub assurance: Assurance,
-    /// Ids of the signed waivers that the host would have been denied without.
-    pub waivers: Vec<String>,
-    /// Where the certified key is.
-    pub key_protection: KeyProtection,
-}
-
-const UTF8_STRING: u8 = 0x0c;
-
-/// More waivers than this are no exception.
-const WAIVERS_MAX: usize = 8;
-const WAIVER_ID_BYTES_MAX: usize = 128;
-/// Longest content: 5 integers of at most 11 bytes, 34, 11 and 8 bytes; 8 waivers of 131; three headers of at most 4.
-const EXTENSION_BYTES_MAX: usize = 55 + 45 + 8 + 8 * 131 + 3 * 4;
-
-impl CredentialExtension {
-    /// The extension's value, DER.
-    #[must_use]
-    pub fn encode(&self) -> Vec<u8> {
-        let mut content = Vec::new();
-        let version = match self.key_protection {
-            KeyProtection::Tpm if self.waivers.is_empty() => EXTENSION_VERSION,
-            KeyProtection::Tpm => EXTENSION_VERSION_WAIVERS,
-            KeyProtection::Memory => EXTENSION_VERSION_MEMORY,
-        };
-        for integer in [version, self.status_list, self.status_index, self.generation] {
-            push_integer(&mut content, integer);
-        }
-        push(&mut content, tag::OCTET_STRING, &self.decision.0);
-        push_integer(&mut content, self.log_index);
-        push(&mut content, UTF8_STRING, self.assurance.to_string().as_bytes());
-        if version == EXTENSION_VERSION_MEMORY {
-            push(&mut content, UTF8_STRING, self.key_protection.to_string().as_bytes());
-        }
-        if version != EXTENSION_VERSION {
-            let mut waivers = Vec::new();
-            for waiver in &self.waivers {
-                push(&mut waivers, UTF8_STRING, waiver.as_bytes());
-            }
-            push(&mut content, tag::SEQUENCE, &waivers);
-        }
-        let mut sequence = Vec::new();
-        push(&mut sequence, tag::SEQUENCE, &content);
-        sequence
-    }
-
-    /// Reads the extension's value: the exact inverse of [`Self::encode`], one encoding for one content.
-    ///
-    /// # Errors
-    /// [`ResultReason::SvidExtensionMalformed`].
-    pub fn decode(der: &[u8]) -> Result<Self, Rejection> {
-        let refused =
-            |found: &str| ResultReason::SvidExtensionMalformed.because("the credential extension, DER", found);
-        if EXTENSION_BYTES_MAX < der.len() {
-            return Err(refused(&format!("{} bytes", der.len())));
-        }
-        Self::read_fields(der).map_err(|NotDer| refused("other fields"))
-    }
-
-    fn read_fields(der: &[u8]) -> Result<Self, NotDer> {
-        let mut outer = Der::new(der);
-        let mut fields = outer.inner(tag::SEQUENCE)?;
-        outer.finish()?;
-        let version = fields.u64()?;
-        let (status_list, status_index, generation) = (fields.u64()?, fields.u64()?, fields.u64()?);
-        let decision = <[u8; 32]>::try_from(fields.content(tag::OCTET_STRING)?).map_err(|_| NotDer)?;
-        let log_index = fields.u64()?;
-        let assurance = match fields.content(UTF8_STRING)? {
-            b"hardware" => Assurance::Hardware,
-            b"simulated" => Assurance::Simulated,
-            _ => return Err(NotDer),
-        };
-        let key_protection = match version {
-            EXTENSION_VERSION | EXTENSION_VERSION_WAIVERS => KeyProtection::Tpm,
-            EXTENSION_VERSION_MEMORY if fields.content(UTF8_STRING)? == b"memory" => KeyProtection::Memory,
-            _ => return Err(NotDer),
-        };
-        let waivers = match version {
-            EXTENSION_VERSION => Vec::new(),
-            _ => Self::read_waivers(fields.inner(tag::SEQUENCE)?)?,
-        };
-        // Of no waivers and a key in the TPM there is one spelling: version 1.
-        if version == EXTENSION_VERSION_WAIVERS && waivers.is_empty() {
-            return Err(NotDer);
-        }
-        fields.finish()?;
-        let decision = Sha256Digest(decision);
-        Ok(Self { status_list, status_index, generation, decision, log_index, assurance, waivers, key_protection })
-    }
-
-    fn read_waivers(mut list: Der<'_>) -> Result<Vec<String>, NotDer> {
-        let mut waivers = Vec::new();
-        while !list.is_empty() {
-            let id = str::from_utf8(list.content(UTF8_STRING)?).map_err(|_| NotDer)?;
-            // They are printed where credentials are.
-            let plain =
-                !id.is_empty() && id.len() <= WAIVER_ID_BYTES_MAX && id.bytes().all(|byte| byte.is_ascii_graphic());
-            if !plain {
-                return Err(NotDer);
-            }
-            waivers.push(id.to_string());
-        }
-        if waivers.len() <= WAIVERS_MAX { Ok(waivers) } else { Err(NotDer) }
-    }
-}
-
-/// Appends an element, its length in as few octets as possible (X.690, 10.1).
-pub(crate) fn push(out: &mut Vec<u8>, tag: u8, content: &[u8]) {
-    out.push(tag);
-    // Contents are bounded (see EXTENSION_BYTES_MAX): the conversion cannot fail, and if it did the decoder would
-    // refuse what came out.
-    let [high, low] = u16::try_from(content.len()).unwrap_or(u16::MAX).to_be_bytes();
-    match (high, low) {
-        (0, 0..=0x7f) => out.push(low),
-        (0, 0x80..) => out.extend_from_slice(&[0x81, low]),
-        (1.., _) => out.extend_from_slice(&[0x82, high, low]),
-    }
-    out.extend_from_slice(content);
-}
-
-/// Appends a non-negative INTEGER: shortest form, a zero byte before a set top bit (X.690, 8.3).
-fn push_integer(out: &mut Vec<u8>, value: u64) {
-    let bytes = value.to_be_bytes();
-    let significant = bytes.iter().position(|byte| *byte != 0).unwrap_or(7);
-    let (_, shortest) = bytes.split_at_checked(significant).unwrap_or((&[], &bytes));
-    let mut content = Vec::new();
-    if shortest.first().is_some_and(|byte| 0x80 <= *byte) {
-        content.push(0);
-    }
-    content.extend_from_slice(shortest);
-    push(out, tag::INTEGER, &content);
-}

@@ -8,10 +8,13 @@ use core::fmt;
 
 use crate::rejection::{Reason, Rejection};
 use crate::result::ResultReason;
-use crate::result::svid::{CLIENT_AUTH, ROOTS_MAX, SERVER_AUTH, TrustDomain, check_dates, no_chain, read_chain, uris};
+use crate::result::svid::{
+    CLIENT_AUTH, ROOTS_MAX, SERVER_AUTH, TrustDomain, check_dates, no_chain, read_chain, verify_svid_path,
+};
 use crate::time::UnixMillis;
+use crate::x509::constraints::uris;
 use crate::x509::der::NotDer;
-use crate::x509::{BasicConstraints, Certificate, X509Reason, oid, verify_path};
+use crate::x509::{BasicConstraints, Certificate, X509Reason, oid};
 
 /// Longest SPIFFE id (SPIFFE-ID, 2.3).
 const ID_BYTES_MAX: usize = 2048;
@@ -87,8 +90,7 @@ impl X509Svid {
         let mut closest = no_chain("no authorities");
         for authority in authorities.iter().take(ROOTS_MAX) {
             let authority = Certificate::parse(authority)?;
-            let understood = [oid::SUBJECT_ALT_NAME, oid::EXTENDED_KEY_USAGE];
-            match verify_path(leaf, intermediates, &authority, now, &understood) {
+            match verify_svid_path(leaf, intermediates, &authority, now) {
                 Ok(path) => return Ok(Self { id, valid_until: path.not_after() }),
                 Err(rejection) if rejection.reason() != Reason::X509(X509Reason::NoPath) => closest = rejection,
                 Err(_) if closest.reason() == Reason::Result(ResultReason::SvidChain) => {

@@ -5,14 +5,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use countersign_attestation::digest::Sha256Digest;
+use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
-use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::time_provider::TimeProvider;
-use rustls::{RootCertStore, ServerConfig};
 
 use super::SetUpError;
+use super::clients::Clients;
 use crate::authorize::Reread;
 use crate::clock::Clock;
 
@@ -92,14 +93,9 @@ pub(super) fn config(
     clock: Arc<dyn Clock>,
 ) -> Result<Arc<ServerConfig>, SetUpError> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut store = RootCertStore::empty();
-    for root in roots {
-        store.add(CertificateDer::from_slice(root).into_owned())?;
-    }
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(store), Arc::clone(&provider)).build()?;
-    let mut config = ServerConfig::builder_with_details(provider, Arc::new(Time(clock)))
+    let mut config = ServerConfig::builder_with_details(Arc::clone(&provider), Arc::new(Time(clock)))
         .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_client_cert_verifier(verifier)
+        .with_client_cert_verifier(Arc::new(Clients::new(roots, provider)?))
         .with_cert_resolver(identity);
     // A resumed session skips the check of the chain (RFC 8446, 2.2): none is offered and none is kept, and without one
     // there is no early data.

@@ -141,7 +141,9 @@ pub(in crate::cli) fn wait_until(what: &str, mut done: impl FnMut() -> anyhow::R
 
 /// What a gate says of a certificate, asked as nginx asks: status of `GET /authorize`.
 pub(in crate::cli) fn ask_gate(gate: &str, certificate_pem: &str) -> anyhow::Result<u16> {
-    let escaped: String = certificate_pem.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    // nginx hands over the leaf alone.
+    let leaf = certificate_pem.split_inclusive("-----END CERTIFICATE-----\n").next().unwrap_or_default();
+    let escaped: String = leaf.bytes().map(|byte| format!("%{byte:02X}")).collect();
     let mut stream = TcpStream::connect(gate)?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
     let head =
