@@ -17,6 +17,9 @@ use crate::metrics::Metrics;
 use crate::sse::{Event, Parser, SseError};
 use crate::state::{GateState, ListOffer, Offer};
 
+/// Without a stream, how often is asked what the broker says of its keys: it says of new ones for ten seconds at least
+/// before they sign.
+const LEARN_EVERY_MS: u64 = 4_000;
 /// Longest wait for a connection, and for a whole answer that is not a stream.
 const ANSWER_MAX: Duration = Duration::from_secs(2);
 /// First and longest pause between attempts. The longest is far below Y, so that one lost answer denies nobody.
@@ -166,12 +169,24 @@ impl Feed {
     /// no key to answer with.
     pub async fn ask(self, clock: Arc<NonceClock>) {
         let period = Duration::from_millis(self.state.class().period_ms());
+        let mut learn_at = 0;
         loop {
             if let Err(fault) = self.ask_once(&clock).await {
                 self.report(&fault);
+            } else if learn_at <= clock.steady_ms() {
+                // By the time of the answer: before the first there is none.
+                match self.learn().await {
+                    Ok(()) => learn_at = clock.steady_ms().saturating_add(LEARN_EVERY_MS),
+                    Err(fault) => self.report(&fault),
+                }
             }
             pause(period).await;
         }
+    }
+
+    /// Fetches what the broker says of its keys.
+    async fn learn(&self) -> Result<(), Fault> {
+        Ok(self.offer_authorities(&self.text("v1/authorities").await?)?)
     }
 
     async fn ask_once(&self, clock: &NonceClock) -> Result<(), Fault> {

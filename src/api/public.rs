@@ -95,8 +95,8 @@ fn token(text: String, media_type: HeaderValue) -> Response {
     ([(header::CONTENT_TYPE, media_type), (header::CACHE_CONTROL, no_store)], text).into_response()
 }
 
-/// Server-sent events: `authorities`, and `status-delta` or `status-list` for each list, that are new to this reader, then
-/// `pulse`. A reader that falls behind misses pulses, never the newest one.
+/// Server-sent events: `authorities`, and `status-delta` or `status-list` for each list, where they are new to this
+/// reader, then `pulse`. A reader that falls behind misses pulses, never the newest one.
 pub(super) async fn pulse_stream(State(broker): App) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
     stream_of(broker.pulse.watch(), Class::Default, None, Counter::default())
 }
