@@ -116,6 +116,7 @@ async fn take(learn: &mut Learn, watch: &mut PulseWatch, event: &Event) -> Resul
     let found = match event.name.as_str() {
         "authorities" => {
             learn.keys(watch).await?;
+            watch.hear(&event.data);
             Finding::Nothing
         }
         "status-list" => watch.offer_list(&event.data, clock::wall())?,

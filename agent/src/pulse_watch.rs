@@ -76,6 +76,8 @@ pub struct PulseWatch {
     /// The newest pulse as it was signed, and the list as a staple carries it, by its digest.
     token: String,
     encoded: Option<(Sha256Digest, StatusListClaim)>,
+    /// What the broker said of its keys, for staples.
+    authorities: String,
     list: Option<StatusList>,
     arrived: BTreeMap<Sha256Digest, StatusList>,
 }
@@ -91,6 +93,7 @@ impl PulseWatch {
             newest: None,
             token: String::new(),
             encoded: None,
+            authorities: String::new(),
             list: None,
             arrived: BTreeMap::new(),
         }
@@ -99,6 +102,11 @@ impl PulseWatch {
     /// The broker's keys are these now.
     pub fn trust(&mut self, keys: JwkSet) {
         self.keys = keys;
+    }
+
+    /// What the broker says of its keys, as it signed it: whoever is shown a staple checks it.
+    pub fn hear(&mut self, authorities: &str) {
+        authorities.clone_into(&mut self.authorities);
     }
 
     /// A new credential is live, or none is. INVALID is for ever: an index that was VALID once stays known.
@@ -171,7 +179,7 @@ impl PulseWatch {
             self.encoded = (list.sha256() == named).then(|| (named, list.encode()));
         }
         let (_, list) = self.encoded.as_ref()?;
-        staple::encode(&self.token, list)
+        staple::encode(&self.token, list, &self.authorities)
     }
 
     fn judge(&mut self) -> Finding {
@@ -311,10 +319,12 @@ mod tests {
     fn the_staple_is_the_newest_pulse_with_the_list_it_names() {
         let mut bench = Bench::new();
         assert_eq!(bench.watch.staple(), None);
+        bench.watch.hear("a.b.c");
         for (seq, status) in [(1, Status::Valid), (2, Status::Valid), (3, Status::Suspended)] {
             bench.pulse(status, 10);
             let text = bench.watch.staple().unwrap();
             let staple = Staple::parse(&text).unwrap();
+            assert_eq!(staple.authorities(), "a.b.c");
             let pulse =
                 Pulse::verify(staple.pulse(), &bench.watch.keys, &TrustDomain::parse("a.example").unwrap(), ISSUED)
                     .unwrap();

@@ -6,8 +6,9 @@ use core::time::Duration;
 use anyhow::{Context as _, bail};
 use countersign::clock::monotonic;
 use countersign_attestation::UnixMillis;
-use countersign_attestation::result::svid::KeyProtection;
-use countersign_attestation::status_list::{Status, StatusList};
+use countersign_attestation::pulse::{ListDigest, Pulse};
+use countersign_attestation::result::svid::{CredentialExtension, KeyProtection};
+use countersign_attestation::status_list::{ENTRIES, Status, StatusList};
 use countersign_clock::{ClockSync, Keeper};
 use countersign_gate::clock::{Clock as _, Moment, SystemClock};
 use countersign_gate::decide::{Decision, Trust};
@@ -17,7 +18,7 @@ use crate::fleet::quantile;
 use crate::sim_issuer::{Issuer, Order, extension};
 
 /// Credentials whose status is loaded, and those that call.
-const LOADED: u64 = 65_536;
+const LOADED: u64 = 100_000;
 const CALLERS: u64 = 20_000;
 const DECISIONS: usize = 200_000;
 
@@ -38,19 +39,32 @@ pub(crate) fn measure() -> anyhow::Result<Decisions> {
     let gate = GateState::new(trust, issuer.keys());
     let clock = SystemClock::new(Keeper::new(ClockSync::Asserted, 100));
     let moment = clock.now();
-    let mut list = StatusList::new();
+    let per_list = u64::try_from(ENTRIES)?;
+    let mut lists = vec![StatusList::new(); usize::try_from(LOADED.div_ceil(per_list))?];
     for index in 0..LOADED {
-        list.set(index, Status::Valid).map_err(|error| anyhow::anyhow!("{error}"))?;
+        let list = lists.get_mut(usize::try_from(index / per_list)?).context("a list")?;
+        list.set(index % per_list, Status::Valid).map_err(|error| anyhow::anyhow!("{error}"))?;
     }
     let chains: Vec<Vec<Vec<u8>>> = (0..CALLERS)
         .map(|index| {
-            let order = Order::new("bench.example", &format!("gpu-{index}"), &extension(index), moment.wall);
+            // Over all lists.
+            let index = index * (LOADED / CALLERS);
+            let said = extension(index % per_list);
+            let said = CredentialExtension { status_list: index / per_list, ..said };
+            let order = Order::new("bench.example", &format!("gpu-{index}"), &said, moment.wall);
             vec![issuer.authority.issue(&order).der]
         })
         .collect();
     let said = |gate: &GateState, now: Moment, seq: u64| -> anyhow::Result<()> {
-        gate.offer_list(&issuer.list_token(&list, now.wall), now).map_err(|error| anyhow::anyhow!("{error}"))?;
-        let pulse = issuer.pulse_token(&issuer.pulse(seq, now.wall, &list));
+        for list in &lists {
+            gate.offer_list(&issuer.list_token(list, now.wall), now).map_err(|error| anyhow::anyhow!("{error}"))?;
+        }
+        let first = lists.first().context("a list")?;
+        let digest = |(n, list): (usize, &StatusList)| -> anyhow::Result<ListDigest> {
+            Ok(ListDigest { n: u64::try_from(n)?, size: u64::try_from(list.size())?, sha256: list.sha256() })
+        };
+        let named = lists.iter().enumerate().map(digest).collect::<Result<_, _>>()?;
+        let pulse = issuer.pulse_token(&Pulse { lists: named, ..issuer.pulse(seq, now.wall, first) });
         gate.offer_pulse(&pulse, now).map_err(|error| anyhow::anyhow!("{error}"))?;
         Ok(())
     };

@@ -90,6 +90,8 @@ struct Learnt {
     issuing: Vec<Vec<u8>>,
     /// When the statement was made; none before the first.
     made: Option<UnixMillis>,
+    /// The statement as it was signed.
+    token: String,
 }
 
 /// What has arrived and may still be needed. Decisions never touch it.
@@ -115,7 +117,7 @@ impl GateState {
     pub fn new(trust: Trust, keys: JwkSet) -> Self {
         Self {
             trust,
-            authorities: ArcSwap::from_pointee(Learnt { keys, issuing: Vec::new(), made: None }),
+            authorities: ArcSwap::from_pointee(Learnt { keys, issuing: Vec::new(), made: None, token: String::new() }),
             class: Class::Default,
             source: Source::Feeds,
             snapshot: ArcSwap::default(),
@@ -199,7 +201,12 @@ impl GateState {
         let is_ours =
             |issuing: &&[u8]| check_issuing(issuing, &self.trust.roots, &self.trust.trust_domain, now.wall).is_ok();
         let issuing = newer.issuing().filter(is_ours).map(<[u8]>::to_vec).collect();
-        self.authorities.store(Arc::new(Learnt { keys: newer.keys.clone(), issuing, made: Some(newer.iat) }));
+        self.authorities.store(Arc::new(Learnt {
+            keys: newer.keys.clone(),
+            issuing,
+            made: Some(newer.iat),
+            token: token.to_owned(),
+        }));
         Ok(true)
     }
 
@@ -237,6 +244,10 @@ impl GateState {
         }
         let latest = now.latest()?;
         let staple = Staple::parse(text)?;
+        // What is not believed of it is not needed, if the pulse is.
+        if !staple.authorities().is_empty() && staple.authorities() != self.authorities.load().token {
+            let _believed = self.offer_authorities(staple.authorities(), now);
+        }
         let pulse = Pulse::verify(staple.pulse(), &self.authorities.load().keys, &self.trust.trust_domain, now.wall)?;
         pulse.check_unexpired(latest)?;
         let list = Arc::new(staple.into_list());

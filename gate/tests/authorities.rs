@@ -4,11 +4,12 @@
 use countersign_attestation::UnixMillis;
 use countersign_attestation::result::jws::JwkSet;
 use countersign_attestation::result::svid::{KeyProtection, name_constraints};
+use countersign_attestation::staple;
 use countersign_attestation::status_list::{Status, StatusList};
 use countersign_attestation::time::ClockError;
 use countersign_gate::clock::Moment;
 use countersign_gate::decide::{Decision, Trust};
-use countersign_gate::state::{GateState, Offer};
+use countersign_gate::state::{GateState, Offer, Source};
 use rcgen::{BasicConstraints, IsCa};
 
 #[path = "../../tests/sim/issuer.rs"]
@@ -106,4 +107,34 @@ fn token_keys_follow_one_another_and_a_retired_one_is_believed_no_more() {
     assert_eq!(gate.offer_authorities(&issuer.authorities_token(&older), at(2_000)), Ok(false));
     assert_eq!(pulse(&gate, &old, 2, 2_000), Err("result.token.unknown_key"));
     assert_eq!(pulse(&gate, &issuer, 2, 2_000), Ok(Offer::Installed));
+}
+
+#[test]
+fn a_gate_without_a_feed_learns_of_issuing_certificates_and_keys_from_staples() {
+    let mut issuer = Issuer::new("fleet.test");
+    let gate = gate(&issuer).fed_by(Source::Staples);
+    let by = issuing(&issuer, "First");
+    let leaf = by.issue(&Order::new("fleet.test", "gpu-1", &extension(5), NOW)).der;
+    let staple = |issuer: &Issuer, seq: u64, said: &str| {
+        let pulse = issuer.pulse_token(&issuer.pulse(seq, NOW, &list()));
+        staple::encode(&pulse, &list().encode(), said).unwrap()
+    };
+    gate.offer_staple(&staple(&issuer, 1, ""), at(0)).unwrap();
+    assert_eq!(denied(&gate, std::slice::from_ref(&leaf), 0), Some("result.svid.chain"));
+    let next = TokenKey::new();
+    let said = issuer.authorities(JwkSet::new([issuer.key.jwk(), next.jwk()]), &[by.der()], NOW);
+    let said = issuer.authorities_token(&said);
+    gate.offer_staple(&staple(&issuer, 2, &said), at(0)).unwrap();
+    assert_eq!(denied(&gate, std::slice::from_ref(&leaf), 0), None);
+    issuer.key = next;
+    gate.offer_staple(&staple(&issuer, 3, &said), at(0)).unwrap();
+    // A statement that nobody believes is no harm beside a pulse that is believed.
+    let stranger = Issuer::new("fleet.test");
+    let strange = stranger.authorities_token(&stranger.authorities(stranger.keys(), &[], NOW));
+    gate.offer_staple(&staple(&issuer, 4, &strange), at(0)).unwrap();
+    assert_eq!(denied(&gate, &[leaf], 0), None);
+    assert_eq!(
+        gate.offer_staple(&staple(&stranger, 5, &strange), at(0)).unwrap_err().code(),
+        "result.token.unknown_key"
+    );
 }

@@ -155,7 +155,7 @@ fn a_gate_without_a_feed_decides_by_the_newest_staple_that_anybody_showed() {
     let gate = gate(&world.issuer).fed_by(Source::Staples);
     let asked = |after: u64| code(gate.decide(&world.chain, at(after)));
     let staple = |seq: u64, basis: u64, status: Status| {
-        staple::encode(&world.messages(seq, basis, status).1, &list(status).encode()).unwrap()
+        staple::encode(&world.messages(seq, basis, status).1, &list(status).encode(), "").unwrap()
     };
     let refused = |text: &str, after: u64| gate.offer_staple(text, at(after)).unwrap_err().code();
     assert_eq!(asked(0), Err("gate.pulse.none"));
@@ -163,10 +163,10 @@ fn a_gate_without_a_feed_decides_by_the_newest_staple_that_anybody_showed() {
     gate.offer_staple(&first, at(0)).unwrap();
     assert_eq!(asked(0), Ok(()));
     // A list that the pulse does not name, a stranger's pulse, and one that has ended.
-    let other = staple::encode(&world.messages(2, 5, Status::Valid).1, &list(Status::Suspended).encode()).unwrap();
+    let other = staple::encode(&world.messages(2, 5, Status::Valid).1, &list(Status::Suspended).encode(), "").unwrap();
     assert_eq!(refused(&other, 10), "staple.superseded");
     let (_, strange) = World::new().messages(9, 10, Status::Valid);
-    let strange = staple::encode(&strange, &list(Status::Valid).encode()).unwrap();
+    let strange = staple::encode(&strange, &list(Status::Valid).encode(), "").unwrap();
     assert_eq!(refused(&strange, 10), "result.token.unknown_key");
     assert_eq!(refused(&first, Y_MS), "pulse.expired");
     assert_eq!(
@@ -197,13 +197,13 @@ fn a_list_counts_where_the_newest_pulse_names_it_whoever_showed_that() {
         let lists = vec![digest(0, &ours), digest(1, &theirs)];
         world.issuer.pulse_token(&Pulse { lists, ..world.issuer.pulse(seq, at(seq).wall, &ours) })
     };
-    gate.offer_staple(&staple::encode(&pulse(2), &theirs.encode()).unwrap(), at(10)).unwrap();
+    gate.offer_staple(&staple::encode(&pulse(2), &theirs.encode(), "").unwrap(), at(10)).unwrap();
     assert_eq!(code(gate.decide(&world.chain, at(10))), Err("gate.staple.missing"));
-    gate.offer_staple(&staple::encode(&pulse(1), &ours.encode()).unwrap(), at(10)).unwrap();
+    gate.offer_staple(&staple::encode(&pulse(1), &ours.encode(), "").unwrap(), at(10)).unwrap();
     assert_eq!(code(gate.decide(&world.chain, at(10))), Ok(()), "an older pulse with a list that is in the newest");
     assert_eq!(gate.snapshot().held.as_ref().unwrap().pulse().seq, 2);
     // A gate with feeds takes no staples.
-    world.gate.offer_staple(&staple::encode(&pulse(3), &ours.encode()).unwrap(), at(10)).unwrap();
+    world.gate.offer_staple(&staple::encode(&pulse(3), &ours.encode(), "").unwrap(), at(10)).unwrap();
     assert_eq!(world.code(at(10)), Err("gate.pulse.none"));
 }
 

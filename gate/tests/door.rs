@@ -176,7 +176,7 @@ async fn a_gate_without_a_feed_reads_the_staple_at_its_doors() {
         world.door.state = Arc::new(GateState::new(trust, issuer.keys()).fed_by(Source::Staples));
         let certificate = world.certificate();
         let pulse = issuer.pulse_token(&issuer.pulse(1, NOW, &list));
-        let text = staple::encode(&pulse, &list.encode()).unwrap();
+        let text = staple::encode(&pulse, &list.encode(), "").unwrap();
         let said = if envoy {
             let (code, ..) = check(&world, &certificate, &[("countersign-staple", &text)]).await;
             code == 0
