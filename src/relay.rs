@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use crate::clock::{Clock, sleep};
 use crate::keys::random;
 use crate::metrics::RelayMetrics;
-use crate::trust::pulse::{Pacing, Published, PublishedAuthorities, PublishedList};
+use crate::trust::published::{Pacing, Published, PublishedAuthorities, PublishedList, same_lists};
 
 /// Longest wait for a connection, and for a whole answer that is not a stream.
 const ANSWER_MAX: Duration = Duration::from_secs(2);
@@ -199,11 +199,8 @@ impl Follower {
     }
 
     async fn open(&self) -> Result<reqwest::Response, RelayFault> {
-        let stream = match self.upstream.class {
-            Class::Default => "v1/pulse/stream",
-            Class::Critical => "v1/pulse/stream/critical",
-        };
-        let request = self.upstream.client.get(self.upstream.address(stream)).header("accept", "text/event-stream");
+        let stream = self.upstream.address(self.upstream.class.stream());
+        let request = self.upstream.client.get(stream).header("accept", "text/event-stream");
         let response = request.send().await?;
         if response.status() == StatusCode::OK { Ok(response) } else { Err(RelayFault::Status(response.status())) }
     }
@@ -277,8 +274,7 @@ impl Follower {
             lists.push(list);
         }
         self.lists.retain(|digest, _| pulse.lists.iter().any(|named| named.sha256 == *digest));
-        let digests = |pulse: &Pulse| pulse.lists.iter().map(|list| list.sha256).collect::<Vec<_>>();
-        let says_new = self.newest.as_ref().is_none_or(|newest| digests(newest) != digests(&pulse));
+        let says_new = self.publish.borrow().as_ref().is_none_or(|last| !same_lists(&last.lists, &lists));
         let extra = self.pacing.is_extra(pulse.basis, says_new);
         let authorities = match &self.authorities {
             Some(authorities) => Arc::clone(authorities),
@@ -287,8 +283,7 @@ impl Follower {
                 self.learn(token)?
             }
         };
-        let (seq, basis, exp) = (pulse.seq, pulse.basis, pulse.exp);
-        let published = Published { pulse: token, seq, basis, exp, lists, authorities, extra };
+        let published = Published { pulse: (*pulse).clone(), token, lists, authorities, extra };
         self.upstream.metrics.relayed(pulse.seq, self.upstream.clock.now().since(pulse.basis));
         self.newest = Some(pulse);
         self.publish.send_replace(Some(Arc::new(published)));

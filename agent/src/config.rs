@@ -9,7 +9,7 @@ use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use countersign_attestation::anchor::AmdProduct;
 use countersign_attestation::protocol::HostId;
 use countersign_attestation::result::jwt_svid::{AUDIENCE_BYTES_MAX, JwtSvid};
-use countersign_clock::{ClockSync, ERROR_MAX_MS, Keeper};
+use countersign_clock::ClockArgs;
 
 use crate::collect::{logs, tdx};
 use crate::endorser::{CertificateAt, CertifiedKey, Endorser};
@@ -258,31 +258,6 @@ pub struct RunArgs {
     /// The workload: started with a live credential, frozen and killed when trust is lost.
     #[arg(last = true, value_name = "COMMAND")]
     pub workload: Vec<OsString>,
-}
-
-/// Who vouches for the clock.
-#[derive(Clone, Copy, Debug, Args)]
-pub struct ClockArgs {
-    /// Who vouches for this machine's clock: its kernel, or the operator, where something else keeps the clock.
-    #[arg(long, env = "COUNTERSIGN_CLOCK_SYNC", value_enum, default_value = "kernel")]
-    pub clock_sync: ClockSync,
-    /// The clock error beyond which no grant is believed, at most 1s; with `asserted`, the error that is vouched for.
-    #[arg(
-        long,
-        env = "COUNTERSIGN_CLOCK_ERROR_MAX_MS",
-        value_name = "MILLISECONDS",
-        default_value_t = ERROR_MAX_MS,
-        value_parser = clap::value_parser!(u64).range(1..=ERROR_MAX_MS)
-    )]
-    pub clock_error_max_ms: u64,
-}
-
-impl ClockArgs {
-    /// Who vouches for the clock, and for how much.
-    #[must_use]
-    pub const fn keeper(self) -> Keeper {
-        Keeper::new(self.clock_sync, self.clock_error_max_ms)
-    }
 }
 
 /// A product line of AMD's.

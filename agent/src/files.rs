@@ -39,32 +39,38 @@ pub(crate) fn private_directory(path: &Path) -> Result<(), FileError> {
 
 /// Creates `path` with mode 0600; it must not exist.
 pub(crate) fn create_private(path: &Path, content: &[u8]) -> Result<(), FileError> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).at("create", path)?;
-    file.write_all(content).and_then(|()| file.sync_all()).at("write", path)
+    write_private(path, content)?.sync_all().at("write", path)
 }
 
 /// Replaces `path` by a file with `content` and mode 0600. A reader sees the old content or the new, and a crash leaves
 /// one of them.
 pub(crate) fn replace_private(path: &Path, content: &[u8]) -> Result<(), FileError> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".new");
-    let temporary = path.with_file_name(name);
-    remove(&temporary)?;
+    let temporary = vacant_beside(path)?;
     create_private(&temporary, content)?;
     fs::rename(&temporary, path).at("replace", path)?;
     sync_directory(path.parent().unwrap_or(path))
 }
 
-/// Replaces a file in one step, for readers that run; nothing is made durable.
+/// Likewise for readers that run; nothing is made durable.
 pub(crate) fn swap_private(path: &Path, content: &[u8]) -> Result<(), FileError> {
+    let temporary = vacant_beside(path)?;
+    write_private(&temporary, content)?;
+    fs::rename(&temporary, path).at("replace", path)
+}
+
+fn write_private(path: &Path, content: &[u8]) -> Result<File, FileError> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).at("create", path)?;
+    file.write_all(content).at("write", path)?;
+    Ok(file)
+}
+
+/// Where the next content of `path` is written; what a crash left there is gone.
+fn vacant_beside(path: &Path) -> Result<PathBuf, FileError> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".new");
     let temporary = path.with_file_name(name);
     remove(&temporary)?;
-    let options = &mut File::options();
-    let mut file = options.write(true).create_new(true).mode(0o600).open(&temporary).at("create", &temporary)?;
-    file.write_all(content).at("write", &temporary)?;
-    fs::rename(&temporary, path).at("replace", path)
+    Ok(temporary)
 }
 
 /// Makes renames in `path` durable.

@@ -77,21 +77,21 @@ impl Class {
         }
     }
 
+    /// Where the pulses of the class are streamed, below a broker's or relay's address.
+    #[must_use]
+    pub const fn stream(self) -> &'static str {
+        match self {
+            Self::Default => "v1/pulse/stream",
+            Self::Critical => "v1/pulse/stream/critical",
+        }
+    }
+
     /// Y of the class, at most.
     #[must_use]
     pub const fn validity_max_ms(self) -> u64 {
         match self {
             Self::Default => Y_MAX_MS,
             Self::Critical => 2_000,
-        }
-    }
-
-    /// The name that settings and addresses know it by.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Default => "default",
-            Self::Critical => "critical",
         }
     }
 }

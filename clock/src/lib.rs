@@ -24,6 +24,32 @@ pub enum ClockSync {
     Asserted,
 }
 
+/// Who vouches for the clock, as flags and variables say.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct ClockArgs {
+    /// Who vouches for this machine's clock: its kernel, or the operator, where something else keeps the clock.
+    #[arg(long, env = "COUNTERSIGN_CLOCK_SYNC", value_enum, default_value = "kernel")]
+    pub clock_sync: ClockSync,
+    /// The clock error beyond which nothing is signed or believed, at most 1s; with `asserted`, the error that is
+    /// vouched for.
+    #[arg(
+        long,
+        env = "COUNTERSIGN_CLOCK_ERROR_MAX_MS",
+        value_name = "MILLISECONDS",
+        default_value_t = ERROR_MAX_MS,
+        value_parser = clap::value_parser!(u64).range(1..=ERROR_MAX_MS)
+    )]
+    pub clock_error_max_ms: u64,
+}
+
+impl ClockArgs {
+    /// Who vouches for the clock, and for how much.
+    #[must_use]
+    pub const fn keeper(self) -> Keeper {
+        Keeper::new(self.clock_sync, self.clock_error_max_ms)
+    }
+}
+
 /// Who vouches for the clock, and for how much.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Keeper {

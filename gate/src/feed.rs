@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use countersign_attestation::Rejection;
 use countersign_attestation::nonce_pulse::{NONCE_BYTES, Outstanding};
-use countersign_attestation::pulse::Class;
 use reqwest::redirect::Policy;
 use reqwest::{Client, StatusCode, Url};
 use rustls::pki_types::CertificateDer;
@@ -209,11 +208,8 @@ impl Feed {
 
     /// Reads the stream of this gate's class until it breaks.
     async fn stream(&self, heard: &mut bool) -> Result<core::convert::Infallible, Fault> {
-        let stream = match self.state.class() {
-            Class::Default => "v1/pulse/stream",
-            Class::Critical => "v1/pulse/stream/critical",
-        };
-        let request = self.client.get(self.address(stream)).header("accept", "text/event-stream");
+        let stream = self.address(self.state.class().stream());
+        let request = self.client.get(stream).header("accept", "text/event-stream");
         let mut response = request.send().await?;
         if response.status() != StatusCode::OK {
             return Err(Fault::Status(response.status()));
@@ -246,9 +242,8 @@ impl Feed {
     /// Asks for the newest pulse once: the way when a stream does not come through.
     async fn poll(&self) -> Result<(), Fault> {
         // First, since the pulse may be signed with a key that it names. A pulse says itself whether that is so.
-        match self.text("v1/authorities").await {
-            Ok(token) => self.offer_authorities(&token).unwrap_or_else(|error| self.report(&error.into())),
-            Err(fault) => self.report(&fault),
+        if let Err(fault) = self.learn().await {
+            self.report(&fault);
         }
         let token = self.text("v1/pulse").await?;
         self.offer(&token).await

@@ -91,7 +91,7 @@ async fn open_proxy(door: &Door, listen: SocketAddr, settings: &ProxySettings) -
 fn tell_posture(settings: &Settings, authorize: &Authorize) {
     let trust_domain = settings.trust_domain.as_str();
     let proxy = settings.proxy_upstream.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string);
-    tracing::info!(error_max_ms = settings.clock_error_max_ms, "{}", settings.keeper().posture());
+    tracing::info!(error_max_ms = settings.keeping.clock_error_max_ms, "{}", settings.keeper().posture());
     match authorize {
         Authorize::CoreAlone => {
             let asks = "no operator policies: whoever the broker trusts now may ask for anything";

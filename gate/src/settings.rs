@@ -12,7 +12,7 @@ use countersign_attestation::pulse::Class;
 use countersign_attestation::result::jws::JwkSet;
 use countersign_attestation::result::svid::{KeyProtection, TrustDomain};
 use countersign_attestation::x509::Certificate;
-use countersign_clock::{ClockSync, ERROR_MAX_MS, Keeper};
+use countersign_clock::{ClockArgs, Keeper};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
@@ -76,19 +76,9 @@ pub struct Settings {
     #[arg(conflicts_with = "stapled")]
     pub clock: TimeSource,
 
-    /// Who vouches for this machine's clock: its kernel, or the operator, where something else keeps the clock.
-    #[arg(long, env = "COUNTERSIGN_CLOCK_SYNC", value_enum, default_value = "kernel")]
-    pub clock_sync: ClockSync,
-
-    /// The clock error beyond which nobody is let in, at most 1s; with `asserted`, the error that is vouched for.
-    #[arg(
-        long,
-        env = "COUNTERSIGN_CLOCK_ERROR_MAX_MS",
-        value_name = "MILLISECONDS",
-        default_value_t = ERROR_MAX_MS,
-        value_parser = clap::value_parser!(u64).range(1..=ERROR_MAX_MS)
-    )]
-    pub clock_error_max_ms: u64,
+    /// Whether this machine's clock is believed.
+    #[command(flatten)]
+    pub keeping: ClockArgs,
 
     /// Cedar policies that must permit each request of a trusted caller: a file, or a folder of *.cedar files.
     #[arg(long, env = "COUNTERSIGN_GATE_AUTHORIZE", value_name = "PATH")]
@@ -259,7 +249,7 @@ impl Settings {
     /// Who vouches for the clock, and for how much.
     #[must_use]
     pub const fn keeper(&self) -> Keeper {
-        Keeper::new(self.clock_sync, self.clock_error_max_ms)
+        self.keeping.keeper()
     }
 
     /// Loads the operator's policies, where a place for them is named. What cannot be loaded ends the start.

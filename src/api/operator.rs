@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::body::{Json, RawJson};
 use crate::api::host::to_the_end;
-use crate::api::{App, Operator};
+use crate::api::{App, Operator, public};
 use crate::broker::order::{Order, Ordered};
 use crate::broker::{Broker, Latest};
 use crate::problem::{Problem, Refusal};
@@ -224,7 +224,7 @@ pub(super) async fn metrics(State(broker): App) -> Result<Response, Problem> {
     ] {
         broker.metrics.hosts(name, broker.trust.standings(|standings| standings.count(standing))?);
     }
-    let age = broker.pulse.newest().map_or(u64::MAX, |newest| broker.clock.now().since(newest.basis));
+    let age = broker.pulse.newest().map_or(u64::MAX, |newest| broker.clock.now().since(newest.pulse.basis));
     broker.metrics.clock(broker.clock.error());
     broker.metrics.progress(broker.lineage.head().size, age);
     let collateral = broker.collateral();
@@ -235,6 +235,5 @@ pub(super) async fn metrics(State(broker): App) -> Result<Response, Problem> {
     let now = broker.clock.now();
     broker.metrics.issuing(broker.keys.workload.ends(now).map_or(0, |end| end.since(now)));
     let text = broker.metrics.encode().map_err(|_| Refusal::Internal.plain())?;
-    let media_type = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
-    Ok(([(header::CONTENT_TYPE, media_type)], text).into_response())
+    Ok(public::open_metrics(text))
 }

@@ -21,7 +21,7 @@ use crate::api::App;
 use crate::api::body::Json;
 use crate::broker::start::issuer_url;
 use crate::problem::{Problem, Refusal};
-use crate::trust::pulse::{Following, Published, PublishedList};
+use crate::trust::published::{Following, Published, PublishedList, same_lists};
 
 /// The API's description.
 pub const OPENAPI: &str = include_str!("../../docs/openapi.json");
@@ -44,7 +44,7 @@ pub(super) async fn nonce_pulse(
 }
 
 pub(super) fn pulse_of(newest: &Published) -> Response {
-    token(newest.pulse.clone(), JOSE)
+    token(newest.token.clone(), JOSE)
 }
 
 pub(super) async fn authorities(State(broker): App) -> Result<Response, Problem> {
@@ -88,6 +88,12 @@ pub(super) fn delta_of(list: &PublishedList, known: &str) -> Option<Response> {
 
 pub(super) fn list_token(text: String) -> Response {
     token(text, HeaderValue::from_static("application/statuslist+jwt"))
+}
+
+/// What a registry counted, as OpenMetrics text.
+pub(super) fn open_metrics(text: String) -> Response {
+    let media_type = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+    ([(header::CONTENT_TYPE, media_type)], text).into_response()
 }
 
 fn token(text: String, media_type: HeaderValue) -> Response {
@@ -156,7 +162,7 @@ impl Reading {
                 continue;
             }
             if self.last.as_ref().is_none_or(|last| last.authorities != newest.authorities) {
-                self.waiting.push_back(Event::default().event("authorities").data(&newest.authorities.token));
+                self.push("authorities", &newest.authorities.token);
             }
             for (n, list) in newest.lists.iter().enumerate() {
                 let known = self.last.as_ref().and_then(|last| last.lists.get(n)).map(|known| known.sha256);
@@ -170,7 +176,7 @@ impl Reading {
                     self.push("status-list", token);
                 }
             }
-            self.push("pulse", &newest.pulse);
+            self.push("pulse", &newest.token);
             self.last = Some(newest);
         }
         self.waiting.pop_front()
@@ -179,10 +185,13 @@ impl Reading {
 
 /// Whether a reader of this class is spared a pulse: one that came for others, unless it missed what was for it.
 fn is_spare(last: &Published, newest: &Published, class: Class) -> bool {
-    let same = last.lists.iter().map(|list| list.sha256).eq(newest.lists.iter().map(|list| list.sha256));
     match class {
         Class::Critical => false,
-        Class::Default => newest.extra && same && newest.basis.since(last.basis) < Class::Default.period_ms(),
+        Class::Default => {
+            newest.extra
+                && same_lists(&last.lists, &newest.lists)
+                && newest.pulse.basis.since(last.pulse.basis) < Class::Default.period_ms()
+        }
     }
 }
 
@@ -251,10 +260,7 @@ pub(super) async fn healthz() -> axum::Json<impl Serialize> {
 pub(super) async fn readyz(State(broker): App) -> Result<(StatusCode, axum::Json<impl Serialize>), Problem> {
     Refusal::check_clock(broker.clock.error())?;
     let newest = broker.pulse.newest().ok_or_else(|| Refusal::NotReady.plain())?;
-    let now = broker.clock.now();
-    if newest.exp <= now {
-        return Err(Refusal::NotReady.because(format!("a pulse valid after {now}"), newest.exp));
-    }
+    newest.check_unexpired(broker.clock.now())?;
     // What will deny hosts if nobody looks at it; the broker itself is sound.
     // Nor does a CA that cannot issue stop pulses: whoever holds a credential is trusted until its end.
     let warnings = broker.authority_warnings().into_iter().chain(broker.collateral().warnings).collect();

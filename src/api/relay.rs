@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Path, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::StatusCode;
 use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
@@ -21,7 +21,7 @@ use crate::clock::Clock;
 use crate::metrics::RelayMetrics;
 use crate::problem::{Problem, Refusal};
 use crate::relay::Upstream;
-use crate::trust::pulse::{Followers, LIST_LIFE_MS, Published, PublishedList};
+use crate::trust::published::{Followers, LIST_LIFE_MS, Published, PublishedList};
 
 /// What a relay serves.
 #[derive(Clone, Debug)]
@@ -128,10 +128,9 @@ pub fn metrics_router(relayed: Relayed) -> Router {
 
 async fn metrics(State(relayed): State<Relayed>) -> Result<Response, Problem> {
     let newest = relayed.published.borrow().clone();
-    let age = newest.map(|newest| relayed.clock.now().since(newest.basis));
+    let age = newest.map(|newest| relayed.clock.now().since(newest.pulse.basis));
     let text = relayed.metrics.encode(relayed.subscribers.count(), age).map_err(|_| Refusal::Internal.plain())?;
-    let media_type = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
-    Ok(([(header::CONTENT_TYPE, media_type)], text).into_response())
+    Ok(public::open_metrics(text))
 }
 
 fn stream(relayed: Relayed, class: Class) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
@@ -166,9 +165,7 @@ async fn status_list_since(
 
 /// Ready while the newest pulse has not ended.
 async fn readyz(State(relayed): State<Relayed>) -> Result<Response, Problem> {
-    let (newest, now) = (relayed.newest()?, relayed.clock.now());
-    if newest.exp <= now {
-        return Err(Refusal::NotReady.because(format!("a pulse valid after {now}"), newest.exp));
-    }
-    Ok((StatusCode::OK, axum::Json(serde_json::json!({ "status": "ready", "seq": newest.seq }))).into_response())
+    let newest = relayed.newest()?;
+    newest.check_unexpired(relayed.clock.now())?;
+    Ok((StatusCode::OK, axum::Json(serde_json::json!({ "status": "ready", "seq": newest.pulse.seq }))).into_response())
 }

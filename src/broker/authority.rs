@@ -1,6 +1,6 @@
 //! The workload authority renews itself: issuing keys are made before they are needed, and what is amiss is said.
 
-use std::sync::{Arc, Weak};
+use std::sync::Weak;
 use std::time::Duration;
 
 use countersign_attestation::UnixMillis;
@@ -75,10 +75,7 @@ pub(super) async fn watch(broker: Weak<Broker>) {
         crate::clock::sleep(WATCH_EVERY).await;
         let Some(broker) = broker.upgrade() else { return };
         // Files, and later a signature of a key that may be slow.
-        let renewed = tokio::task::spawn_blocking(move || {
-            let broker = Arc::clone(&broker);
-            broker.renew_authority();
-        });
+        let renewed = tokio::task::spawn_blocking(move || broker.renew_authority());
         if let Err(error) = renewed.await {
             tracing::error!(%error, "the workload authority was not looked after");
         }

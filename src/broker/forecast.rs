@@ -54,8 +54,8 @@ impl Broker {
         items.sort_by_key(|item| item.ends);
         let mut losses: BTreeMap<(UnixMillis, &'static str, String), Loss> = BTreeMap::new();
         let mut lasting_hosts: u64 = 0;
-        for id in self.trust.proven()? {
-            let Some(trust) = self.trust.host(&id)?.filter(HostTrust::is_proven) else { continue };
+        for proven in self.trust.proven()? {
+            let (id, trust) = proven?;
             let Some((at, finding)) = self.falls(&trust, &governance, now) else {
                 lasting_hosts = lasting_hosts.saturating_add(1);
                 continue;

@@ -3,7 +3,8 @@
 use std::sync::Mutex;
 
 use countersign_attestation::UnixMillis;
-use countersign_attestation::nonce_pulse::{KIND, NONCE_BYTES, NonceClaims, NonceRequest, own_claims};
+use countersign_attestation::nonce_pulse::{KIND, NONCE_BYTES, NonceClaims, NonceRequest};
+use countersign_attestation::pulse::Pulse;
 
 use crate::broker::Broker;
 use crate::problem::{Problem, Refusal};
@@ -49,12 +50,8 @@ impl Broker {
             return Err(Refusal::NonceRate.plain());
         }
         let newest = self.pulse.newest().ok_or_else(|| Refusal::NotReady.plain())?;
-        if newest.exp <= now {
-            return Err(Refusal::NotReady.because(format!("a pulse valid after {now}"), newest.exp));
-        }
-        let mut pulse = own_claims(&newest.pulse).ok_or_else(|| Refusal::Internal.plain())?;
-        pulse.iat = now;
-        let claims = NonceClaims { nonce: request.nonce, pulse };
+        newest.check_unexpired(now)?;
+        let claims = NonceClaims { nonce: request.nonce, pulse: Pulse { iat: now, ..newest.pulse.clone() } };
         self.keys.token.sign(KIND, &claims.to_payload()).map_err(|_| Refusal::Internal.plain())
     }
 }

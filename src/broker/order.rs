@@ -104,8 +104,8 @@ impl Broker {
         }
         let mut governances = BTreeMap::new();
         let mut ordered = Ordered { order: digest, hosts: 0, named: Vec::new(), dry_run: order.dry_run };
-        for id in self.trust.proven()? {
-            let Some(trust) = self.trust.host(&id)?.filter(HostTrust::is_proven) else { continue };
+        for proven in self.trust.proven()? {
+            let (id, trust) = proven?;
             let again = self.granted_by(&trust, &mut governances);
             if again.is_some_and(|judged| !order.select.selects(&judged)) {
                 continue;

@@ -70,8 +70,8 @@ impl Broker {
     pub async fn reappraise(&self) -> Result<u64, Problem> {
         let governance = self.references.current();
         let mut revoked: u64 = 0;
-        for id in self.trust.proven()? {
-            let Some(trust) = self.trust.host(&id)?.filter(HostTrust::is_proven) else { continue };
+        for proven in self.trust.proven()? {
+            let (id, trust) = proven?;
             let Some(decision) = self.denial_of(&trust, &governance) else { continue };
             tracing::warn!(host = %id, reasons = ?decision.reasons, "revoked by re-appraisal");
             self.record(Entry::revoked_by_decision(self.clock.now(), trust.revision_of(id), decision)).await?;

@@ -105,8 +105,7 @@ pub fn run(command: &CaCommand, out: &mut impl Write) -> anyhow::Result<()> {
         CaCommand::RotateRoot { data_dir, root_key, offline_root } => {
             let key = root_key.as_deref().map(Uri::parse).transpose()?;
             let elsewhere = offline_root.as_deref().map(text).transpose()?;
-            let data = DataDir::at(data_dir);
-            Ok(open(data_dir)?.rotate_root(&data, key.as_ref(), elsewhere.as_deref(), now)?)
+            Ok(open(data_dir)?.rotate_root(key.as_ref(), elsewhere.as_deref(), now)?)
         }
         CaCommand::Request { data_dir } => Ok(write!(out, "{}", open(data_dir)?.request(now)?)?),
         CaCommand::Sign { trust_domain, root, root_key, csr, days, without_name_constraints } => {

@@ -7,7 +7,7 @@ use anyhow::{Context as _, bail};
 use countersign_attestation::UnixMillis;
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::protocol::HostId;
-use countersign_clock::{ClockSync, ERROR_MAX_MS};
+use countersign_clock::ClockArgs;
 use countersign_policies::waiver::signer_name;
 use rcgen::{KeyPair, PublicKeyData as _};
 
@@ -42,18 +42,9 @@ pub struct InitArgs {
     /// Pins the root of software TPMs as class simulated, and installs the policy that admits the class by name.
     #[arg(long)]
     pub simulated_tpm_anchor: Vec<PathBuf>,
-    /// Who vouches for this machine's clock: its kernel, or the operator, where something else keeps the clock.
-    #[arg(long, env = "COUNTERSIGN_CLOCK_SYNC", value_enum, default_value = "kernel")]
-    pub clock_sync: ClockSync,
-    /// The clock error beyond which nothing is signed, at most 1s; with `asserted`, the error that is vouched for.
-    #[arg(
-        long,
-        env = "COUNTERSIGN_CLOCK_ERROR_MAX_MS",
-        value_name = "MILLISECONDS",
-        default_value_t = ERROR_MAX_MS,
-        value_parser = clap::value_parser!(u64).range(1..=ERROR_MAX_MS)
-    )]
-    pub clock_error_max_ms: u64,
+    /// Whether this machine's clock is believed.
+    #[command(flatten)]
+    pub clock: ClockArgs,
     /// Makes the workload CA's root key there, instead of in a file: a pkcs11: URI (RFC 7512).
     #[arg(long, value_name = "URI")]
     pub root_key: Option<String>,
@@ -79,7 +70,7 @@ pub fn init(args: &InitArgs) -> anyhow::Result<()> {
     }
     let now = Clock::dating().now();
     let mut config = Config::for_domain(&args.trust_domain, args.listen);
-    (config.clock_sync, config.clock_error_max_ms) = (args.clock_sync, args.clock_error_max_ms);
+    (config.clock_sync, config.clock_error_max_ms) = (args.clock.clock_sync, args.clock.clock_error_max_ms);
     config.server_names.extend(args.server_name.iter().cloned());
     create_private_dir(data.path())?;
     let place = |uri: &Option<String>| uri.as_deref().map(Uri::parse).transpose();

@@ -22,7 +22,7 @@ use crate::cli::client::tls;
 use crate::clock::Clock;
 use crate::metrics::RelayMetrics;
 use crate::relay::{Follower, Upstream, client};
-use crate::trust::pulse::Followers;
+use crate::trust::published::Followers;
 
 /// Fan a broker's pulses out.
 #[derive(Debug, clap::Args)]

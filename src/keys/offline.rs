@@ -12,7 +12,7 @@ use x509_parser::prelude::{FromDer as _, X509CertificationRequest};
 
 use super::pkcs11::Uri;
 use super::signing::SigningKey;
-use super::workload::{Workload, issuing_params};
+use super::workload::{Workload, certify};
 use super::{KeyError, certificate_der, not_signed, root_params, unusable};
 use crate::config::{AuthoritySettings, NameConstraints, write_new};
 
@@ -81,9 +81,8 @@ impl Request {
             .map_err(|error| refused(format!("no PKCS#10 request: {error}")))?;
         let info = &request.certification_request_info;
         // As this program writes it, and so without any attribute.
-        let expected = request_params(trust_domain);
-        let sample = SigningKeySample::request(&expected)?;
-        if !rest.is_empty() || info.subject.as_raw() != sample.subject || info.iter_attributes().next().is_some() {
+        let subject = request_subject(trust_domain)?;
+        if !rest.is_empty() || info.subject.as_raw() != subject || info.iter_attributes().next().is_some() {
             let found = format!("it is of {} and asks for more than {trust_domain} issuing", info.subject);
             return Err(refused(found));
         }
@@ -115,10 +114,8 @@ impl Request {
         if root.spki() != rcgen::PublicKeyData::subject_public_key_info(&root_key) {
             return Err(unusable("sign a request")("the root's certificate is for another key"));
         }
-        let params = issuing_params(trust_domain, settings, root.not_after(), now)?;
         let issuer = Issuer::from_ca_cert_pem(root_pem, root_key).map_err(unusable("read a CA root"))?;
-        let key = SubjectPublicKeyInfo::from_der(&self.spki).map_err(unusable("read a request"))?;
-        Ok(params.signed_by(&key, &issuer).map_err(not_signed)?.pem())
+        certify(trust_domain, settings, &self.spki, (&issuer, root.not_after()), now)
     }
 }
 
@@ -130,18 +127,12 @@ fn request_params(trust_domain: &TrustDomain) -> CertificateParams {
     params
 }
 
-/// The subject as it is encoded in our own requests.
-struct SigningKeySample {
-    subject: Vec<u8>,
-}
-
-impl SigningKeySample {
-    fn request(params: &CertificateParams) -> Result<Self, KeyError> {
-        let key = rcgen::KeyPair::generate().map_err(unusable("read a request"))?;
-        let request = params.serialize_request(&key).map_err(unusable("read a request"))?;
-        let (_, read) = X509CertificationRequest::from_der(request.der()).map_err(unusable("read a request"))?;
-        Ok(Self { subject: read.certification_request_info.subject.as_raw().to_vec() })
-    }
+/// The subject as our own requests encode it, read from one.
+fn request_subject(trust_domain: &TrustDomain) -> Result<Vec<u8>, KeyError> {
+    let key = rcgen::KeyPair::generate().map_err(unusable("read a request"))?;
+    let request = request_params(trust_domain).serialize_request(&key).map_err(unusable("read a request"))?;
+    let (_, read) = X509CertificationRequest::from_der(request.der()).map_err(unusable("read a request"))?;
+    Ok(read.certification_request_info.subject.as_raw().to_vec())
 }
 
 impl Workload {

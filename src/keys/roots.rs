@@ -89,13 +89,8 @@ impl Workload {
     ///
     /// # Errors
     /// [`KeyError`], also while one root already follows another.
-    pub fn rotate_root(
-        &self,
-        data: &DataDir,
-        key: Option<&Uri>,
-        elsewhere: Option<&str>,
-        now: UnixMillis,
-    ) -> Result<(), KeyError> {
+    pub fn rotate_root(&self, key: Option<&Uri>, elsewhere: Option<&str>, now: UnixMillis) -> Result<(), KeyError> {
+        let data = self.data();
         let bundle = bundle(data)?;
         let refused = unusable::<&str>("add a root");
         if read(data, &bundle)?.len() != 1 {
@@ -123,12 +118,8 @@ impl Workload {
     }
 
     /// Ends the old root once the new one signs and nothing lives that the old one signed; and the keys of ended roots.
-    pub(super) fn end_old_root(
-        &self,
-        data: &DataDir,
-        generations: &[Arc<Generation>],
-        now: UnixMillis,
-    ) -> Result<(), KeyError> {
+    pub(super) fn end_old_root(&self, now: UnixMillis) -> Result<(), KeyError> {
+        let (data, generations) = (self.data(), self.held());
         let bundle = bundle(data)?;
         let roots = read(data, &bundle)?;
         let [old, _] = roots.as_slice() else { return Ok(()) };

@@ -253,7 +253,7 @@ impl Workload {
         let taken = self.read_roots()? | self.read_generations()?;
         self.forget_ended(now)?;
         if 1 < self.roots.load().all.len() {
-            self.end_old_root(&self.data, &self.generations.load(), now)?;
+            self.end_old_root(now)?;
             self.read_roots()?;
         }
         let root = self.root(now)?;
@@ -315,6 +315,10 @@ impl Workload {
         &self.trust_domain
     }
 
+    pub(super) const fn data(&self) -> &DataDir {
+        &self.data
+    }
+
     pub(super) const fn settings(&self) -> &AuthoritySettings {
         &self.settings
     }
@@ -327,9 +331,7 @@ impl Workload {
 
     fn certify(&self, spki: &[u8], root: &Root, now: UnixMillis) -> Result<String, KeyError> {
         let issuer = root.issuer.as_ref().ok_or_else(|| unusable("sign an issuing certificate")("no root is here"))?;
-        let key = SubjectPublicKeyInfo::from_der(spki).map_err(unusable("read a public key"))?;
-        let params = issuing_params(&self.trust_domain, &self.settings, root.not_after, now)?;
-        Ok(params.signed_by(&key, issuer).map_err(not_signed)?.pem())
+        certify(&self.trust_domain, &self.settings, spki, (issuer, root.not_after), now)
     }
 
     /// Where the next key is made, if not in a file.
@@ -415,13 +417,27 @@ impl Workload {
             SigningKey::destroy(&self.path(ended.made, KEY_SUFFIX))?;
             // A crash here leaves a certificate without a key, which is no generation.
             remove(&self.path(ended.made, CERTIFICATE_SUFFIX))?;
+            self.read_generations()?;
         }
-        self.read_generations().map(drop)
+        Ok(())
     }
 }
 
+/// The issuing certificate for a key, PEM, under a root that ends then.
+pub(super) fn certify(
+    trust_domain: &TrustDomain,
+    settings: &AuthoritySettings,
+    spki: &[u8],
+    (root, root_ends): (&Issuer<'_, SigningKey>, UnixMillis),
+    now: UnixMillis,
+) -> Result<String, KeyError> {
+    let key = SubjectPublicKeyInfo::from_der(spki).map_err(unusable("read a public key"))?;
+    let params = issuing_params(trust_domain, settings, root_ends, now)?;
+    Ok(params.signed_by(&key, root).map_err(not_signed)?.pem())
+}
+
 /// What an issuing certificate says.
-pub(super) fn issuing_params(
+fn issuing_params(
     trust_domain: &TrustDomain,
     settings: &AuthoritySettings,
     root_ends: UnixMillis,
@@ -623,12 +639,11 @@ mod tests {
     #[test]
     fn a_root_follows_another_and_no_moment_is_without_a_path() {
         let (dir, workload) = new();
-        let data = DataDir::at(dir.path());
         workload.tick(START).unwrap();
         let first_bundle = workload.roots();
         let begun = START.plus(DAY_MS);
-        open(dir.path()).unwrap().rotate_root(&data, None, None, begun).unwrap();
-        assert!(open(dir.path()).unwrap().rotate_root(&data, None, None, begun.plus(1)).is_err(), "one at a time");
+        open(dir.path()).unwrap().rotate_root(None, None, begun).unwrap();
+        assert!(open(dir.path()).unwrap().rotate_root(None, None, begun.plus(1)).is_err(), "one at a time");
         assert!(workload.tick(begun).unwrap(), "the running broker publishes both");
         let both = workload.roots();
         assert_eq!((both.len(), &both[..1]), (2, &first_bundle[..]));
@@ -661,7 +676,7 @@ mod tests {
         assert!(moved.plus(DAY_MS) < left, "what the old root signed lives on: {left}");
         assert_eq!(workload.roots(), both[1..]);
         assert!(!dir.path().join("keys/workload-ca.key.pem").exists(), "the old root's key is gone");
-        open(dir.path()).unwrap().rotate_root(&data, None, None, left.plus(1)).unwrap();
+        open(dir.path()).unwrap().rotate_root(None, None, left.plus(1)).unwrap();
     }
 
     #[test]
@@ -675,7 +690,7 @@ mod tests {
         };
         let (first, sequence) = read(START);
         assert_eq!((first, read(START.plus(9000))), (2, (2, sequence)));
-        keys.workload.rotate_root(&data, None, None, START.plus(9000)).unwrap();
+        keys.workload.rotate_root(None, None, START.plus(9000)).unwrap();
         keys.workload.tick(START.plus(9000)).unwrap();
         let (second, next) = read(START);
         assert!(second == 3 && sequence < next, "also when the clock stands still");

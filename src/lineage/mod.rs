@@ -300,9 +300,7 @@ impl Lineage {
     /// # Errors
     /// As [`Lineage::append`].
     pub fn append_blocking(&self, entry: Entry) -> Result<Recorded, LineageError> {
-        let (answer, answered) = sync_channel(1);
-        self.send(entry, Box::new(move |result| drop(answer.send(result))))?;
-        answered.recv().map_err(|_| LineageError::Poisoned)?
+        self.submit(entry)?.recv().map_err(|_| LineageError::Poisoned)?
     }
 
     /// As [`Lineage::append_blocking`], for many: entries wait for the disk together, not one after the other.
@@ -314,17 +312,20 @@ impl Lineage {
         let mut entries = entries.into_iter().peekable();
         let mut recorded = Vec::new();
         while entries.peek().is_some() {
-            let mut waiting = Vec::new();
-            for entry in entries.by_ref().take(BATCH_MAX) {
-                let (answer, answered) = sync_channel(1);
-                self.send(entry, Box::new(move |result| drop(answer.send(result))))?;
-                waiting.push(answered);
-            }
+            let batch = entries.by_ref().take(BATCH_MAX);
+            let waiting = batch.map(|entry| self.submit(entry)).collect::<Result<Vec<_>, _>>()?;
             for answered in waiting {
                 recorded.push(answered.recv().map_err(|_| LineageError::Poisoned)??);
             }
         }
         Ok(recorded)
+    }
+
+    /// Hands an entry over; what became of it comes later.
+    fn submit(&self, entry: Entry) -> Result<Receiver<Result<Recorded, LineageError>>, LineageError> {
+        let (answer, answered) = sync_channel(1);
+        self.send(entry, Box::new(move |result| drop(answer.send(result))))?;
+        Ok(answered)
     }
 
     fn send(&self, entry: Entry, answer: Answer) -> Result<(), LineageError> {

@@ -2,11 +2,11 @@
 
 pub mod hosts;
 mod leases;
+pub mod published;
 pub mod pulse;
 pub mod standings;
 pub mod state;
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use countersign_attestation::UnixMillis;
@@ -103,7 +103,7 @@ impl Trust {
         let trust =
             Self { state: Arc::new(Mutex::new(state)), store: store.clone(), changing: Arc::new(Mutex::new(())) };
         loop {
-            let applied = trust.lock().map_err(|problem| RestoreError(problem.to_string()))?.applied();
+            let applied = trust.state()?.applied();
             let Some(entry) = log(applied).map_err(RestoreError)? else { break };
             trust.try_apply(applied, &entry)?;
         }
@@ -127,25 +127,24 @@ impl Trust {
         if let Some(id) = entry.host() {
             self.bring(id)?;
         }
-        let applied = self.state.lock().map_err(|_| RestoreError("it is half changed".to_owned()))?.apply(index, entry);
-        applied.map_err(|error| RestoreError(error.to_string()))
+        self.state()?.apply(index, entry).map_err(|error| RestoreError(error.to_string()))
     }
 
     /// Brings a record that is about to change. The caller holds `changing`.
     fn bring(&self, id: &HostId) -> Result<(), RestoreError> {
-        let state = || self.state.lock().map_err(|_| RestoreError("it is half changed".to_owned()));
-        if !state()?.lacks(id) {
+        if !self.state()?.lacks(id) {
             return Ok(());
         }
         // Not under the lock that every request takes.
-        let stored = self.stored(id)?.ok_or_else(|| RestoreError(format!("the record of {id} is gone")))?;
-        state()?.bring(id.clone(), stored);
+        let stored = self.stored(id)?;
+        self.state()?.bring(id.clone(), stored);
         Ok(())
     }
 
-    fn stored(&self, id: &HostId) -> Result<Option<HostTrust>, RestoreError> {
+    /// A record that the store has to hold.
+    fn stored(&self, id: &HostId) -> Result<HostTrust, RestoreError> {
         let value = self.store.get(Table::Trust, id.as_str()).map_err(|error| RestoreError(error.to_string()))?;
-        value.map(|value| decode(id, &value)).transpose()
+        decode(id, &value.ok_or_else(|| RestoreError(format!("the record of {id} is gone")))?)
     }
 
     /// One host's record.
@@ -158,10 +157,7 @@ impl Trust {
             Place::Here(host) => Ok(Some(*host)),
             Place::Nowhere => Ok(None),
             // The store holds what was so when it was looked for here, or what came later.
-            Place::Stored => match self.stored(id).map_err(|error| unread(&error))? {
-                Some(host) => Ok(Some(host)),
-                None => Err(unread(&RestoreError(format!("the record of {id} is gone")))),
-            },
+            Place::Stored => self.stored(id).map(Some).map_err(|error| unread(&error)),
         }
     }
 
@@ -174,31 +170,20 @@ impl Trust {
     }
 
     /// Every host whose last proof was not taken back: it is trusted, or its lease has ended. In the order of their
-    /// ids.
+    /// ids; each record is read when its turn comes, and left out where that is no longer so.
     ///
     /// # Errors
-    /// [`Refusal::Internal`] after a panic in the state.
-    pub fn proven(&self) -> Result<Vec<HostId>, Problem> {
-        let proven = |row: &&Row| matches!(row.standing, Standing::Trusted | Standing::Lapsed);
-        let ids = |standings: &Standings| standings.rows().filter(proven).map(|row| row.id.clone()).collect();
-        let mut hosts: Vec<HostId> = self.standings(ids)?;
-        hosts.sort();
-        Ok(hosts)
-    }
-
-    /// All records, copied.
-    ///
-    /// # Errors
-    /// As [`Trust::host`].
-    pub fn hosts(&self) -> Result<BTreeMap<HostId, HostTrust>, Problem> {
-        let ids: Vec<HostId> = self.lock()?.standings().rows().map(|row| row.id.clone()).collect();
-        let mut hosts = BTreeMap::new();
-        for id in ids {
-            if let Some(host) = self.host(&id)? {
-                hosts.insert(id, host);
-            }
-        }
-        Ok(hosts)
+    /// [`Refusal::Internal`] after a panic in the state; for each host, as [`Trust::host`].
+    pub fn proven(&self) -> Result<impl Iterator<Item = Result<(HostId, HostTrust), Problem>>, Problem> {
+        let ids = |standings: &Standings| -> Vec<HostId> {
+            standings.rows().filter(|row| row.standing.is_proven()).map(|row| row.id.clone()).collect()
+        };
+        let mut ids = self.standings(ids)?;
+        ids.sort();
+        Ok(ids.into_iter().filter_map(|id| {
+            let host = self.host(&id).map(|host| host.filter(|host| host.standing.is_proven())).transpose()?;
+            Some(host.map(|host| (id, host)))
+        }))
     }
 
     /// Keeps the TPM clock of a host's verified quote; durable with the next pulse.
@@ -283,7 +268,11 @@ impl Trust {
     }
 
     fn lock(&self) -> Result<MutexGuard<'_, TrustState>, Problem> {
-        self.state.lock().map_err(|_| Refusal::Internal.plain())
+        self.state().map_err(|_| Refusal::Internal.plain())
+    }
+
+    fn state(&self) -> Result<MutexGuard<'_, TrustState>, RestoreError> {
+        self.state.lock().map_err(|_| RestoreError("it is half changed".to_owned()))
     }
 }
 

@@ -2,17 +2,14 @@
 //! loses trust; its basis is the start of the commit that holds everything it says.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
 use countersign_attestation::UnixMillis;
-use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::lineage::entry::Entry;
 use countersign_attestation::pulse::{self, CLOCK_ERROR_MAX_MS, Class, ListDigest, Pulse, PulseCheckpoint};
-use countersign_attestation::result::authorities::{self, Authorities};
+use countersign_attestation::result::authorities;
 use countersign_attestation::result::svid::TrustDomain;
-use countersign_attestation::status_delta::StatusDelta;
 use countersign_attestation::status_list::{self, StatusList, StatusListToken};
 use tokio::sync::watch;
 
@@ -22,121 +19,13 @@ use crate::lineage::{Lineage, LineageError};
 use crate::problem::{Problem, Refusal};
 use crate::store::{Basis, Store, Table, Write};
 use crate::trust::Trust;
+use crate::trust::published::{
+    Followers, Following, LIST_LIFE_MS, Pacing, Published, PublishedAuthorities, PublishedList, same_lists,
+};
 
 /// Key of the newest tree head that is known durable, size then root: the log may never be shorter or another one.
 pub const TREE_HEAD: &str = "lineage/head";
 const EPOCH: &str = "pulse/epoch";
-
-/// A status list token is for verifiers without a pulse; it lives this long and is signed anew at half of it.
-pub const LIST_LIFE_MS: u64 = 60_000;
-
-/// The newest pulse with its lists.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Published {
-    /// The pulse, compact JWS.
-    pub pulse: String,
-    /// Sequence number within the epoch.
-    pub seq: u64,
-    /// Basis of the pulse.
-    pub basis: UnixMillis,
-    /// The pulse is void from this moment.
-    pub exp: UnixMillis,
-    /// The status lists by number.
-    pub lists: Vec<Arc<PublishedList>>,
-    /// Whether it says nothing new and came for the critical class alone.
-    pub extra: bool,
-    /// What the broker says of its keys.
-    pub authorities: Arc<PublishedAuthorities>,
-}
-
-/// Finds the pulses that came for the critical class alone: those that say nothing new before a period has passed since
-/// one that did not.
-#[derive(Debug)]
-pub struct Pacing {
-    period_ms: u64,
-    regular: UnixMillis,
-}
-
-impl Pacing {
-    /// A pulse each `period_ms` is for everybody.
-    #[must_use]
-    pub const fn of(period_ms: u64) -> Self {
-        Self { period_ms, regular: UnixMillis(0) }
-    }
-
-    /// Whether the next pulse, of this basis, is an extra one.
-    pub fn is_extra(&mut self, basis: UnixMillis, says_new: bool) -> bool {
-        // A tenth less than a period, since no two are exactly one apart.
-        let extra = !says_new && basis.since(self.regular) < self.period_ms.saturating_mul(9) / 10;
-        if !extra {
-            self.regular = basis;
-        }
-        extra
-    }
-}
-
-/// A statement of keys with its token.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PublishedAuthorities {
-    /// What it says.
-    pub authorities: Authorities,
-    /// Compact JWS.
-    pub token: String,
-}
-
-/// One status list with its token.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PublishedList {
-    /// The list.
-    pub list: StatusList,
-    /// Its digest.
-    pub sha256: Sha256Digest,
-    /// The token, compact JWS; a relay that was told of changes alone has none.
-    pub token: Option<String>,
-    /// When the token was signed.
-    pub signed_at: UnixMillis,
-    /// What led here from the states before, oldest first.
-    recent: Vec<Arc<Change>>,
-}
-
-/// What changed from one state of a list to the next, and its text.
-#[derive(Debug, PartialEq, Eq)]
-struct Change {
-    delta: StatusDelta,
-    text: String,
-}
-
-/// States that a reader may be behind and still be told the changes alone.
-const CHANGES_KEPT: usize = 32;
-
-impl PublishedList {
-    /// List `n` as it is now, after what it was `before`.
-    #[must_use]
-    pub fn new(n: u64, list: StatusList, token: Option<String>, signed_at: UnixMillis, before: Option<&Self>) -> Self {
-        let sha256 = list.sha256();
-        let mut recent = before.map(|before| before.recent.clone()).unwrap_or_default();
-        if let Some(before) = before.filter(|before| before.sha256 != sha256) {
-            match StatusDelta::between(n, &before.list, &list) {
-                Some(delta) => recent.push(Arc::new(Change { text: delta.encode(), delta })),
-                None => recent.clear(),
-            }
-        }
-        let spare = recent.len().saturating_sub(CHANGES_KEPT);
-        recent.drain(..spare);
-        Self { list, sha256, token, signed_at, recent }
-    }
-
-    /// What leads from the list with this digest to this one, as text; none where the whole list has to be told.
-    #[must_use]
-    pub fn since(&self, known: Sha256Digest) -> Option<String> {
-        let first = self.recent.iter().rposition(|change| change.delta.from() == known)?;
-        let mut changes = self.recent.get(first..)?.iter();
-        let only = changes.next()?;
-        let Some(second) = changes.next() else { return Some(only.text.clone()) };
-        let joined = only.delta.then(&second.delta);
-        changes.try_fold(joined?, |sum, change| sum.then(&change.delta)).map(|delta| delta.encode())
-    }
-}
 
 /// What the pulse is made from.
 #[derive(Debug)]
@@ -170,41 +59,6 @@ pub struct PulseHandle {
     published: watch::Receiver<Option<Arc<Published>>>,
     ended: watch::Receiver<bool>,
     critical: Followers,
-}
-
-/// How many follow in a class; the pace is theirs while there are any.
-#[derive(Clone, Debug, Default)]
-pub struct Followers(Arc<AtomicUsize>);
-
-/// One of them, until it is dropped.
-#[derive(Debug)]
-pub struct Following(Followers);
-
-impl Followers {
-    /// One more.
-    #[must_use]
-    pub fn join(&self) -> Following {
-        self.0.fetch_add(1, Ordering::SeqCst);
-        Following(self.clone())
-    }
-
-    /// How many there are.
-    #[must_use]
-    pub fn count(&self) -> usize {
-        self.0.load(Ordering::SeqCst)
-    }
-
-    /// Whether there are any.
-    #[must_use]
-    pub fn any(&self) -> bool {
-        self.count() != 0
-    }
-}
-
-impl Drop for Following {
-    fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Ordering::SeqCst);
-    }
 }
 
 impl PulseHandle {
@@ -360,31 +214,28 @@ impl Signer {
         })?;
         self.pulser.trust.committed()?;
         self.seq = self.seq.saturating_add(1);
-        let before: Vec<_> = self.lists.iter().map(|list| list.sha256).collect();
+        let before = self.lists.clone();
         self.sign_lists(snapshot.lists, basis)?;
-        let says_new = !before.into_iter().eq(self.lists.iter().map(|list| list.sha256));
-        let extra = self.pacing.is_extra(basis.at(), says_new);
+        let extra = self.pacing.is_extra(basis.at(), !same_lists(&before, &self.lists));
         let now = self.pulser.clock.now();
         let digest = |(n, list): (usize, &Arc<PublishedList>)| ListDigest {
             n: n as u64,
             size: list.list.size() as u64,
             sha256: list.sha256,
         };
-        let exp = basis.at().plus(self.pulser.validity_ms);
         let pulse = Pulse {
             iss: self.pulser.trust_domain.clone(),
             epoch: self.epoch,
             seq: self.seq,
             basis: basis.at(),
             iat: now,
-            exp,
+            exp: basis.at().plus(self.pulser.validity_ms),
             lists: self.lists.iter().enumerate().map(digest).collect(),
             checkpoint: PulseCheckpoint { origin: self.pulser.origin.clone(), size: head.size, root: head.root },
         };
         let authorities = self.sign_authorities(now)?;
         let token = self.pulser.keys.token.sign(pulse::KIND, &pulse.to_payload()).map_err(internal)?;
-        let lists = self.lists.clone();
-        Ok(Published { pulse: token, seq: self.seq, basis: basis.at(), exp, lists, authorities, extra })
+        Ok(Published { pulse, token, lists: self.lists.clone(), authorities, extra })
     }
 
     /// Signs what the broker says of its keys, when that changed or is half through its life.
@@ -589,7 +440,7 @@ mod tests {
 
         fn pulse(&mut self) -> (Published, Pulse) {
             let published = self.signer.sign().unwrap();
-            let pulse = Pulse::verify(&published.pulse, &self.jwks, &self.domain, self.clock.now()).unwrap();
+            let pulse = Pulse::verify(&published.token, &self.jwks, &self.domain, self.clock.now()).unwrap();
             (published, pulse.into_inner())
         }
 
@@ -636,7 +487,7 @@ mod tests {
             bench.signer.sign().unwrap()
         };
         let verify = |published: &Published, keys: &JwkSet, now| {
-            Pulse::verify(&published.pulse, keys, &TrustDomain::parse("example.org").unwrap(), now).is_ok()
+            Pulse::verify(&published.token, keys, &TrustDomain::parse("example.org").unwrap(), now).is_ok()
         };
         let announced = step(&mut bench, 0);
         let now = bench.clock.now();

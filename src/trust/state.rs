@@ -37,6 +37,15 @@ pub enum Standing {
 impl Standing {
     /// Every standing, in order.
     pub const ALL: [Self; 5] = [Self::Registered, Self::Enrolled, Self::Trusted, Self::Lapsed, Self::Revoked];
+
+    /// Whether the last proof was not taken back.
+    #[must_use]
+    pub const fn is_proven(self) -> bool {
+        match self {
+            Self::Trusted | Self::Lapsed => true,
+            Self::Registered | Self::Enrolled | Self::Revoked => false,
+        }
+    }
 }
 
 /// A host's trust record.
@@ -88,15 +97,6 @@ impl HostTrust {
         match self.standing {
             Standing::Enrolled | Standing::Trusted | Standing::Lapsed => true,
             Standing::Registered | Standing::Revoked => false,
-        }
-    }
-
-    /// Whether its last proof was not taken back.
-    #[must_use]
-    pub const fn is_proven(&self) -> bool {
-        match self.standing {
-            Standing::Trusted | Standing::Lapsed => true,
-            Standing::Registered | Standing::Enrolled | Standing::Revoked => false,
         }
     }
 
@@ -221,13 +221,6 @@ impl TrustState {
     /// Takes a record as the store holds it.
     pub fn bring(&mut self, id: HostId, host: HostTrust) {
         self.changed.entry(id).or_insert(host);
-    }
-
-    /// The records that are here.
-    pub fn here(&self) -> BTreeMap<HostId, HostTrust> {
-        let mut here = self.leaving.clone();
-        here.extend(self.changed.clone());
-        here
     }
 
     /// The status lists, by number.
@@ -689,8 +682,8 @@ mod tests {
                     restored.committed();
                 }
             }
-            stored.extend(restored.here());
-            prop_assert_eq!(stored, log.state.here());
+            stored.extend(restored.take_changed().clone());
+            prop_assert_eq!(&stored, log.state.take_changed());
             prop_assert!(restored.standings().rows().eq(log.state.standings().rows()));
             let all = |state: &TrustState| state.due(UnixMillis(u64::MAX), 0);
             prop_assert_eq!(all(&restored), all(&log.state));

@@ -20,6 +20,7 @@ use countersign_attestation::protocol::{
     ActivationRequest, AttestationRequest, AttestationResponse, Base64Bytes, Challenge, Endorsement, EnrollmentRequest,
     EnrollmentTask, HostId, activation_proof,
 };
+use countersign_clock::{ClockArgs, ClockSync};
 use tempfile::TempDir;
 
 use crate::amd::{self, AmdSimulator};
@@ -46,8 +47,7 @@ impl House {
         std::fs::write(&anchor, maker.anchor().root).unwrap();
         let listen: SocketAddr = "127.0.0.1:8443".parse().unwrap();
         let args = InitArgs {
-            clock_sync: countersign_clock::ClockSync::Asserted,
-            clock_error_max_ms: 100,
+            clock: ClockArgs { clock_sync: ClockSync::Asserted, clock_error_max_ms: 100 },
             data_dir: folder.path().join("data"),
             trust_domain: "fleet.example".into(),
             listen,

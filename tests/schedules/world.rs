@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use countersign::lineage::{LineageError, Recorded};
-use countersign::trust::pulse::Published;
+use countersign::trust::published::Published;
 use countersign_agent::clock::Now;
 use countersign_agent::trust::{Event as AgentEvent, Trust as AgentTrust};
 use countersign_attestation::UnixMillis;
@@ -245,13 +245,13 @@ impl World {
 
     fn publish(&mut self, published: &Published, started: u64, broker_error: i64) {
         assert!(self.time.said().bounded().is_ok(), "signed by a clock that nobody keeps: {}", self.place());
-        let payload = published.pulse.split('.').nth(1).unwrap();
+        let payload = published.token.split('.').nth(1).unwrap();
         let pulse: Pulse = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).unwrap()).unwrap();
         self.tally.pulses += 1;
         let (seq, epoch, head) = (pulse.seq, pulse.epoch, &pulse.checkpoint);
         self.note(format!("pulse {seq} of epoch {epoch}, {} entries, {}", head.size, head.root));
         let lists: Vec<String> = published.lists.iter().map(|list| list.token.clone().unwrap()).collect();
-        let message = Message { pulse: published.pulse.clone(), lists, epoch, seq, started, broker_error };
+        let message = Message { pulse: published.token.clone(), lists, epoch, seq, started, broker_error };
         self.sent.push(message);
         for gate in 0..self.gates.len() {
             if !self.gates[gate].cut_off {

@@ -1,5 +1,6 @@
 //! What is done with the broker: it starts and dies, hosts attest, operators revoke and readmit, pulses are signed.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::task::{Context, Waker};
 
@@ -69,7 +70,10 @@ impl World {
         for index in 0..self.known {
             folded.apply(index, &Entry::decode(&read(index).unwrap()).unwrap()).unwrap();
         }
-        assert_eq!(process.trust.hosts().unwrap(), folded.here(), "trust does not follow from the log: {place}");
+        let ids = process.trust.standings(|all| all.rows().map(|row| row.id.clone()).collect::<Vec<_>>()).unwrap();
+        let held: BTreeMap<_, _> =
+            ids.into_iter().map(|id| (id.clone(), process.trust.host(&id).unwrap().unwrap())).collect();
+        assert_eq!(held, *folded.take_changed(), "trust does not follow from the log: {place}");
     }
 
     /// Ends the process. With the power goes what was not synced.
