@@ -9,7 +9,8 @@ use countersign_clock::Keeper;
 use tokio::sync::{mpsc, watch};
 
 use crate::backoff::{Backoff, random};
-use crate::broker_client::{BrokerClient, BrokerError};
+use crate::broker_client::BrokerError;
+use crate::channel::Channel;
 use crate::clock::{self, Now};
 use crate::collect::hardware::HardwareSource;
 use crate::collect::logs::Logs;
@@ -75,7 +76,7 @@ pub struct Attester {
     /// Where the hardware's proofs come from.
     pub hardware: HardwareSource,
     /// The broker, with the channel certificate.
-    pub broker: BrokerClient,
+    pub broker: Channel,
     /// Tells the watch what was quoted.
     pub baseline: watch::Sender<Option<Baseline>>,
     /// Whom JWT-SVIDs are wanted for.
@@ -96,7 +97,7 @@ impl Attester {
         attestation_key: Ak,
         logs: Logs,
         hardware: HardwareSource,
-        broker: BrokerClient,
+        broker: Channel,
         baseline: watch::Sender<Option<Baseline>>,
     ) -> Self {
         let (audiences, wants_workload_key, keeper, current) = (Vec::new(), false, Keeper::default(), None);
@@ -125,8 +126,8 @@ impl Attester {
     }
 
     async fn try_attest(&mut self) -> Result<Granted, AgentError> {
-        // 1. A challenge, and the key it is for.
-        let challenge = self.broker.challenge().await?;
+        // 1. A challenge, the connection it came on, and the key it is for.
+        let (challenge, channel) = self.broker.challenge().await?;
         let nonce = nonce_of(&challenge)?;
         let wanted = match &self.current {
             Some((key, renew_at)) if clock::wall() < *renew_at => CredentialKey::Current(key.clone()),
@@ -139,13 +140,14 @@ impl Attester {
         //    in the quote or not, and is news for the watch.
         let (ak, selection) = (self.attestation_key.clone(), challenge.pcr_selection.clone());
         let ima_length = self.logs.ima_length(&selection)?;
-        let collecting = move |tpm: &mut Session| collect(tpm, &ak, wanted, &nonce, &selection, offered.as_ref());
+        let collecting =
+            move |tpm: &mut Session| collect(tpm, &ak, wanted, (&nonce, &channel), &selection, offered.as_ref());
         let evidence = self.tpm.run(collecting).await?;
         let (selection, values) = (challenge.pcr_selection.clone(), evidence.pcrs.clone());
         self.baseline.send_replace(Some(Baseline { selection, values, ima_length }));
         // 3. The logs behind the quote, and the hardware's report over the same binder, where there is one.
         let key = evidence.credential_key;
-        let report_data = *key.binder(&nonce)?.report_data();
+        let report_data = *key.binder(&nonce, &channel)?.report_data();
         let (mut logs, hardware) = (self.logs.clone(), self.hardware.clone());
         let (known, selection) = (challenge.known_boot, challenge.pcr_selection);
         let collected = tokio::task::spawn_blocking(move || {

@@ -1,11 +1,11 @@
-//! The broker, over TLS 1.3 to the pinned control CA. System roots, proxies and redirects play no part.
+//! The broker, over TLS 1.3 to the pinned control CA: all that is asked of it but attestations, which have a channel of
+//! their own ([`crate::channel`]). System roots, proxies and redirects play no part.
 
 use core::time::Duration;
 use std::sync::Arc;
 
 use countersign_attestation::protocol::{
-    ActivationRequest, ActivationResponse, AttestationRequest, AttestationResponse, Challenge, EnrollmentChallenge,
-    EnrollmentRequest, Problem,
+    ActivationRequest, ActivationResponse, EnrollmentChallenge, EnrollmentRequest, Problem,
 };
 use countersign_attestation::result::jws::JwkSet;
 use rustls::{ClientConfig, RootCertStore};
@@ -15,13 +15,15 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// How long a connection may take to come up.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long one request may take. A third of the default lease is spent before the third attempt.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long one stream may last: it is opened again then. Silence ends it long before.
 const STREAM_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 /// Largest answer that is read; credentials are a few kilobytes.
-const ANSWER_BYTES_MAX: usize = 256 * 1024;
+pub(crate) const ANSWER_BYTES_MAX: usize = 256 * 1024;
+/// Who asks.
+pub(crate) const USER_AGENT: &str = concat!("countersign-agent/", env!("CARGO_PKG_VERSION"));
 
 /// Why the broker did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -102,9 +104,7 @@ impl BrokerClient {
     }
 
     fn build(base: &str, mut tls: ClientConfig) -> Result<Self, BrokerError> {
-        if !base.starts_with("https://") {
-            return Err(BrokerError::Setup { part: "URL", found: format!("{base} does not start with https://") });
-        }
+        let base = https_base(base)?;
         tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         let http = reqwest::Client::builder()
             .tls_backend_preconfigured(tls)
@@ -113,10 +113,10 @@ impl BrokerClient {
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(REQUEST_TIMEOUT)
-            .user_agent(concat!("countersign-agent/", env!("CARGO_PKG_VERSION")))
+            .user_agent(USER_AGENT)
             .build()
             .map_err(setup("TLS configuration"))?;
-        Ok(Self { http, base: base.trim_end_matches('/').to_owned() })
+        Ok(Self { http, base })
     }
 
     /// `POST /v1/enrollments`.
@@ -139,22 +139,6 @@ impl BrokerClient {
             return Err(BrokerError::Answer { request: "enrolment", status: 201, found });
         }
         self.post("activation", &format!("/v1/enrollments/{id}/activation"), request).await
-    }
-
-    /// `POST /v1/challenges`.
-    ///
-    /// # Errors
-    /// [`BrokerError`].
-    pub async fn challenge(&self) -> Result<Challenge, BrokerError> {
-        self.post("challenge", "/v1/challenges", &serde_json::json!({})).await
-    }
-
-    /// `POST /v1/attestations`.
-    ///
-    /// # Errors
-    /// [`BrokerError`].
-    pub async fn attest(&self, request: &AttestationRequest) -> Result<AttestationResponse, BrokerError> {
-        self.post("attestation", "/v1/attestations", request).await
     }
 
     /// `GET /.well-known/jwks.json`: a document that [`JwkSet::parse`] reads.
@@ -225,24 +209,33 @@ impl BrokerClient {
             }
             answer.extend_from_slice(&chunk);
         }
-        let unreadable = |error: serde_json::Error| BrokerError::Answer {
-            request,
-            status: status.as_u16(),
-            found: error.to_string(),
-        };
-        if status.is_success() {
-            return serde_json::from_slice(&answer).map_err(unreadable);
-        }
-        let problem = serde_json::from_slice(&answer).map_err(unreadable)?;
-        Err(BrokerError::Refused(Refusal(Box::new(problem))))
+        decode(request, status.as_u16(), &answer)
     }
 }
 
-fn setup<E: core::fmt::Display>(part: &'static str) -> impl FnOnce(E) -> BrokerError {
+/// What the broker answered, or why it refused.
+pub(crate) fn decode<A: DeserializeOwned>(request: &'static str, status: u16, answer: &[u8]) -> Result<A, BrokerError> {
+    let unreadable = |error: serde_json::Error| BrokerError::Answer { request, status, found: error.to_string() };
+    if (200..300).contains(&status) {
+        return serde_json::from_slice(answer).map_err(unreadable);
+    }
+    let problem = serde_json::from_slice(answer).map_err(unreadable)?;
+    Err(BrokerError::Refused(Refusal(Box::new(problem))))
+}
+
+/// The broker's URL without a slash at its end.
+pub(crate) fn https_base(base: &str) -> Result<String, BrokerError> {
+    if !base.starts_with("https://") {
+        return Err(BrokerError::Setup { part: "URL", found: format!("{base} does not start with https://") });
+    }
+    Ok(base.trim_end_matches('/').to_owned())
+}
+
+pub(crate) fn setup<E: core::fmt::Display>(part: &'static str) -> impl FnOnce(E) -> BrokerError {
     move |error| BrokerError::Setup { part, found: error.to_string() }
 }
 
-fn certificates(part: &'static str, pem: &str) -> Result<Vec<CertificateDer<'static>>, BrokerError> {
+pub(crate) fn certificates(part: &'static str, pem: &str) -> Result<Vec<CertificateDer<'static>>, BrokerError> {
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
     let certificates = certificates.map_err(setup(part))?;
     if certificates.is_empty() {
@@ -251,7 +244,7 @@ fn certificates(part: &'static str, pem: &str) -> Result<Vec<CertificateDer<'sta
     Ok(certificates)
 }
 
-fn pinned(
+pub(crate) fn pinned(
     broker_ca: &str,
 ) -> Result<rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert>, BrokerError> {
     let mut roots = RootCertStore::empty();

@@ -3,7 +3,7 @@
 //! The agent stores nothing in the TPM. EK and storage primary are made again from their templates, and the AK and the
 //! credential key are kept as blobs that only this TPM, under this primary, can load.
 
-use countersign_attestation::binder::Binder;
+use countersign_attestation::binder::{Binder, ChannelBinding, Nonce, Role};
 use countersign_attestation::digest::Sha256Digest;
 use tss_esapi::abstraction::{AsymmetricAlgorithmSelection, KeyCustomization, ek, nv};
 use tss_esapi::attributes::{ObjectAttributes, ObjectAttributesBuilder};
@@ -216,13 +216,12 @@ impl WrappedKey {
         der::pem("TSS2 PRIVATE KEY", &key)
     }
 
-    /// The binder of this key for a broker's nonce.
+    /// The binder of this key for a broker's nonce, on the connection that the evidence will be sent on.
     ///
     /// # Errors
     /// [`TpmError::Answer`] when the key is not on P-256.
-    pub fn binder(&self, nonce: &countersign_attestation::binder::Nonce) -> Result<Binder, TpmError> {
-        let spki = self.p256_spki()?;
-        Ok(Binder::new(countersign_attestation::binder::Role::Host, nonce, &spki))
+    pub fn binder(&self, nonce: &Nonce, channel: &ChannelBinding) -> Result<Binder, TpmError> {
+        Ok(Binder::new(Role::Host, nonce, &self.p256_spki()?, channel))
     }
 
     /// Loads the key under `parent`.

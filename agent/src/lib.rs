@@ -2,7 +2,7 @@
 //! enforces the broker's verdict. It judges nothing itself.
 //!
 //! * [`enroll`]: one host, one TPM, one AK; [`endorser`]: who vouches for it
-//! * [`attester`]: challenge, evidence, decision; again and again
+//! * [`attester`]: challenge, evidence, decision; again and again, on one [`channel`]
 //! * [`run`]: what follows from each decision
 //! * [`collect`]: what the hardware signs
 //! * [`enforce`]: the workload
@@ -13,6 +13,7 @@ pub mod backoff;
 pub mod broker_client;
 pub mod certificate;
 pub mod cgroup;
+pub mod channel;
 pub mod clock;
 pub mod collect;
 pub mod config;

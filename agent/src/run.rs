@@ -15,6 +15,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 use crate::attester::{Attester, Command, Granted, Outcome};
 use crate::broker_client::BrokerClient;
 use crate::cgroup;
+use crate::channel::Channel;
 use crate::clock;
 use crate::collect::hardware::{HardwareSource, Paravisor};
 use crate::collect::kds::Kds;
@@ -72,6 +73,7 @@ pub async fn run(args: RunArgs) -> Result<u8, AgentError> {
     let (enrollment, channel_key) = state.enrolled()?;
     let certificate = enrollment.channel_certificate.as_deref().unwrap_or_default();
     let broker = BrokerClient::with_channel(&enrollment.broker, &enrollment.broker_ca, certificate, &channel_key)?;
+    let channel = Channel::new(&enrollment.broker, &enrollment.broker_ca, certificate, &channel_key)?;
     let tpm = Tpm::new(args.tcti.as_deref().unwrap_or(&enrollment.tcti))?;
     let events = Events::to(args.events.as_deref())?;
     let path = args.credential_dir.clone().unwrap_or_else(|| state.credential_directory());
@@ -83,7 +85,7 @@ pub async fn run(args: RunArgs) -> Result<u8, AgentError> {
     bundle.set(token_keys.as_deref().and_then(jwt_bundle));
     let logs = Logs::at(&args.event_log, &args.ima_list).with_ccel(hardware.ccel());
     let ima = logs.ima.clone();
-    let mut attester = Attester::new(tpm.clone(), enrollment.ak_key, logs, hardware, broker.clone(), baseline);
+    let mut attester = Attester::new(tpm.clone(), enrollment.ak_key, logs, hardware, channel, baseline);
     if AUDIENCES_MAX < args.audience.len() {
         return Err(AgentError::Options("--audience can be given eight times at most"));
     }
@@ -261,7 +263,7 @@ impl Host {
     fn tick(&mut self) -> Result<Next, AgentError> {
         let now = clock::now();
         if let Change::Lost(cause) = self.trust.on(Event::Tick, now) {
-            self.lose(&cause)?;
+            self.lose_and_ask(&cause)?;
         }
         self.killed |= self.enforcer.tick()? == Left::Killed;
         if self.killed {
@@ -277,7 +279,7 @@ impl Host {
     fn revoked(&mut self, revoked: &Subject) -> Result<Next, AgentError> {
         let live = self.subject.borrow().as_ref() == Some(revoked);
         if live && let Change::Lost(cause) = self.trust.on(Event::Revoked, clock::now()) {
-            self.lose(&cause)?;
+            self.lose_and_ask(&cause)?;
         }
         Ok(Next::Continue)
     }
@@ -321,7 +323,7 @@ impl Host {
         let change = self.trust.on(Event::Granted(grant, lease), clock::now());
         match change {
             Change::Gained | Change::Prolonged => {}
-            Change::Lost(cause) => return self.lose(&cause),
+            Change::Lost(cause) => return self.lose_and_ask(&cause),
             Change::Unusable | Change::None => {
                 tracing::warn!("a grant came too late; attesting again with a new credential key");
                 return self.command(Command::RenewKey);
@@ -404,6 +406,13 @@ impl Host {
         };
         self.directory.remove(&status)?;
         self.events.record(EventKind::TrustLost, &Details::code(&cause.code));
+        Ok(())
+    }
+
+    /// Trust ended without the broker's saying so: it is asked at once, with a new key. After a denial the attester
+    /// keeps its own pace.
+    fn lose_and_ask(&mut self, cause: &Cause) -> Result<(), AgentError> {
+        self.lose(cause)?;
         self.command(Command::RenewKey)
     }
 

@@ -291,6 +291,19 @@ fn an_operators_revocation_freezes_the_workload_with_the_next_pulse() {
 }
 
 #[test]
+fn a_denied_host_with_a_workload_asks_again_at_its_own_pace() {
+    let host = Host::enrolled();
+    let agent = host.run(&["--grace", "20s"], WORKLOAD);
+    agent.until("workload_started", 1);
+    host.broker.answer(Answer::Deny);
+    host.tpm.extend(14, &"cd".repeat(32));
+    let at = |count| agent.until("denied", count)["at_ms"].as_u64().unwrap();
+    // A quarter of 250 ms at least, then of 500, 1,000 and 2,000: every denial is recorded by the broker.
+    let took = at(5) - at(1);
+    assert!(937 <= took, "four pauses within {took} ms");
+}
+
+#[test]
 fn a_readmitted_host_goes_on_with_a_new_credential() {
     let host = Host::enrolled();
     let mut agent = host.run(&["--grace", "20s"], WORKLOAD);

@@ -20,6 +20,7 @@ use countersign_agent::endorser::Endorser;
 use countersign_agent::keys::{self, Ak, AkKind, EkKind, WrappedKey};
 use countersign_agent::possession::activate;
 use countersign_attestation::UnixMillis;
+use countersign_attestation::binder::ChannelBinding;
 use countersign_attestation::claims::PcrHash;
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::endorsement::tpm::verify_ek;
@@ -32,6 +33,7 @@ use sim::SimManufacturer;
 use swtpm::Swtpm;
 
 const NONCE: [u8; 32] = [7; 32];
+const CHANNEL: ChannelBinding = ChannelBinding([8; 32]);
 
 fn started(directory: &tempfile::TempDir) -> (Swtpm, Tpm) {
     let swtpm = Swtpm::start(directory.path());
@@ -61,7 +63,7 @@ fn selection() -> Vec<PcrSelection> {
 
 async fn collected(tpm: &Tpm, ak: &WrappedKey, key: CredentialKey) -> TpmEvidence {
     let ak = Ak::Wrapped(ak.clone());
-    tpm.run(move |session| collect(session, &ak, key, &NONCE, &selection(), None)).await.unwrap()
+    tpm.run(move |session| collect(session, &ak, key, (&NONCE, &CHANNEL), &selection(), None)).await.unwrap()
 }
 
 fn succeeded(output: &Output) -> &Output {
@@ -151,8 +153,9 @@ async fn keys_survive_a_power_cycle_and_no_other_tpm_loads_them() {
     let other_directory = tempfile::tempdir().unwrap();
     let (_other, other_tpm) = started(&other_directory);
     let ak = Ak::Wrapped(ak);
-    let refused =
-        other_tpm.run(move |session| collect(session, &ak, CredentialKey::New, &NONCE, &selection(), None)).await;
+    let refused = other_tpm
+        .run(move |session| collect(session, &ak, CredentialKey::New, (&NONCE, &CHANNEL), &selection(), None))
+        .await;
     assert!(matches!(refused, Err(TpmError::Refused { command: "TPM2_Load", .. })), "{refused:?}");
 }
 
@@ -312,7 +315,7 @@ async fn quote_and_certification_have_the_documented_layout_and_tpm2_tools_accep
     for kind in [AkKind::EccP256, AkKind::Rsa2048] {
         let ak = new_ak(&tpm, kind).await;
         let evidence = collected(&tpm, &ak, CredentialKey::New).await;
-        let qualifying_data = evidence.credential_key.binder(&NONCE).unwrap().qualifying_data();
+        let qualifying_data = evidence.credential_key.binder(&NONCE, &CHANNEL).unwrap().qualifying_data();
         let (attest, signature) = split_attest(&evidence.quote);
         // TPMS_ATTEST: magic, type, qualifiedSigner, extraData, clockInfo, firmwareVersion, then the selection.
         let mut reader = Reader::new(&attest);

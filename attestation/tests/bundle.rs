@@ -1,7 +1,7 @@
 //! Whole bundles: what a VEK that was endorsed before may save, and what it may not change.
 
 use countersign_attestation::anchor::{AmdProduct, Assurance, TrustAnchors};
-use countersign_attestation::binder::{Binder, Role};
+use countersign_attestation::binder::{Binder, ChannelBinding, Role};
 use countersign_attestation::claims::{Claims, PcrHash, TpmIdentity};
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::endorsement::amd::{self, VerifiedVek};
@@ -44,7 +44,7 @@ fn a_vek_endorsed_before_saves_work_and_changes_no_verdict() {
     let tpm = SimTpm::new(AkKind::P256);
     let key = CredentialKey::new();
     let selection = [PcrSelection { bank: PcrHash::Sha256, pcrs: (0..8).collect() }];
-    let binder = Binder::new(Role::Host, &[7; 32], &key.spki());
+    let binder = Binder::new(Role::Host, &[7; 32], &key.spki(), &ChannelBinding([1; 32]));
     let (tpm_quote, tpm_pcrs) = tpm.quote(&selection, &binder.qualifying_data());
     let tpm_certify = tpm.certify(&key, &binder.qualifying_data());
     let ak = AttestationKey::from_public(tpm.ak_public()).expect("an AK");

@@ -3,7 +3,7 @@
 #![expect(clippy::expect_used, reason = "helpers of tests")]
 
 use countersign_attestation::anchor::{AmdProduct, Assurance, TrustAnchors};
-use countersign_attestation::binder::{Binder, Role};
+use countersign_attestation::binder::{Binder, ChannelBinding, Role};
 use countersign_attestation::claims::{Claims, PcrHash, TpmIdentity};
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::endorsement::intel::VerifiedCollateral;
@@ -47,7 +47,7 @@ impl Rig {
         // As Azure's virtual TPM has it.
         let tpm = SimTpm::new(AkKind::Rsa2048);
         let key = CredentialKey::new();
-        let binder = Binder::new(Role::Host, &[7; 32], &key.spki());
+        let binder = Binder::new(Role::Host, &[7; 32], &key.spki(), &ChannelBinding([1; 32]));
         let ak = AttestationKey::from_public(tpm.ak_public()).expect("an AK");
         let identity = TpmIdentity::from_attributes("id:4D534654", "vTPM", "id:20200312");
         let enrolled = EnrolledTpm::new(ak, Sha256Digest([0; 32]), Assurance::Hardware, identity);

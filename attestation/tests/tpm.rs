@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use aws_lc_rs::signature::{RSA_PKCS1_SHA384, RSA_PSS_SHA256};
 use countersign_attestation::anchor::Assurance;
-use countersign_attestation::binder::{Binder, Role};
+use countersign_attestation::binder::{Binder, ChannelBinding, Role};
 use countersign_attestation::claims::{
     HexBytes, KeyAuthorization, PcrHash, Presented, TpmClaims, TpmIdentity, TpmKeyClaims,
 };
@@ -45,7 +45,7 @@ fn selection() -> Vec<PcrSelection> {
 }
 
 fn binder() -> Binder {
-    Binder::new(Role::Host, &[7; 32], &KEY.spki())
+    Binder::new(Role::Host, &[7; 32], &KEY.spki(), &ChannelBinding([1; 32]))
 }
 
 fn identity() -> TpmIdentity {
@@ -280,7 +280,7 @@ fn a7_a_key_that_may_sign_anything_or_live_elsewhere_is_no_attestation_key() {
 #[test]
 fn a20_another_challenge_or_key_is_refused() {
     let mut good = bundle(&P256);
-    let other = Binder::new(Role::Host, &[8; 32], &KEY.spki());
+    let other = Binder::new(Role::Host, &[8; 32], &KEY.spki(), &ChannelBinding([1; 32]));
     let judged = tpm::verify(&good, &enrolled(&P256), &selection(), &other, &KEY.spki());
     assert_eq!(judged.unwrap_err().code(), "binding.qualifying_data");
     let (quote, pcrs) = P256.quote(&selection(), &binder().qualifying_data()[..31]);
@@ -300,7 +300,7 @@ fn a20_another_challenge_or_key_is_refused() {
 fn the_certified_key_is_a_signing_key_of_this_tpm() {
     let certified = |attributes: u32| {
         let key = CredentialKey::with_attributes(attributes);
-        let binder = Binder::new(Role::Host, &[7; 32], &key.spki());
+        let binder = Binder::new(Role::Host, &[7; 32], &key.spki(), &ChannelBinding([1; 32]));
         let (tpm_quote, tpm_pcrs) = P256.quote(&selection(), &binder.qualifying_data());
         let tpm_certify = P256.certify(&key, &binder.qualifying_data());
         let bundle = Bundle {

@@ -10,7 +10,7 @@ use aws_lc_rs::signature::{
     RSA_PKCS1_2048_8192_SHA256, VerificationAlgorithm,
 };
 use countersign_attestation::anchor::{AmdProduct, Assurance};
-use countersign_attestation::binder::{Binder, Role};
+use countersign_attestation::binder::{Binder, ChannelBinding, Role};
 use countersign_attestation::claims::{PcrHash, TpmIdentity};
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::endorsement::amd;
@@ -131,7 +131,7 @@ fn tpm_bundle() -> anyhow::Result<Duration> {
 }
 
 fn binder(key: &[u8]) -> Binder {
-    Binder::new(Role::Host, &[7; 32], key)
+    Binder::new(Role::Host, &[7; 32], key, &ChannelBinding([1; 32]))
 }
 
 fn parsed(algorithm: &'static dyn VerificationAlgorithm, key: &[u8]) -> anyhow::Result<ParsedPublicKey> {

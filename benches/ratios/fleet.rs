@@ -10,6 +10,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use countersign::cli::client::tls;
 use countersign::clock::monotonic;
+use countersign_agent::channel::Channel;
 use countersign_attestation::anchor::AmdProduct;
 use countersign_attestation::binder::{Binder, Role};
 use countersign_attestation::claims::PcrHash;
@@ -17,8 +18,8 @@ use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::evidence::bundle::Bundle;
 use countersign_attestation::evidence::tpm::public::Public;
 use countersign_attestation::protocol::{
-    ActivationRequest, ActivationResponse, AttestationRequest, AttestationResponse, Base64Bytes, Challenge,
-    Endorsement, EnrollmentChallenge, EnrollmentRequest, EnrollmentTask, HostId, activation_proof,
+    ActivationRequest, ActivationResponse, AttestationRequest, AttestationResponse, Base64Bytes, Endorsement,
+    EnrollmentChallenge, EnrollmentRequest, EnrollmentTask, HostId, activation_proof,
 };
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, ServerName};
@@ -91,7 +92,7 @@ struct Host {
     tpm: SimTpm,
     amd: Option<AmdSimulator>,
     key: CredentialKey,
-    http: reqwest::Client,
+    channel: Channel,
 }
 
 impl Fleet {
@@ -172,13 +173,13 @@ impl Fleet {
     }
 
     /// Asks for `count` challenges and uses none.
-    pub(crate) async fn challenges(&self, snp: bool, count: u32) -> anyhow::Result<Load> {
-        let host = if snp { &self.snp } else { &self.tpm };
+    pub(crate) async fn challenges(&mut self, snp: bool, count: u32) -> anyhow::Result<Load> {
+        let host = if snp { &mut self.snp } else { &mut self.tpm };
         let mut latencies = Vec::new();
         let (cpu, start) = (self.broker.cpu()?, monotonic());
         for _ in 0..count {
             let asked = monotonic();
-            self.broker.challenge(host).await?;
+            host.channel.challenge().await?;
             latencies.push(asked.elapsed());
         }
         let (wall, cpu) = (start.elapsed(), self.broker.cpu()?.saturating_sub(cpu));
@@ -330,15 +331,13 @@ impl Broker {
         let path = format!("/v1/enrollments/{}/activation", wrapped.enrollment);
         let enrolled: ActivationResponse = self.post(&anonymous, &path, &ActivationRequest { proof }).await?;
         let (certificate, key) = (self.data.join(format!("host-{id}.pem")), self.data.join(format!("host-{id}.key")));
-        std::fs::write(&certificate, enrolled.channel_certificate)?;
-        let pkcs8 = rcgen::KeyPair::try_from(channel.pkcs8().as_slice())?;
-        std::fs::write(&key, pkcs8.serialize_pem())?;
-        let http = self.client(Some((&certificate, &key)))?;
-        Ok(Host { tpm, amd, key: CredentialKey::new(), http })
-    }
-
-    async fn challenge(&self, host: &Host) -> anyhow::Result<Challenge> {
-        self.post(&host.http, "/v1/challenges", &serde_json::json!({})).await
+        std::fs::write(&certificate, &enrolled.channel_certificate)?;
+        let pkcs8 = rcgen::KeyPair::try_from(channel.pkcs8().as_slice())?.serialize_pem();
+        std::fs::write(&key, &pkcs8)?;
+        let control_ca = std::fs::read_to_string(self.control_ca())?;
+        let url = format!("https://{}", self.address);
+        let channel = Channel::new(&url, &control_ca, &enrolled.channel_certificate, &pkcs8)?;
+        Ok(Host { tpm, amd, key: CredentialKey::new(), channel })
     }
 
     /// One attestation; how long the host waited for the broker.
@@ -357,10 +356,10 @@ impl Broker {
     async fn attested(&self, host: &mut Host) -> anyhow::Result<(Duration, AttestationResponse)> {
         host.tpm.clock.clock = host.tpm.clock.clock.saturating_add(1);
         let asked = monotonic();
-        let challenge = self.challenge(host).await?;
+        let (challenge, channel) = host.channel.challenge().await?;
         let waited = asked.elapsed();
         let nonce = challenge.nonce.0.as_slice().try_into()?;
-        let binder = Binder::new(Role::Host, nonce, &host.key.spki());
+        let binder = Binder::new(Role::Host, nonce, &host.key.spki(), &channel);
         let (tpm_quote, tpm_pcrs) = host.tpm.quote(&challenge.pcr_selection, &binder.qualifying_data());
         let tpm_certify = host.tpm.certify(&host.key, &binder.qualifying_data());
         let snp = host.amd.as_ref().map(|amd| amd.evidence(binder.report_data()));
@@ -382,7 +381,7 @@ impl Broker {
             .encode(),
         };
         let asked = monotonic();
-        let answer: AttestationResponse = self.post(&host.http, "/v1/attestations", &request).await?;
+        let answer = host.channel.attest(&request).await?;
         Ok((waited.saturating_add(asked.elapsed()), answer))
     }
 }

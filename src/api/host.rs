@@ -41,7 +41,7 @@ pub(super) struct ChallengeRequest {}
 
 pub(super) async fn challenge(
     State(broker): App,
-    Extension(Channel(host)): Extension<Channel>,
+    Extension(Channel(host, _)): Extension<Channel>,
     Json(ChallengeRequest {}): Json<ChallengeRequest>,
 ) -> Answer<Challenge> {
     Ok((StatusCode::CREATED, axum::Json(broker.challenge(&host)?)))
@@ -49,7 +49,7 @@ pub(super) async fn challenge(
 
 pub(super) async fn attest(
     State(broker): App,
-    Extension(Channel(host)): Extension<Channel>,
+    Extension(Channel(host, channel)): Extension<Channel>,
     request: Request,
 ) -> Answer<AttestationResponse> {
     // A body with whole logs takes megabytes: a fleet that starts at once waits here, and not in memory.
@@ -60,7 +60,7 @@ pub(super) async fn attest(
     };
     let Json(request) = Json::<AttestationRequest, ATTESTATION_BYTES_MAX>::from_request(request, &()).await?;
     let broker = Arc::clone(&broker);
-    let response = to_the_end(async move { broker.attest(&host, request).await }).await?;
+    let response = to_the_end(async move { broker.attest(&host, channel, request).await }).await?;
     Ok((StatusCode::OK, axum::Json(response)))
 }
 

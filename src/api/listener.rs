@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use countersign_attestation::binder::{ChannelBinding, Role};
 use countersign_attestation::digest::Sha256Digest;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
-use rustls::{RootCertStore, ServerConfig};
+use rustls::{RootCertStore, ServerConfig, ServerConnection};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -40,6 +41,8 @@ pub enum Peer {
         uri: String,
         /// SHA-256 of the `SubjectPublicKeyInfo`.
         key: Sha256Digest,
+        /// What this connection is to a host's evidence.
+        channel: ChannelBinding,
     },
 }
 
@@ -145,7 +148,7 @@ async fn connection(
         acceptor.accept(stream).await
     };
     let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await??;
-    let peer = peer_of(stream.get_ref().1.peer_certificates())?;
+    let peer = peer_of(stream.get_ref().1)?;
     let router = router.layer(axum::Extension(peer));
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(Some(Duration::from_secs(30)));
@@ -177,15 +180,17 @@ async fn refuse_plain_http(mut stream: TcpStream) -> io::Result<()> {
     stream.shutdown().await
 }
 
-fn peer_of(certificates: Option<&[CertificateDer<'_>]>) -> Result<Peer, String> {
-    let Some(leaf) = certificates.and_then(<[_]>::first) else { return Ok(Peer::Anonymous) };
-    let (_, certificate) = X509Certificate::from_der(leaf).map_err(|error| error.to_string())?;
-    let names = certificate.subject_alternative_name().map_err(|error| error.to_string())?;
+/// Who is at the other end. A connection whose exporter gives nothing ends here: no binding, no evidence.
+fn peer_of(tls: &ServerConnection) -> Result<Peer, Box<dyn std::error::Error + Send + Sync>> {
+    let Some(leaf) = tls.peer_certificates().and_then(<[_]>::first) else { return Ok(Peer::Anonymous) };
+    let (_, certificate) = X509Certificate::from_der(leaf)?;
+    let names = certificate.subject_alternative_name()?;
     let mut uris = names.iter().flat_map(|names| &names.value.general_names);
-    match (uris.next(), uris.next()) {
-        (Some(GeneralName::URI(uri)), None) => {
-            Ok(Peer::Certified { uri: (*uri).to_owned(), key: Sha256Digest::of(&[certificate.public_key().raw]) })
-        }
-        _ => Err("a client certificate carries exactly one name, a URI".to_owned()),
-    }
+    let (Some(GeneralName::URI(uri)), None) = (uris.next(), uris.next()) else {
+        return Err("a client certificate carries exactly one name, a URI".into());
+    };
+    let key = Sha256Digest::of(&[certificate.public_key().raw]);
+    let context = ChannelBinding::context(Role::Host, &key);
+    let exported = tls.export_keying_material([0; ChannelBinding::LENGTH], ChannelBinding::LABEL, Some(&context))?;
+    Ok(Peer::Certified { uri: (*uri).to_owned(), key, channel: ChannelBinding(exported) })
 }

@@ -20,6 +20,7 @@ use axum::http::{HeaderValue, Method, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, delete, get, post};
+use countersign_attestation::binder::ChannelBinding;
 use countersign_attestation::protocol::HostId;
 use tower_http::catch_panic::CatchPanicLayer;
 
@@ -37,9 +38,9 @@ pub type App = State<Arc<Broker>>;
 #[derive(Clone, Debug)]
 pub struct Operator(pub HostId);
 
-/// The enrolled host a request was authorised as.
+/// The enrolled host a request was authorised as, and the connection it came on.
 #[derive(Clone, Debug)]
-pub struct Channel(pub HostId);
+pub struct Channel(pub HostId, pub ChannelBinding);
 
 /// Requests end within this; the pulse stream, which does not, is exempt once its head is sent.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -120,8 +121,12 @@ async fn authorize(broker: Arc<Broker>, audience: Audience, mut request: Request
     let peer = request.extensions().get::<Peer>().cloned().unwrap_or(Peer::Anonymous);
     match (audience, holder(&broker, &peer)) {
         (Audience::Anyone, _) => {}
-        (Audience::Operator, Some(Holder::Operator(name))) => drop(request.extensions_mut().insert(Operator(name))),
-        (Audience::Host, Some(Holder::Host(id))) => drop(request.extensions_mut().insert(Channel(id))),
+        (Audience::Operator, Some((Holder::Operator(name), _))) => {
+            drop(request.extensions_mut().insert(Operator(name)));
+        }
+        (Audience::Host, Some((Holder::Host(id), channel))) => {
+            drop(request.extensions_mut().insert(Channel(id, channel)));
+        }
         (Audience::Operator | Audience::Host, _) if peer == Peer::Anonymous => {
             return Refusal::Unauthenticated.plain().into_response();
         }
@@ -133,15 +138,15 @@ async fn authorize(broker: Arc<Broker>, audience: Audience, mut request: Request
     }
 }
 
-/// Whom the peer's certificate stands for now; nobody when its key is not the one on record.
-fn holder(broker: &Broker, peer: &Peer) -> Option<Holder> {
-    let Peer::Certified { uri, key } = peer else { return None };
+/// Whom the peer's certificate stands for now, on which connection; nobody when its key is not the one on record.
+fn holder(broker: &Broker, peer: &Peer) -> Option<(Holder, ChannelBinding)> {
+    let Peer::Certified { uri, key, channel } = peer else { return None };
     let holder = Holder::from_uri(uri, &broker.config.trust_domain)?;
     let stands = match &holder {
         Holder::Operator(name) => is_listed(&broker.data, name, *key),
         Holder::Host(id) => broker.hosts.channel_key(id).ok().flatten() == Some(*key),
     };
-    stands.then_some(holder)
+    stands.then_some((holder, *channel))
 }
 
 async fn measure(broker: Arc<Broker>, request: Request, next: Next) -> Response {

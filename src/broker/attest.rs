@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use countersign_attestation::UnixMillis;
+use countersign_attestation::binder::{ChannelBinding, Nonce};
 use countersign_attestation::claims::Claims;
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::lineage::entry::{CredentialRecord, DecisionRecord, Entry, WorkloadRecord};
@@ -84,11 +85,17 @@ impl Broker {
 
     /// Judges a host's evidence, records the decision, and grants or denies by it.
     ///
-    /// The caller runs this to its end even when the host hangs up: a decision that is recorded also takes effect.
+    /// `channel` is the connection that the request came on, by this end's own reckoning. The caller runs this to its
+    /// end even when the host hangs up: a decision that is recorded also takes effect.
     ///
     /// # Errors
     /// A [`Problem`] for every way in which there is no credential.
-    pub async fn attest(&self, id: &HostId, mut request: AttestationRequest) -> Result<AttestationResponse, Problem> {
+    pub async fn attest(
+        &self,
+        id: &HostId,
+        channel: ChannelBinding,
+        mut request: AttestationRequest,
+    ) -> Result<AttestationResponse, Problem> {
         // 1. Redeem the challenge, once. Logs that are none are no evidence to judge.
         Refusal::check_clock(self.clock.error())?;
         let now = self.clock.now();
@@ -113,7 +120,7 @@ impl Broker {
         check_new(&trust, workload_key.as_deref())?;
 
         let fresh = Fresh::new(&self.archive, &logs);
-        let mut inputs = self.inputs(&host, enrolled, &trust, &governance, nonce, request, now)?;
+        let mut inputs = self.inputs(&host, enrolled, &trust, &governance, (nonce, channel), request, now)?;
         (inputs.event_log, inputs.ima, inputs.ccel) = (fresh.event_log(), fresh.ima(), fresh.ccel());
 
         // 3 and 4. Verify and appraise: pure. Long logs take milliseconds, off the threads that answer others.
@@ -240,7 +247,7 @@ impl Broker {
         enrolled: &Enrolled,
         trust: &HostTrust,
         governance: &Governance,
-        nonce: [u8; 32],
+        (nonce, channel): (Nonce, ChannelBinding),
         request: AttestationRequest,
         at: UnixMillis,
     ) -> Result<Inputs, Problem> {
@@ -258,6 +265,7 @@ impl Broker {
             assurance: enrolled.assurance,
             tpm: enrolled.identity.clone(),
             nonce: Base64Bytes(nonce.to_vec()),
+            channel,
             pcr_selection: governance.references.pcr_selection().to_vec(),
             credential_key: request.credential_key,
             evidence: request.evidence,

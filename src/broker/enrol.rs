@@ -254,8 +254,7 @@ impl Broker {
         let record =
             serde_json::to_vec(&Host { enrolled: Some(enrolled), ..host }).map_err(|_| Refusal::Internal.plain())?;
         let on = self.trust.host(&enrollment.host)?.unwrap_or_else(HostTrust::new).revision_of(enrollment.host.clone());
-        let recorded = self.record(Entry::enrolled(now, on, Sha256Digest::of(&[&record]))).await?;
-        self.trust.holds(&recorded)?;
+        self.record_change(Entry::enrolled(now, on, Sha256Digest::of(&[&record]))).await?;
         // 5. The channel certificate.
         let holder = Holder::Host(enrollment.host.clone());
         let certificate =

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use countersign_attestation::anchor::Assurance;
-use countersign_attestation::binder::{Binder, Role};
+use countersign_attestation::binder::{Binder, ChannelBinding, Role};
 use countersign_attestation::claims::{BootClaims, Claims, ClockInfo, Presented, TpmIdentity};
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::endorsement::intel::{UnverifiedPlatform, VerifiedCollateral};
@@ -67,6 +67,8 @@ pub struct Inputs {
     pub endorsement: Option<Sha256Digest>,
     /// The challenge's nonce.
     pub nonce: Base64Bytes,
+    /// The connection that the evidence came on.
+    pub channel: ChannelBinding,
     /// The PCR selection that was asked for.
     pub pcr_selection: Vec<PcrSelection>,
     /// The credential key, `SubjectPublicKeyInfo`.
@@ -255,7 +257,7 @@ impl Case<'_> {
         let bundle = Bundle::decode(&inputs.evidence)?;
         let nonce = inputs.nonce.0.as_slice().try_into();
         let nonce = nonce.map_err(|_| BundleReason::Encoding.because("a nonce of 32 bytes", inputs.nonce.0.len()))?;
-        let binder = Binder::new(Role::Host, nonce, &inputs.credential_key.0);
+        let binder = Binder::new(Role::Host, nonce, &inputs.credential_key.0, &inputs.channel);
         let tpm = match warm {
             Some(warm) => warm.tpm(inputs)?,
             None => Arc::new(warm::enrolled(inputs)?),

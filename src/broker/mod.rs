@@ -34,7 +34,7 @@ use crate::config::{Config, DataDir};
 use crate::credentials::execution::Issuer;
 use crate::keys::Keys;
 use crate::lineage::archive::Archive;
-use crate::lineage::{Lineage, Recorded};
+use crate::lineage::{Effect, Lineage, Recorded};
 use crate::metrics::Metrics;
 use crate::problem::{Problem, Refusal};
 use crate::references::References;
@@ -115,5 +115,17 @@ impl Broker {
     /// Makes an entry durable and applied.
     async fn record(&self, entry: Entry) -> Result<Recorded, Problem> {
         self.lineage.append(entry).await.map_err(|error| unrecorded(&error))
+    }
+
+    /// Makes an entry durable that means nothing unless the host's state was still the one it was made on.
+    ///
+    /// # Errors
+    /// [`Refusal::Superseded`], or a failure to record.
+    async fn record_change(&self, entry: Entry) -> Result<Recorded, Problem> {
+        let recorded = self.record(entry).await?;
+        match recorded.effect() {
+            Effect::Changed => Ok(recorded),
+            Effect::Nothing => Err(Refusal::Superseded.plain()),
+        }
     }
 }

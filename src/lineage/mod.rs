@@ -140,13 +140,23 @@ impl LineageError {
 /// An entry that is durable and applied. Only the log makes one.
 ///
 /// ```compile_fail
-/// let forged = countersign::lineage::Recorded { index: 0, leaf_hash: todo!(), entry: todo!() };
+/// let forged = countersign::lineage::Recorded { index: 0, leaf_hash: todo!(), entry: todo!(), effect: todo!() };
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recorded {
     index: u64,
     leaf_hash: Sha256Digest,
     entry: Entry,
+    effect: Effect,
+}
+
+/// What an entry did to the state that follows the log, when its turn came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// It changed the state of the host it names.
+    Changed,
+    /// It changed nothing: it is only a record, or was made on a state that was no longer the host's.
+    Nothing,
 }
 
 impl Recorded {
@@ -166,6 +176,12 @@ impl Recorded {
     #[must_use]
     pub const fn entry(&self) -> &Entry {
         &self.entry
+    }
+
+    /// What the entry did, whatever has come after it.
+    #[must_use]
+    pub const fn effect(&self) -> Effect {
+        self.effect
     }
 }
 
@@ -443,7 +459,7 @@ impl OpenLog {
     ///
     /// # Errors
     /// [`LineageError`] when the last segment cannot be opened or no thread be started.
-    pub fn start(self, sink: impl FnMut(u64, &Entry) + Send + 'static) -> Result<Lineage, LineageError> {
+    pub fn start(self, sink: impl FnMut(u64, &Entry) -> Effect + Send + 'static) -> Result<Lineage, LineageError> {
         let (queue, commands) = sync_channel(QUEUE_MAX);
         let writer = Writer::new(&self.segments)?;
         let publisher = Publisher::new(&self.dir);
@@ -521,7 +537,7 @@ impl Batch {
     }
 }
 
-impl<S: FnMut(u64, &Entry)> Committer<S> {
+impl<S: FnMut(u64, &Entry) -> Effect> Committer<S> {
     fn run(mut self, commands: &Receiver<Command>) {
         let mut published = crate::clock::monotonic();
         loop {
@@ -590,9 +606,10 @@ impl<S: FnMut(u64, &Entry)> Committer<S> {
         for ((entry, answer), bytes) in entries.into_iter().zip(bytes) {
             let (index, leaf_hash) = (self.frontier.size(), leaf_hash(bytes));
             let sink = &mut self.sink;
-            failed = failed || catch_unwind(AssertUnwindSafe(|| sink(index, &entry))).is_err();
+            let effect = (!failed).then(|| catch_unwind(AssertUnwindSafe(|| sink(index, &entry))).ok()).flatten();
+            failed = effect.is_none();
             self.frontier.push(leaf_hash);
-            applied.push(Recorded { index, leaf_hash, entry });
+            applied.push(Recorded { index, leaf_hash, entry, effect: effect.unwrap_or(Effect::Nothing) });
             answers.push((answer, Err(LineageError::Poisoned)));
         }
         if failed {

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use super::archive::{Archive, BLOB_BYTES_MAX};
 use super::audit::{Fault, audit};
 use super::segment::{push_frame, segment_path};
-use super::{Lineage, LineageError, LogKey, OpenLog};
+use super::{Effect, Lineage, LineageError, LogKey, OpenLog};
 
 const ORIGIN: &str = "broker.example/log";
 const AT: UnixMillis = UnixMillis(1_795_408_496_007);
@@ -47,7 +47,7 @@ impl Log {
     }
 
     fn start(&self) -> Lineage {
-        self.open(None).unwrap().start(|_, _| {}).unwrap()
+        self.open(None).unwrap().start(|_, _| Effect::Nothing).unwrap()
     }
 
     /// Records so many entries and stops; nothing is published.
@@ -130,7 +130,10 @@ fn entries_are_applied_in_order_before_anyone_is_answered() {
     let log = Log::new();
     let applied = Arc::new(Mutex::new(Vec::new()));
     let sink = Arc::clone(&applied);
-    let lineage = log.open(None).unwrap().start(move |index, entry| sink.lock().unwrap().push((index, entry.clone())));
+    let lineage = log.open(None).unwrap().start(move |index, entry| {
+        sink.lock().unwrap().push((index, entry.clone()));
+        Effect::Nothing
+    });
     let lineage = lineage.unwrap();
     let threads: Vec<_> = (0..4)
         .map(|thread| {
@@ -169,6 +172,7 @@ fn what_waits_together_is_one_batch_and_head_moves_after_the_sink() {
     let sink = move |index, _: &Entry| {
         entered.send(index).unwrap();
         released.recv().unwrap();
+        Effect::Nothing
     };
     let lineage = log.open(None).unwrap().start(sink).unwrap();
     let (answered, answers) = channel();
@@ -218,7 +222,14 @@ fn an_entry_that_cannot_be_encoded_is_refused_and_harms_nothing() {
 fn a_full_queue_is_an_answer() {
     let log = Log::new();
     let (release, released) = channel::<()>();
-    let lineage = log.open(None).unwrap().start(move |_, _| assert!(released.recv().is_err())).unwrap();
+    let lineage = log
+        .open(None)
+        .unwrap()
+        .start(move |_, _| {
+            assert!(released.recv().is_err());
+            Effect::Nothing
+        })
+        .unwrap();
     let refused =
         (0..=super::QUEUE_MAX + super::BATCH_MAX + 1).find_map(|_| lineage.send(entry(0), Box::new(|_| {})).err());
     assert!(matches!(refused, Some(LineageError::Overloaded)), "{refused:?}");
@@ -254,7 +265,10 @@ fn a13_kill_and_restart_lose_nothing() {
 #[test]
 fn a13_a_panic_in_the_sink_closes_the_log_and_a_restart_has_the_entry() {
     let log = Log::new();
-    let sink = |index, _: &Entry| assert_ne!(index, 2, "as planned");
+    let sink = |index, _: &Entry| {
+        assert_ne!(index, 2, "as planned");
+        Effect::Nothing
+    };
     let lineage = log.open(None).unwrap().start(sink).unwrap();
     lineage.append_blocking(entry(0)).unwrap();
     lineage.append_blocking(entry(1)).unwrap();

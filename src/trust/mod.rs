@@ -15,7 +15,7 @@ use countersign_attestation::lineage::entry::{Entry, HostRevision};
 use countersign_attestation::protocol::HostId;
 use countersign_attestation::status_list::StatusList;
 
-use crate::lineage::Recorded;
+use crate::lineage::{Effect, Recorded};
 use crate::problem::{Problem, Refusal};
 use crate::store::{Store, Table, Write};
 use standings::{Row, Standings};
@@ -117,11 +117,11 @@ impl Trust {
     /// When a panic left the state half changed, or the record cannot be read: the log then stops, and with it
     /// everything that needs to be recorded, and all pulses.
     #[expect(clippy::expect_used, reason = "see Panics; going on with an unknown trust state would fail open")]
-    pub fn apply(&self, index: u64, entry: &Entry) {
-        self.try_apply(index, entry).expect("every recorded entry is applied");
+    pub fn apply(&self, index: u64, entry: &Entry) -> Effect {
+        self.try_apply(index, entry).expect("every recorded entry is applied")
     }
 
-    fn try_apply(&self, index: u64, entry: &Entry) -> Result<(), RestoreError> {
+    fn try_apply(&self, index: u64, entry: &Entry) -> Result<Effect, RestoreError> {
         let broken = |_| RestoreError("a change of it was not finished".to_owned());
         let _changing = self.changing.lock().map_err(broken)?;
         if let Some(id) = entry.host() {
@@ -228,20 +228,6 @@ impl Trust {
         Ok(Lease { host: id.clone(), generation: host.generation, until: host.lease_until })
     }
 
-    /// Whether a recorded transition holds: the state it was made on was still the host's when it met it in the log,
-    /// and nothing has come after it.
-    ///
-    /// # Errors
-    /// [`Refusal::Superseded`].
-    pub fn holds(&self, recorded: &Recorded) -> Result<(), Problem> {
-        let state = self.lock()?;
-        let host = recorded.entry().host().and_then(|id| state.standings().get(id));
-        match host.filter(|host| host.since == recorded.index()) {
-            Some(_) => Ok(()),
-            None => Err(Refusal::Superseded.plain()),
-        }
-    }
-
     /// Everything a pulse needs, at one moment.
     ///
     /// # Errors
@@ -295,7 +281,7 @@ mod tests {
     use super::Trust;
     use super::state::HostTrust;
     use crate::clock::Clock;
-    use crate::lineage::{Lineage, LogKey};
+    use crate::lineage::{Effect, Lineage, LogKey};
     use crate::store::Store;
 
     #[test]
@@ -330,7 +316,11 @@ mod tests {
         let late = log.append_blocking(grant(stale, 2)).unwrap();
         assert!(trust.grant(&first).is_ok());
         assert!(trust.grant(&late).is_err());
-        assert!(trust.holds(&first).is_ok());
-        assert!(trust.holds(&late).is_err());
+        assert_eq!((first.effect(), late.effect()), (Effect::Changed, Effect::Nothing));
+        // What came after a transition does not undo that it held: a readmission is one also for a host that attested
+        // before the operator was told.
+        let revoked = log.append_blocking(Entry::revoked_by_operator(at, on(), "alice", "test")).unwrap();
+        assert_eq!(revoked.effect(), Effect::Changed);
+        assert!(trust.grant(&first).is_err());
     }
 }

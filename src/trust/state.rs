@@ -13,6 +13,7 @@ use countersign_attestation::status_list::{ENTRIES, Status, StatusList};
 use serde::{Deserialize, Serialize};
 
 use super::standings::{Row, Slot, Standings};
+use crate::lineage::Effect;
 
 /// Keys of earlier credentials that a host may not use again. A host renews every few minutes and a credential lives
 /// that long, so these outlast every credential by far.
@@ -289,7 +290,8 @@ impl TrustState {
     ///
     /// # Errors
     /// [`NotHere`]: nothing was applied.
-    pub fn apply(&mut self, index: u64, entry: &Entry) -> Result<(), NotHere> {
+    pub fn apply(&mut self, index: u64, entry: &Entry) -> Result<Effect, NotHere> {
+        let mut effect = Effect::Nothing;
         if let Some(id) = entry.host() {
             let mut host = self.take(id)?.unwrap_or_else(HostTrust::new);
             let index_before = host.status_index;
@@ -299,6 +301,7 @@ impl TrustState {
             }
             if transition(&mut host, entry) {
                 host.since = index;
+                effect = Effect::Changed;
             }
             host.last_entry = index;
             let (standing, status_index) = (host.standing, host.status_index);
@@ -313,7 +316,7 @@ impl TrustState {
             }
         }
         self.applied = index.saturating_add(1);
-        Ok(())
+        Ok(effect)
     }
 
     /// A record that is to change; none for a host of whom nothing is known.

@@ -6,7 +6,7 @@ use countersign_attestation::evidence::bundle::TPM_QUOTE;
 use countersign_attestation::protocol::Base64Bytes;
 use serde_json::json;
 
-use crate::house::{Host, House, manifest};
+use crate::house::{CHANNEL, Host, House, manifest};
 use crate::tpm::CredentialKey;
 
 /// Two machines of the same image are two machines: neither speaks for the other, though both are trusted.
@@ -20,7 +20,7 @@ async fn e2_the_same_image_on_another_machine_is_another_host() {
     let challenge = house.broker().challenge(&a.id).unwrap();
     let logs = b.logs(&challenge);
     let diverted = b.evidence(&challenge, logs);
-    let refused = house.broker().attest(&a.id, diverted).await.unwrap_err();
+    let refused = house.broker().attest(&a.id, CHANNEL, diverted).await.unwrap_err();
     assert_eq!(refused.code(), "tpm.signature.invalid");
     assert_eq!(house.standing(&a), "enrolled");
 
@@ -41,13 +41,13 @@ async fn e3_evidence_that_is_reflected_for_another_key_or_challenge_is_refused()
     let logs = host.logs(&challenge);
     let mut stolen = host.evidence(&challenge, logs.clone());
     stolen.credential_key = Base64Bytes(CredentialKey::new().spki());
-    let refused = house.broker().attest(&host.id, stolen).await.unwrap_err();
+    let refused = house.broker().attest(&host.id, CHANNEL, stolen).await.unwrap_err();
     assert_eq!(refused.code(), "binding.qualifying_data");
 
     let (first, second) = (house.broker().challenge(&host.id).unwrap(), house.broker().challenge(&host.id).unwrap());
     let mut reflected = host.evidence(&first, logs);
     reflected.challenge = second.challenge;
-    let refused = house.broker().attest(&host.id, reflected).await.unwrap_err();
+    let refused = house.broker().attest(&host.id, CHANNEL, reflected).await.unwrap_err();
     assert_eq!(refused.code(), "binding.qualifying_data");
     assert_eq!(house.standing(&host), "enrolled");
 }
@@ -64,7 +64,7 @@ async fn e4_evidence_without_a_binder_is_refused() {
         let mut unbound = host.evidence(&challenge, logs);
         let (quote, _) = host.tpm.quote(&challenge.pcr_selection, nothing);
         unbound.evidence.records.get_mut(TPM_QUOTE).unwrap().1 = URL_SAFE_NO_PAD.encode(quote);
-        let refused = house.broker().attest(&host.id, unbound).await.unwrap_err();
+        let refused = house.broker().attest(&host.id, CHANNEL, unbound).await.unwrap_err();
         assert_eq!(refused.code(), "binding.qualifying_data", "{nothing:?}");
     }
     assert_eq!(house.standing(&host), "enrolled");

@@ -10,7 +10,7 @@ use countersign::cli::log::{ReplayArgs, replay};
 use countersign::clock::{Clock, monotonic};
 use countersign::config::{Config, DataDir};
 use countersign::problem::Problem;
-use countersign_attestation::binder::{Binder, Role};
+use countersign_attestation::binder::{Binder, ChannelBinding, Role};
 use countersign_attestation::claims::PcrHash;
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::evidence::bundle::{Bundle, ImaEntries, SnpEvidence};
@@ -26,6 +26,9 @@ use tempfile::TempDir;
 use crate::amd::{self, AmdSimulator};
 use crate::measured::{Boot, List};
 use crate::tpm::{AkKind, CredentialKey, SimManufacturer, SimTpm};
+
+/// The connection that the doors would tell of: here there are none.
+pub(crate) const CHANNEL: ChannelBinding = ChannelBinding([0xc4; ChannelBinding::LENGTH]);
 
 /// A trust domain's broker and the maker of its hosts' TPMs.
 pub(crate) struct House {
@@ -226,7 +229,7 @@ impl Host {
     pub(crate) fn evidence(&mut self, challenge: &Challenge, logs: Logs) -> AttestationRequest {
         self.tpm.clock.clock += 1000;
         let nonce = challenge.nonce.0.clone().try_into().unwrap();
-        let binder = Binder::new(Role::Host, &nonce, &self.key.spki());
+        let binder = Binder::new(Role::Host, &nonce, &self.key.spki(), &CHANNEL);
         let qualifying = binder.qualifying_data();
         let snp = self.processor.as_ref().map(|amd| {
             let mut signed = amd::report(amd.product);
@@ -257,7 +260,7 @@ impl Host {
         let mut logs = self.logs(&challenge);
         change(&mut logs);
         let request = self.evidence(&challenge, logs);
-        house.broker().attest(&self.id, request).await.map_err(|problem| problem.code().to_owned())
+        house.broker().attest(&self.id, CHANNEL, request).await.map_err(|problem| problem.code().to_owned())
     }
 
     pub(crate) async fn attest(&mut self, house: &House) -> Result<AttestationResponse, String> {

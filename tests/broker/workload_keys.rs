@@ -12,7 +12,7 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use serde_json::json;
 
-use crate::house::{Host, House, manifest};
+use crate::house::{CHANNEL, Host, House, manifest};
 use crate::tpm::CredentialKey;
 
 fn house(keys: WorkloadKeys) -> House {
@@ -43,7 +43,7 @@ async fn offer(
     };
     change(&mut offered);
     request.workload_key = Some(offered);
-    house.broker().attest(&host.id, request).await.map_err(|problem| problem.code().to_owned())
+    house.broker().attest(&host.id, CHANNEL, request).await.map_err(|problem| problem.code().to_owned())
 }
 
 fn read(credential: &IssuedCredential, chain: &str, house: &House) -> ExecutionCredential {

@@ -167,17 +167,18 @@ fn a12_a_challenge_is_redeemed_once_by_its_host_and_only_if_the_broker_made_it()
     let Scene { fleet, maker, _folder } = scene();
     let (mut host, _) = SimHost::trusted(&fleet, &maker, "host-a");
     let (other, _) = SimHost::trusted(&fleet, &maker, "host-b");
-    let challenge = host.challenge(&fleet);
-    let redeemed = host.evidence(&challenge);
-    let client = host.client(&fleet);
-    let attest = |request: &Value| client.send("POST", "/v1/attestations", Some(request));
+    let mut connection = host.client(&fleet).connect().unwrap();
+    let channel = host.binding(&mut connection);
+    let challenge = connection.challenge();
+    let redeemed = host.evidence_for(&challenge, &channel);
+    let mut attest = |request: &Value| connection.send("POST", "/v1/attestations", Some(request)).unwrap();
     assert_eq!(attest(&json!(redeemed)).status, 200);
     let before = state(&fleet);
 
     assert_problem(&attest(&json!(redeemed)), (403, "challenge.replayed"), "the same request again");
-    let again = json!(host.evidence(&challenge));
+    let again = json!(host.evidence_for(&challenge, &channel));
     assert_problem(&attest(&again), (403, "challenge.replayed"), "fresh evidence for the same challenge");
-    let mut others = json!(host.evidence(&other.challenge(&fleet)));
+    let mut others = json!(host.evidence_for(&other.challenge(&fleet), &channel));
     assert_problem(&attest(&others), (403, "challenge.other_host"), "another host's challenge");
     for forged in ["", "AAAA", "****", &"A".repeat(139), &"A".repeat(5000)] {
         others["challenge"] = json!(forged);
@@ -185,7 +186,7 @@ fn a12_a_challenge_is_redeemed_once_by_its_host_and_only_if_the_broker_made_it()
     }
     // Every byte of a challenge is authenticated.
     let fresh = host.challenge(&fleet);
-    let mut request = json!(host.evidence(&fresh));
+    let mut request = json!(host.evidence_for(&fresh, &channel));
     for at in [0, 43, 60, 100, fresh.challenge.len() - 2] {
         let mut changed = fresh.challenge.clone().into_bytes();
         changed[at] = if changed[at] == b'A' { b'B' } else { b'A' };

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use countersign_attestation::protocol::Problem;
+use countersign_attestation::binder::ChannelBinding;
+use countersign_attestation::protocol::{Challenge, Problem};
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use serde::de::DeserializeOwned;
 
@@ -62,6 +63,23 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
+    /// A challenge for the host that this connection is of.
+    pub(crate) fn challenge(&mut self) -> Challenge {
+        let answer = self.send("POST", "/v1/challenges", Some(&serde_json::json!({}))).unwrap();
+        assert_eq!(answer.status, 201, "{}", answer.text());
+        answer.json()
+    }
+
+    /// What the connection's exporter gives for a context.
+    pub(crate) fn exported(&mut self, context: &[u8]) -> [u8; ChannelBinding::LENGTH] {
+        let StreamOwned { conn, sock } = &mut self.stream;
+        if conn.is_handshaking() {
+            conn.complete_io(sock).unwrap();
+        }
+        let output = [0; ChannelBinding::LENGTH];
+        conn.export_keying_material(output, ChannelBinding::LABEL, Some(context)).unwrap()
+    }
+
     pub(crate) fn send(
         &mut self,
         method: &str,

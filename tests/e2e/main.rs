@@ -6,6 +6,7 @@
 mod amd;
 mod bad_input;
 mod ca;
+mod channel_binding;
 mod chaos;
 mod client;
 mod collateral;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use countersign_attestation::binder::{Binder, Role};
+use countersign_attestation::binder::{Binder, ChannelBinding, Role};
 use countersign_attestation::claims::PcrHash;
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::evidence::bundle::Bundle;
@@ -14,7 +14,7 @@ use countersign_attestation::protocol::{
 };
 use serde_json::{Value, json};
 
-use crate::client::{Answer, Client};
+use crate::client::{Answer, Client, Connection};
 use crate::fleet::Fleet;
 use crate::tpm::{AkKind, CredentialKey, SimManufacturer, SimTpm};
 
@@ -167,16 +167,25 @@ impl SimHost {
     }
 
     pub(crate) fn challenge(&self, fleet: &Fleet) -> Challenge {
-        let answer = self.client(fleet).send("POST", "/v1/challenges", Some(&json!({})));
-        assert_eq!(answer.status, 201, "{}", answer.text());
-        answer.json()
+        self.client(fleet).connect().unwrap().challenge()
     }
 
-    /// Evidence for a challenge.
-    pub(crate) fn evidence(&mut self, challenge: &Challenge) -> AttestationRequest {
+    /// What a connection of this host's is to its evidence.
+    pub(crate) fn binding(&self, connection: &mut Connection) -> ChannelBinding {
+        let own_leaf = Sha256Digest::of(&[&self.channel.spki()]);
+        ChannelBinding(connection.exported(&ChannelBinding::context(Role::Host, &own_leaf)))
+    }
+
+    /// Evidence for a challenge, to be sent on a connection.
+    pub(crate) fn evidence(&mut self, challenge: &Challenge, connection: &mut Connection) -> AttestationRequest {
+        let binding = self.binding(connection);
+        self.evidence_for(challenge, &binding)
+    }
+
+    pub(crate) fn evidence_for(&mut self, challenge: &Challenge, binding: &ChannelBinding) -> AttestationRequest {
         self.tpm.clock.clock += 1000;
         let nonce = challenge.nonce.0.clone().try_into().unwrap();
-        let binder = Binder::new(Role::Host, &nonce, &self.key.spki());
+        let binder = Binder::new(Role::Host, &nonce, &self.key.spki(), binding);
         let qualifying = binder.qualifying_data();
         let (tpm_quote, tpm_pcrs) = self.tpm.quote(&challenge.pcr_selection, &qualifying);
         let tpm_certify = self.tpm.certify(&self.key, &qualifying);
@@ -209,7 +218,7 @@ impl SimHost {
         if answer.status != 201 {
             return Ok(answer);
         }
-        let request = self.evidence(&answer.json());
+        let request = self.evidence(&answer.json(), &mut connection);
         connection.send("POST", "/v1/attestations", Some(&json!(request)))
     }
 

@@ -21,7 +21,7 @@ use std::fs;
 use std::path::Path;
 
 use countersign_agent::attester::{Attester, Granted, Outcome};
-use countersign_agent::broker_client::BrokerClient;
+use countersign_agent::channel::Channel;
 use countersign_agent::collect::hardware::HardwareSource;
 use countersign_agent::collect::logs::Logs;
 use countersign_agent::device::Tpm;
@@ -193,7 +193,7 @@ async fn enroll_all(fleet: &Fleet, folder: &Path, machines: &[Swtpm]) -> Vec<Att
             enroll(&order).await.unwrap_or_else(|error| panic!("{}: {error}", order.host));
             let (enrollment, key) = StateDirectory::open(&order.state_directory).unwrap().enrolled().unwrap();
             let certificate = enrollment.channel_certificate.unwrap();
-            let broker = BrokerClient::with_channel(&order.broker, &enrollment.broker_ca, &certificate, &key).unwrap();
+            let broker = Channel::new(&order.broker, &enrollment.broker_ca, &certificate, &key).unwrap();
             let logs = Logs::at(&folder.join("event-log"), &folder.join("ima"));
             let (quoted, _) = tokio::sync::watch::channel(None);
             let tpm = Tpm::new(&order.tcti).unwrap();

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use countersign_attestation::binder::Nonce;
+use countersign_attestation::binder::{ChannelBinding, Nonce};
 use countersign_attestation::claims::PcrHash;
 use countersign_attestation::protocol::PcrSelection;
 use countersign_attestation::workload_key;
@@ -76,7 +76,8 @@ pub enum CredentialKey {
 /// What a workload's key is offered with: the challenge's nonce, and its `SubjectPublicKeyInfo`.
 pub type Offered = ([u8; 32], Vec<u8>);
 
-/// Quotes `selection` and certifies the credential key under `attestation_key`, both for `nonce`.
+/// Quotes `selection` and certifies the credential key under `attestation_key`, both for a nonce and the
+/// connection that the evidence is sent on.
 ///
 /// Loads three transient objects at most, which every TPM has room for.
 ///
@@ -86,7 +87,7 @@ pub fn collect(
     session: &mut Session,
     attestation_key: &Ak,
     credential_key: CredentialKey,
-    nonce: &Nonce,
+    (nonce, channel): (&Nonce, &ChannelBinding),
     selection: &[PcrSelection],
     offered: Option<&Offered>,
 ) -> Result<TpmEvidence, TpmError> {
@@ -98,7 +99,7 @@ pub fn collect(
     };
     let key = credential_key.load(session, parent)?;
     session.flush(parent)?;
-    let qualifying_data = credential_key.binder(nonce)?.qualifying_data();
+    let qualifying_data = credential_key.binder(nonce, channel)?.qualifying_data();
     let Quoted { quote, pcrs, boot } = quote(session, ak, &qualifying_data, selection)?;
     let certified = certify(session, key, ak, &qualifying_data)?;
     let certify = [certified, credential_key.tpm2b_public()].concat();

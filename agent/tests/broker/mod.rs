@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex};
 use self::tokens::Tokens;
 use countersign_agent::clock;
 use countersign_attestation::UnixMillis;
+use countersign_attestation::binder::{Binder, ChannelBinding, Role};
 use countersign_attestation::claims::PcrHash;
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::evidence::bundle::Bundle;
@@ -29,6 +30,7 @@ use rcgen::{
 };
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 /// What the broker answers to attestations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -188,14 +190,23 @@ fn serve(stream: TcpStream, config: Arc<ServerConfig>, state: &Mutex<State>, aut
         if path == "/v1/pulse/stream" {
             return stream_pulses(tls.get_mut(), state, authority);
         }
-        let authenticated = tls.get_ref().conn.peer_certificates().is_some();
-        let Some((status, answer)) = respond(&path, &body, authenticated, state, authority, directory) else { return };
+        let channel = channel_of(&tls.get_ref().conn);
+        let Some((status, answer)) = respond(&path, &body, channel, state, authority, directory) else { return };
         let head = format!("HTTP/1.1 {status} X\r\ncontent-length: {}\r\n\r\n", answer.len());
         let written = tls.get_mut().write_all(&[head.as_bytes(), answer.as_bytes()].concat());
         if written.and_then(|()| tls.get_mut().flush()).is_err() {
             return;
         }
     }
+}
+
+/// What the connection is to a host's evidence, if it is a host's.
+fn channel_of(tls: &ServerConnection) -> Option<ChannelBinding> {
+    let leaf = tls.peer_certificates()?.first()?;
+    let (_, leaf) = X509Certificate::from_der(leaf).unwrap();
+    let context = ChannelBinding::context(Role::Host, &Sha256Digest::of(&[leaf.public_key().raw]));
+    let output = [0; ChannelBinding::LENGTH];
+    Some(ChannelBinding(tls.export_keying_material(output, ChannelBinding::LABEL, Some(&context)).unwrap()))
 }
 
 /// A list and a pulse every tenth of a second, until the reader goes.
@@ -218,7 +229,7 @@ fn stream_pulses(out: &mut impl std::io::Write, state: &Mutex<State>, authority:
 fn respond(
     path: &str,
     body: &[u8],
-    authenticated: bool,
+    channel: Option<ChannelBinding>,
     state: &Mutex<State>,
     authority: &Authority,
     directory: &Path,
@@ -243,11 +254,17 @@ fn respond(
             Some((200, json(&ActivationResponse { host: enrollment.host.clone(), channel_certificate })))
         }
         "/.well-known/jwks.json" => Some((200, authority.tokens.jwks())),
-        "/v1/whoami" => Some((200, format!("authenticated: {authenticated}"))),
-        _ if !authenticated => Some((401, problem("channel.certificate.missing", None))),
+        "/v1/whoami" => Some((200, format!("authenticated: {}", channel.is_some()))),
+        "/v1/challenges" | "/v1/attestations" if channel.is_none() => {
+            Some((401, problem("channel.certificate.missing", None)))
+        }
         "/v1/challenges" if state.answer == Answer::Silence => None,
         "/v1/challenges" => Some((201, json(&challenge(state.known)))),
-        "/v1/attestations" => attestation(&serde_json::from_slice(body).unwrap(), &mut state, authority),
+        "/v1/attestations" => {
+            let request: AttestationRequest = serde_json::from_slice(body).unwrap();
+            assert_bound(&request, &channel.unwrap());
+            attestation(&request, &mut state, authority)
+        }
         other => panic!("{other} is not asked for"),
     }
 }
@@ -262,6 +279,15 @@ fn challenge(known_boot: Option<KnownBoot>) -> Challenge {
         pcr_selection: vec![PcrSelection { bank: PcrHash::Sha256, pcrs: vec![0, 7, 10, 14] }],
         known_boot,
     }
+}
+
+/// The quote is for this challenge, this key and this very connection.
+fn assert_bound(request: &AttestationRequest, channel: &ChannelBinding) {
+    let bundle = Bundle::decode(&request.evidence).unwrap();
+    let nonce = hex::decode(&request.challenge).unwrap().try_into().unwrap();
+    let binder = Binder::new(Role::Host, &nonce, &request.credential_key.0, channel);
+    let quote = Attest::read(Reader::new(&bundle.tpm_quote).tpm2b().unwrap()).unwrap();
+    assert_eq!(quote.extra_data, binder.qualifying_data());
 }
 
 fn attestation(request: &AttestationRequest, state: &mut State, authority: &Authority) -> Option<(u16, String)> {
