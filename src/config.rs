@@ -17,6 +17,9 @@ pub struct Config {
     pub trust_domain: String,
     /// Address of the HTTPS listener.
     pub listen: SocketAddr,
+    /// Address of the SPIFFE bundle endpoint for other trust domains; without it there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub federation_listen: Option<SocketAddr>,
     /// DNS names and IP addresses in the broker's own certificate.
     pub server_names: Vec<String>,
     /// Longest life of a credential, milliseconds.
@@ -186,6 +189,7 @@ impl Config {
         Self {
             trust_domain: trust_domain.to_owned(),
             listen,
+            federation_listen: None,
             server_names: vec!["localhost".to_owned(), "127.0.0.1".to_owned()],
             credential_ttl_ms: 300_000,
             lease_ms: 45_000,

@@ -335,6 +335,8 @@ impl Keys {
             let jwk = root_jwk(&root).ok_or_else(|| unusable("write the bundle")("a root is of no P-256 key"))?;
             let x5c = Some([base64::engine::general_purpose::STANDARD.encode(&root)]);
             for key in jwk_members(&JwkSet::new([jwk]))? {
+                // 4.2.2: an X.509 authority is known by its certificate.
+                let key = JwkMembers { kid: None, ..key };
                 keys.push(SpiffeKey { key, usage: "x509-svid", x5c: x5c.clone() });
             }
         }
@@ -364,7 +366,8 @@ struct JwkMembers {
     crv: String,
     x: String,
     y: String,
-    kid: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    kid: Option<String>,
 }
 
 /// SPIFFE names its own uses, which plain JWT libraries refuse: hence a document of its own.

@@ -3,6 +3,7 @@
 pub mod body;
 pub mod collateral;
 pub mod exceptions;
+pub mod federation;
 pub mod host;
 pub mod listener;
 pub mod operator;

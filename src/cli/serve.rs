@@ -11,6 +11,7 @@ use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use crate::api::federation::{self, Endpoint};
 use crate::api::listener::CONNECTIONS_MAX;
 use crate::api::{listener, router};
 use crate::broker::Broker;
@@ -36,6 +37,9 @@ pub struct BrokerArgs {
 #[derive(Debug, Serialize)]
 struct Listening {
     listening: SocketAddr,
+    /// The SPIFFE bundle endpoint, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    federation: Option<SocketAddr>,
 }
 
 /// Serves until SIGTERM or SIGINT, or until it can sign no more pulses: whoever supervises it starts it again.
@@ -57,8 +61,9 @@ pub async fn broker(args: &BrokerArgs) -> anyhow::Result<()> {
     };
     let tls = server_tls(&broker.keys, &config, &clock)?;
     let (stop, stopped) = watch::channel(false);
+    let federation = federate(&broker, stopped.clone()).await?;
     let serving = tokio::spawn(listener::serve(listener, tls, router(Arc::clone(&broker)), CONNECTIONS_MAX, stopped));
-    println!("{}", serde_json::to_string(&Listening { listening: config.listen })?);
+    println!("{}", serde_json::to_string(&Listening { listening: config.listen, federation })?);
     tracing::info!(listening = %config.listen, trust_domain = config.trust_domain, "broker ready");
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let asked = tokio::select! {
@@ -73,6 +78,19 @@ pub async fn broker(args: &BrokerArgs) -> anyhow::Result<()> {
     tokio::task::block_in_place(|| broker.lineage.stop());
     anyhow::ensure!(asked, "no more pulses could be signed; start again");
     Ok(())
+}
+
+/// Serves the SPIFFE bundle endpoint, where the settings name an address.
+async fn federate(broker: &Arc<Broker>, stopped: watch::Receiver<bool>) -> anyhow::Result<Option<SocketAddr>> {
+    let Some(address) = broker.config.federation_listen else { return Ok(None) };
+    let listener = listener::bind(address).await.context("listen for federation")?;
+    let address = listener.local_addr()?;
+    let endpoint = Endpoint::new(Arc::clone(broker)).context("sign the federation endpoint's SVID")?;
+    let tls = federation::tls_config(Arc::clone(&endpoint))?;
+    tokio::spawn(endpoint.keep());
+    let router = federation::router(Arc::clone(broker));
+    tokio::spawn(listener::serve(listener, tls, router, federation::CONNECTIONS_MAX, stopped));
+    Ok(Some(address))
 }
 
 fn server_tls(keys: &Keys, config: &Config, clock: &Clock) -> anyhow::Result<rustls::ServerConfig> {

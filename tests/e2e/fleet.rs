@@ -56,6 +56,8 @@ pub(crate) struct Fleet {
     gate: Process,
     pub(crate) gate_address: String,
     pub(crate) port: u16,
+    /// The SPIFFE bundle endpoint, where the settings have one.
+    pub(crate) federation: Option<std::net::SocketAddr>,
     root: TempDir,
     log: &'static str,
 }
@@ -84,9 +86,10 @@ impl Fleet {
         let mut config = Config::load(&data.join("config.toml")).unwrap();
         change(&mut config);
         fs::write(data.join("config.toml"), toml::to_string(&config).unwrap()).unwrap();
-        let (broker, port) = start_broker(root.path(), 0, log);
+        let (broker, BrokerListening { listening, federation }) = start_broker(root.path(), 0, log);
+        let port = listening.port();
         let (gate, gate_address) = start_gate(root.path(), port, log);
-        Self { broker: Some(broker), gate, gate_address, port, root, log }
+        Self { broker: Some(broker), gate, gate_address, port, federation, root, log }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -112,8 +115,8 @@ impl Fleet {
 
     /// The broker again, on the same data and port.
     pub(crate) fn restart_broker(&mut self) {
-        let (broker, port) = start_broker(self.path(), self.port, self.log);
-        assert_eq!(port, self.port);
+        let (broker, BrokerListening { listening, .. }) = start_broker(self.path(), self.port, self.log);
+        assert_eq!(listening.port(), self.port);
         self.broker = Some(broker);
     }
 
@@ -277,6 +280,7 @@ pub(crate) fn ask_gate(address: &str, certificate_pem: &str) -> Said {
 #[derive(Deserialize)]
 struct BrokerListening {
     listening: std::net::SocketAddr,
+    federation: Option<std::net::SocketAddr>,
 }
 
 #[derive(Deserialize)]
@@ -284,7 +288,7 @@ struct GateListening {
     listen: String,
 }
 
-fn start_broker(root: &Path, port: u16, log: &str) -> (Process, u16) {
+fn start_broker(root: &Path, port: u16, log: &str) -> (Process, BrokerListening) {
     // A write that the limits refuse is an error to the broker, as a failing disk is, and not a signal.
     let mut broker = Command::new("env");
     broker
@@ -292,8 +296,7 @@ fn start_broker(root: &Path, port: u16, log: &str) -> (Process, u16) {
         .args(["broker", "--listen", &format!("127.0.0.1:{port}"), "--data-dir"])
         .arg(root.join("data"))
         .env("COUNTERSIGN_LOG", log);
-    let (process, BrokerListening { listening }) = announced(&mut broker, &root.join("broker.log"));
-    (process, listening.port())
+    announced(&mut broker, &root.join("broker.log"))
 }
 
 fn start_gate(root: &Path, broker: u16, log: &str) -> (Process, String) {

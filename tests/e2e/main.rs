@@ -14,6 +14,7 @@ mod crash;
 mod drift;
 mod envoy;
 mod exceptions;
+mod federation;
 #[path = "../sim/firmware.rs"]
 mod firmware;
 mod fleet;
