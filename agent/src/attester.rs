@@ -12,9 +12,9 @@ use crate::backoff::{Backoff, random};
 use crate::broker_client::BrokerError;
 use crate::channel::Channel;
 use crate::clock::{self, Now};
-use crate::collect::hardware::HardwareSource;
-use crate::collect::logs::Logs;
-use crate::collect::tpm::{CredentialKey, collect};
+use crate::collect::hardware::{Hardware, HardwareSource};
+use crate::collect::logs::{Logs, NewLogs};
+use crate::collect::tpm::{CredentialKey, TpmEvidence, collect};
 use crate::device::{Session, Tpm, TpmError};
 use crate::error::AgentError;
 use crate::keys::{Ak, WrappedKey};
@@ -146,7 +146,7 @@ impl Attester {
         let (selection, values) = (challenge.pcr_selection.clone(), evidence.pcrs.clone());
         self.baseline.send_replace(Some(Baseline { selection, values, ima_length }));
         // 3. The logs behind the quote, and the hardware's report over the same binder, where there is one.
-        let key = evidence.credential_key;
+        let key = evidence.credential_key.clone();
         let report_data = *key.binder(&nonce, &channel)?.report_data();
         let (mut logs, hardware) = (self.logs.clone(), self.hardware.clone());
         let (known, selection) = (challenge.known_boot, challenge.pcr_selection);
@@ -162,16 +162,6 @@ impl Attester {
             ima_bytes = new.ima.as_ref().map(|ima| ima.list.len()),
             "evidence is collected"
         );
-        let bundle = Bundle {
-            tpm_quote: evidence.quote,
-            tpm_pcrs: evidence.pcrs.to_tpm2bs(),
-            tpm_certify: evidence.certify,
-            event_log: new.event_log,
-            ima: new.ima,
-            snp: hardware.snp,
-            tdx: hardware.tdx.map(|tdx| TdxEvidence { ccel: new.ccel, ..tdx }),
-            paravisor: hardware.paravisor,
-        };
         // 4. The broker decides.
         let spki = key.p256_spki()?;
         let endorsed = workload_key.as_ref().zip(evidence.endorsement);
@@ -179,7 +169,7 @@ impl Attester {
         let request = AttestationRequest {
             challenge: challenge.challenge,
             credential_key: Base64Bytes(spki),
-            evidence: bundle.encode(),
+            evidence: bundle(evidence, new, hardware).encode(),
             audiences: self.audiences.clone(),
             workload_key: offered,
         };
@@ -222,6 +212,20 @@ impl Attester {
                 }
             }
         }
+    }
+}
+
+/// Everything that is sent of this host for one challenge.
+fn bundle(evidence: TpmEvidence, new: NewLogs, hardware: Hardware) -> Bundle {
+    Bundle {
+        tpm_quote: evidence.quote,
+        tpm_pcrs: evidence.pcrs.to_tpm2bs(),
+        tpm_certify: evidence.certify,
+        event_log: new.event_log,
+        ima: new.ima,
+        snp: hardware.snp,
+        tdx: hardware.tdx.map(|tdx| TdxEvidence { ccel: new.ccel, ..tdx }),
+        paravisor: hardware.paravisor,
     }
 }
 

@@ -48,9 +48,9 @@ impl Role {
 /// A broker's challenge: 32 random bytes, used once.
 pub type Nonce = [u8; 32];
 
-/// What the two ends of one TLS 1.3 connection can compute and nobody between them: 32 bytes of its exporter (RFC 8446,
-/// 7.5; RFC 9266 does the same without role and key). Evidence is for the connection that it is sent on, so a relay that
-/// ends the host's connection and opens one of its own has evidence for neither.
+/// What the two ends of one TLS 1.3 connection can compute and nobody between them: 32 bytes of its exporter (RFC
+/// 8446, 7.5; RFC 9266 does the same without role and key). Evidence is for the connection that it is sent on, so a
+/// relay that ends the host's connection and opens one of its own has evidence for neither.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Base64Bytes", into = "Base64Bytes")]
 pub struct ChannelBinding(pub [u8; Self::LENGTH]);
@@ -86,7 +86,7 @@ impl From<ChannelBinding> for Base64Bytes {
     }
 }
 
-/// `SHA-512("countersign/v1/binder" || 0x00 || role || nonce || SHA-256(SPKI of the credential key) || channel binding)`.
+/// `SHA-512("countersign/v1/binder" || 0x00 || role || nonce || SHA-256(SPKI of the credential key) || channel)`.
 ///
 /// What follows the role has a fixed size, so the role is delimited without a length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

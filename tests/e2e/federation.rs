@@ -47,8 +47,8 @@ fn a_foreign_domain_follows_the_bundle_over_an_svid_of_this_one() {
     let shown = succeed(show.arg(fleet.federation.unwrap().to_string()));
     let id = format!("URI:spiffe://{TRUST_DOMAIN}/countersign/federation");
     assert!(shown.contains(&id), "{shown}");
-    let pem = &shown[shown.find("-----BEGIN").unwrap()..];
-    let said = fleet.gate(pem);
+    let (_, pem) = shown.split_once("-----BEGIN").unwrap();
+    let said = fleet.gate(&format!("-----BEGIN{pem}"));
     assert_ne!(said.status, 200, "{said:?}");
 }
 
