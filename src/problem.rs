@@ -118,6 +118,12 @@ reasons! {
     /// No such manifest.
     ReferenceUnknown = 404, "reference.unknown", "no such reference manifest is registered",
         "see `countersign refs list`";
+    /// What takes trust away is looked at before it is done (RFC 6585, 3).
+    PreviewMissing = 428, "preview.missing", "the change was not previewed",
+        "run `countersign what-if` with the same change, and commit it with the digest that it prints";
+    /// Only the change that was looked at.
+    PreviewStale = 409, "preview.stale", "the change is not the one that was previewed",
+        "look at the change as it would be now: `countersign what-if`, then commit with its digest";
     /// An id is used once: an ended waiver never comes back under its name.
     WaiverExists = 409, "waiver.exists", "a waiver with this id is registered, or was",
         "write and sign a new one under another id";

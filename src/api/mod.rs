@@ -4,6 +4,7 @@ pub mod body;
 pub mod collateral;
 pub mod exceptions;
 pub mod federation;
+pub mod governance;
 pub mod host;
 pub mod listener;
 pub mod operator;
@@ -87,13 +88,17 @@ fn handler(route: &Route) -> MethodRouter<Arc<Broker>> {
         (&Method::POST, "/v1/hosts") => post(operator::register_host),
         (&Method::GET, "/v1/hosts/{id}") => get(operator::show_host),
         (&Method::DELETE, "/v1/hosts/{id}") => delete(operator::remove_host),
+        (&Method::GET, "/v1/hosts/{id}/explanation") => get(operator::explain_host),
         (&Method::POST, "/v1/hosts/{id}/revocation") => post(operator::revoke_host),
         (&Method::POST, "/v1/hosts/{id}/readmission") => post(operator::readmit_host),
         (&Method::POST, "/v1/revocations") => post(operator::revoke_selected),
         (&Method::GET, "/v1/references") => get(operator::list_references),
         (&Method::POST, "/v1/references") => post(operator::register_reference),
         (&Method::GET, "/v1/references/{id}") => get(operator::show_reference),
-        (&Method::DELETE, "/v1/references/{id}") => delete(operator::withdraw_reference),
+        (&Method::DELETE, "/v1/references/{id}") => delete(governance::withdraw_reference),
+        (&Method::POST, "/v1/what-if") => post(governance::what_if),
+        (&Method::GET, "/v1/policies") => get(governance::policies),
+        (&Method::POST, "/v1/policies") => post(governance::activate_policies),
         (&Method::GET, "/v1/waivers") => get(exceptions::list_waivers),
         (&Method::POST, "/v1/waivers") => post(exceptions::add_waiver),
         (&Method::GET, "/v1/waivers/{id}") => get(exceptions::show_waiver),
@@ -108,6 +113,7 @@ fn handler(route: &Route) -> MethodRouter<Arc<Broker>> {
         (&Method::GET, "/v1/collateral/forecast") => get(collateral::forecast),
         (&Method::GET, "/v1/log/checkpoint") => get(public::checkpoint),
         (&Method::GET, "/v1/log/entries/{index}") => get(operator::log_entry),
+        (&Method::GET, "/v1/log/entries/{index}/explanation") => get(operator::explain),
         (&Method::GET, "/healthz") => get(public::healthz),
         (&Method::GET, "/readyz") => get(public::readyz),
         (&Method::GET, "/metrics") => get(operator::metrics),

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::api::body::{Json, RawJson};
 use crate::api::host::to_the_end;
 use crate::api::{App, Operator, public};
+use crate::broker::explain::Explanation;
 use crate::broker::order::{Order, Ordered};
 use crate::broker::{Broker, Latest};
 use crate::problem::{Problem, Refusal};
@@ -67,6 +68,19 @@ pub(super) async fn list_hosts(State(broker): App) -> Result<axum::Json<Vec<Host
 pub(super) async fn show_host(State(broker): App, Path(id): Path<String>) -> Result<axum::Json<HostView>, Problem> {
     let host = broker.hosts.find(&host_id(&id)?)?;
     Ok(axum::Json(view(&broker, host)?))
+}
+
+pub(super) async fn explain_host(
+    State(broker): App,
+    Path(id): Path<String>,
+) -> Result<axum::Json<Explanation>, Problem> {
+    let id = host_id(&id)?;
+    // Judges again: signatures, and logs that may be long.
+    to_the_end(async move { tokio::task::block_in_place(|| broker.explain_host(&id)) }).await.map(axum::Json)
+}
+
+pub(super) async fn explain(State(broker): App, Path(of): Path<String>) -> Result<axum::Json<Explanation>, Problem> {
+    to_the_end(async move { tokio::task::block_in_place(|| broker.explain(&of)) }).await.map(axum::Json)
 }
 
 fn view(broker: &Broker, host: Host) -> Result<HostView, Problem> {
@@ -165,16 +179,6 @@ pub(super) async fn register_reference(
 pub(super) struct Withdrawn {
     pub(super) id: String,
     pub(super) revoked_hosts: u64,
-}
-
-pub(super) async fn withdraw_reference(
-    State(broker): App,
-    Extension(Operator(operator)): Extension<Operator>,
-    Path(id): Path<String>,
-) -> Result<axum::Json<Withdrawn>, Problem> {
-    let name = id.clone();
-    let revoked_hosts = to_the_end(async move { broker.withdraw_reference(&operator, &name).await }).await?;
-    Ok(axum::Json(Withdrawn { id, revoked_hosts }))
 }
 
 /// A log entry as operators read it.

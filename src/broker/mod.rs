@@ -1,6 +1,6 @@
 //! The broker's stories, one file each: [`enrol`], [`attest`], [`revoke`], [`reappraise`], [`exceptions`],
-//! [`collateral`], [`forecast`], [`authority`]. Each is the
-//! whole path of one request in numbered steps; the rooms below do the work.
+//! [`collateral`], [`forecast`], [`what_if`], [`explain`], [`authority`]. Each is the whole path of one request in
+//! numbered steps; the rooms below do the work.
 
 pub mod attest;
 pub mod authority;
@@ -8,6 +8,7 @@ pub mod challenge;
 pub mod collateral;
 pub mod enrol;
 pub mod exceptions;
+pub mod explain;
 pub mod forecast;
 pub mod instances;
 pub mod judge;
@@ -19,6 +20,7 @@ mod recent;
 pub mod revoke;
 pub mod start;
 pub mod warm;
+pub mod what_if;
 
 use std::sync::{Arc, Mutex};
 
@@ -83,6 +85,8 @@ pub struct Broker {
     nonces: nonce::Allowance,
     /// One at a time sees the dates of waivers pass: whoever waited finds them ended and the hosts judged.
     ending: tokio::sync::Mutex<()>,
+    /// One fleet at a time is judged for a preview.
+    previewing: Mutex<()>,
     /// Why the workload authority did not renew itself when it last tried.
     authority_fault: Mutex<Option<String>>,
 }

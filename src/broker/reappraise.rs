@@ -52,12 +52,37 @@ impl Broker {
     /// Withdraws a reference manifest and revokes every host that does not pass without it; tells how many.
     ///
     /// # Errors
-    /// [`Refusal::ReferenceUnknown`], or a failure to record or store.
-    pub async fn withdraw_reference(&self, operator: &HostId, id: &str) -> Result<u64, Problem> {
+    /// [`Refusal::ReferenceUnknown`], [`Refusal::PreviewStale`], or a failure to record or store.
+    pub async fn withdraw_reference(
+        &self,
+        operator: &HostId,
+        id: &str,
+        previewed: Sha256Digest,
+    ) -> Result<u64, Problem> {
         let now = self.clock.now();
         let actor = operator.as_str();
         tokio::task::block_in_place(|| {
-            self.references.withdraw(id, |digest| self.record_blocking(Entry::reference_withdrawn(now, actor, digest)))
+            let record = |digest| self.record_blocking(Entry::reference_withdrawn(now, actor, digest));
+            self.references.withdraw(id, previewed, record)
+        })?;
+        self.reappraise().await
+    }
+
+    /// Puts other policies in force, in place of all that are, and revokes every host that does not pass them; tells
+    /// how many.
+    ///
+    /// # Errors
+    /// Why they cannot be loaded, [`Refusal::PreviewStale`], or a failure to record or store.
+    pub async fn activate_policies(
+        &self,
+        operator: &HostId,
+        texts: &[(String, String)],
+        previewed: Sha256Digest,
+    ) -> Result<u64, Problem> {
+        let now = self.clock.now();
+        tokio::task::block_in_place(|| {
+            let record = |digest| self.record_blocking(Entry::policy_activated(now, operator.as_str(), digest));
+            self.references.activate_policies(texts, previewed, record)
         })?;
         self.reappraise().await
     }

@@ -87,6 +87,7 @@ impl Broker {
             warm: super::warm::Warm::default(),
             nonces: super::nonce::Allowance::default(),
             sources,
+            previewing: std::sync::Mutex::default(),
             ending: tokio::sync::Mutex::default(),
             authority_fault: std::sync::Mutex::default(),
             config,

@@ -13,6 +13,11 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+/// How long one answer may take.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// And one that comes line by line.
+const LINES_TIMEOUT: Duration = Duration::from_secs(3600);
+
 /// How to reach the broker, and as whom.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Connection {
@@ -73,7 +78,6 @@ impl Client {
             .tls_backend_preconfigured(tls)
             .https_only(true)
             .redirect(reqwest::redirect::Policy::none())
-            .timeout(Duration::from_secs(30))
             .build()?;
         Ok(Self { http, broker: connection.broker.clone() })
     }
@@ -102,6 +106,14 @@ impl Client {
         Ok(self.send(Method::POST, path, Some(body)).await?.json().await?)
     }
 
+    /// `POST path` with a JSON body, for an answer that comes line by line and may take minutes.
+    ///
+    /// # Errors
+    /// [`Refused`] for a problem document, or a transport error.
+    pub async fn post_lines(&self, path: &str, body: &impl Serialize) -> anyhow::Result<Response> {
+        self.send_within(LINES_TIMEOUT, Method::POST, path, Some(body)).await
+    }
+
     /// `DELETE path`.
     ///
     /// # Errors
@@ -111,8 +123,18 @@ impl Client {
     }
 
     async fn send(&self, method: Method, path: &str, body: Option<&impl Serialize>) -> anyhow::Result<Response> {
+        self.send_within(TIMEOUT, method, path, body).await
+    }
+
+    async fn send_within(
+        &self,
+        timeout: Duration,
+        method: Method,
+        path: &str,
+        body: Option<&impl Serialize>,
+    ) -> anyhow::Result<Response> {
         let url = self.broker.join(path).with_context(|| format!("{path} is no path"))?;
-        let mut request = self.http.request(method, url);
+        let mut request = self.http.request(method, url).timeout(timeout);
         if let Some(body) = body {
             request = request.json(body);
         }

@@ -191,7 +191,7 @@ fn text(documents: &[Document]) -> String {
 }
 
 /// The documents of an export, if `signed_by` signed these and no others.
-fn opened(file: &Path, signed_by: &str) -> anyhow::Result<Vec<Document>> {
+pub(super) fn opened(file: &Path, signed_by: &str) -> anyhow::Result<Vec<Document>> {
     let vkey = match NoteKey::parse(signed_by) {
         Ok(_) => signed_by.to_owned(),
         Err(_) => std::fs::read_to_string(signed_by)

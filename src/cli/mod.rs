@@ -9,21 +9,25 @@ pub mod client;
 pub mod collateral;
 pub mod demo;
 pub mod deny;
+pub mod explain;
 pub mod hosts;
 pub mod init;
 pub mod inspect;
 pub mod log;
+pub mod policy;
 pub mod refs;
 pub mod relay;
 pub mod revoke;
 pub mod serve;
 pub mod verify;
 pub mod waiver;
+pub mod what_if;
 
 use std::io::stdout;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use countersign_attestation::digest::Sha256Digest;
 use tracing_subscriber::EnvFilter;
 
 use client::Refused;
@@ -54,10 +58,16 @@ enum Command {
     Ca(ca::CaCommand),
     /// Register, inspect, revoke, re-admit and remove hosts.
     Hosts(hosts::HostsArgs),
+    /// Tell why: the newest decision about a host, or any recorded one.
+    Explain(explain::ExplainArgs),
     /// Revoke every host that has something in common: a chip, a generation, a manifest, a policy.
     Revoke(revoke::RevokeArgs),
-    /// Register, capture and withdraw reference manifests.
+    /// Register, capture and retire reference manifests.
     Refs(refs::RefsArgs),
+    /// Show the policies in force, or put others in their place.
+    Policy(policy::PolicyArgs),
+    /// Preview a change: how many hosts would lose or gain trust, and why. Nothing is changed.
+    WhatIf(what_if::WhatIfArgs),
     /// Accept for a while what a policy or manifest refuses: signed, scoped, ending, visible.
     Waiver(waiver::WaiverArgs),
     /// Deny pieces of hardware whose keys leaked.
@@ -121,8 +131,11 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Relay(args) => runtime()?.block_on(relay::run(&args))?,
         Command::Ca(command) => ca::run(&command, &mut stdout())?,
         Command::Hosts(args) => runtime()?.block_on(hosts::run(&args))?,
+        Command::Explain(args) => runtime()?.block_on(explain::run(&args))?,
         Command::Revoke(args) => runtime()?.block_on(revoke::run(&args))?,
         Command::Refs(args) => runtime()?.block_on(refs::run(&args))?,
+        Command::Policy(args) => runtime()?.block_on(policy::run(&args))?,
+        Command::WhatIf(args) => runtime()?.block_on(what_if::run(&args))?,
         Command::Waiver(args) => runtime()?.block_on(waiver::run(&args))?,
         Command::Deny(args) => runtime()?.block_on(deny::run(&args))?,
         Command::Collateral(args) => runtime()?.block_on(collateral::run(&args))?,
@@ -136,6 +149,11 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Demo(args) => return demo::run(&args).map(as_told),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A digest on the command line.
+fn digest(text: &str) -> Result<Sha256Digest, String> {
+    Sha256Digest::from_hex(text).ok_or_else(|| "expected 64 hex digits".to_owned())
 }
 
 fn as_told(as_expected: bool) -> ExitCode {

@@ -3,17 +3,18 @@
 use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
-use countersign_policies::reference::MANIFEST_BYTES_MAX;
+use countersign_attestation::digest::Sha256Digest;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 
 use crate::cli::client::{Client, Connection};
-use crate::config::read_bounded;
+use crate::cli::digest;
+use crate::cli::what_if::{Proposal, manifest, must_preview};
 
 mod compute;
 
-/// Register, capture, compute and withdraw reference values.
+/// Register, capture, compute and retire reference values.
 #[derive(Debug, clap::Args)]
 #[command(subcommand_negates_reqs = true)]
 pub struct RefsArgs {
@@ -34,7 +35,8 @@ enum RefsCommand {
         id: String,
     },
     /// Registers a manifest file.
-    Add {
+    #[command(alias = "add")]
+    Register {
         /// JSON.
         file: PathBuf,
     },
@@ -55,10 +57,14 @@ enum RefsCommand {
     /// Computes what a confidential guest will measure at launch, offline.
     #[command(subcommand)]
     Compute(compute::ComputeCommand),
-    /// Withdraws a manifest; hosts that do not pass without it are revoked.
-    Withdraw {
+    /// Retires a manifest; hosts that do not pass without it are revoked.
+    #[command(alias = "withdraw")]
+    Retire {
         /// The manifest's id.
         id: String,
+        /// Digest of the previewed change; without it, the change is previewed and not made.
+        #[arg(long, value_parser = digest)]
+        preview: Option<Sha256Digest>,
     },
 }
 
@@ -111,11 +117,8 @@ pub async fn run(args: &RefsArgs) -> anyhow::Result<()> {
         RefsCommand::Compute(_) => {}
         RefsCommand::List => println!("{}", client.get_text("/v1/references").await?),
         RefsCommand::Show { id } => println!("{}", client.get_text(&format!("/v1/references/{id}")).await?),
-        RefsCommand::Add { file } => {
-            let text =
-                String::from_utf8(read_bounded(file, MANIFEST_BYTES_MAX as u64)?).context("a manifest is UTF-8")?;
-            let manifest = RawValue::from_string(text).with_context(|| format!("{} is no JSON", file.display()))?;
-            let answer: Box<RawValue> = client.post("/v1/references", &manifest).await?;
+        RefsCommand::Register { file } => {
+            let answer: Box<RawValue> = client.post("/v1/references", &manifest(file)?).await?;
             println!("{answer}");
         }
         RefsCommand::Capture { host, id, pcrs, register } => {
@@ -125,8 +128,11 @@ pub async fn run(args: &RefsArgs) -> anyhow::Result<()> {
                 let _registered: Box<RawValue> = client.post("/v1/references", &manifest).await?;
             }
         }
-        RefsCommand::Withdraw { id } => {
-            let answer: Box<RawValue> = client.delete(&format!("/v1/references/{id}")).await?;
+        RefsCommand::Retire { id, preview: None } => {
+            return Err(must_preview(&client, &Proposal::WithdrawReference(id.clone())).await);
+        }
+        RefsCommand::Retire { id, preview: Some(preview) } => {
+            let answer: Box<RawValue> = client.delete(&format!("/v1/references/{id}?preview={preview}")).await?;
             println!("{answer}");
         }
     }

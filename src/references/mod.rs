@@ -3,9 +3,10 @@
 //! replayed.
 
 pub mod exceptions;
+mod proposal;
 mod published;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -25,6 +26,7 @@ use crate::lineage::archive::Archive;
 use crate::problem::{Problem, Refusal};
 use crate::store::{Store, Table, Write};
 
+pub use self::proposal::{Proposal, Proposed};
 pub use self::published::{Offer, Offered, Outcome};
 
 /// Policies are a few hundred lines at most.
@@ -88,6 +90,8 @@ struct Parts {
 pub struct References {
     store: Store,
     archive: Archive,
+    /// Where the policies' files are.
+    policies: PathBuf,
     current: ArcSwap<Governance>,
     /// One change at a time.
     changing: std::sync::Mutex<()>,
@@ -151,7 +155,8 @@ impl References {
         let (waivers, denials) = (exceptions::load_waivers(&store)?, exceptions::load_denials(&store)?);
         let parts = Parts { manifests, policy, collateral, items, waivers, denials };
         let governance = parts.assemble(&archive).map_err(|error| LoadError::Storage(error.to_string()))?;
-        Ok(Self { store, archive, current: ArcSwap::from_pointee(governance), changing: std::sync::Mutex::new(()) })
+        let (current, policies) = (ArcSwap::from_pointee(governance), data.policies());
+        Ok(Self { store, archive, policies, current, changing: std::sync::Mutex::new(()) })
     }
 
     /// The set in force.
@@ -169,29 +174,31 @@ impl References {
         json: &[u8],
         record: impl FnOnce(Sha256Digest) -> Result<(), Problem>,
     ) -> Result<String, Problem> {
-        let manifest = ReferenceManifest::parse(json).map_err(|finding| Problem::unacceptable(&finding))?;
-        let id = manifest.id().to_owned();
         let _one = self.changing.lock().map_err(|_| Refusal::Internal.plain())?;
-        if self.current().references.get(&id).is_some() {
-            return Err(Refusal::ReferenceExists.because("an unused id", id));
-        }
+        let manifest = self.new_manifest(json)?;
+        let id = manifest.id().to_owned();
         record(manifest.digest())?;
         let write = Write::put(Table::References, &id, manifest.to_json());
         self.replace(&write, |parts| parts.manifests.push(manifest))?;
         Ok(id)
     }
 
-    /// Withdraws a manifest.
+    /// Withdraws a manifest: the very change that was previewed.
     ///
     /// # Errors
-    /// [`Refusal::ReferenceUnknown`], or what `record` refuses.
-    pub fn withdraw(&self, id: &str, record: impl FnOnce(Sha256Digest) -> Result<(), Problem>) -> Result<(), Problem> {
+    /// [`Refusal::ReferenceUnknown`], [`Refusal::PreviewStale`], or what `record` refuses.
+    pub fn withdraw(
+        &self,
+        id: &str,
+        previewed: Sha256Digest,
+        record: impl FnOnce(Sha256Digest) -> Result<(), Problem>,
+    ) -> Result<(), Problem> {
         let _one = self.changing.lock().map_err(|_| Refusal::Internal.plain())?;
-        let current = self.current();
-        let manifest = current.references.get(id).ok_or_else(|| Refusal::ReferenceUnknown.plain())?;
+        let manifest = self.manifest(id)?;
+        let governance = self.changed(|parts| parts.manifests.retain(|manifest| manifest.id() != id))?;
+        self.check_previewed(previewed, &governance)?;
         record(manifest.digest())?;
-        let write = Write::Delete(Table::References, id.as_bytes().to_vec());
-        self.replace(&write, |parts| parts.manifests.retain(|manifest| manifest.id() != id))
+        self.put_in_force(&[Write::Delete(Table::References, id.as_bytes().to_vec())], governance)
     }
 
     /// Puts a changed set in force: archived, then stored, then used. Callers hold `changing`.
@@ -220,11 +227,11 @@ fn not_changed(error: &dyn std::fmt::Display) -> Problem {
     Refusal::StoreFailed.plain()
 }
 
-/// The policies of a directory's `.cedar` files.
+/// Names and texts of a directory's `.cedar` files.
 ///
 /// # Errors
-/// [`LoadError`].
-pub fn load_policies(dir: &Path) -> Result<PolicySet, LoadError> {
+/// [`ConfigError`].
+pub fn policy_texts(dir: &Path) -> Result<Vec<(String, String)>, ConfigError> {
     let mut texts = Vec::new();
     for path in list_dir(dir)? {
         if path.extension().is_some_and(|extension| extension == "cedar") {
@@ -234,6 +241,15 @@ pub fn load_policies(dir: &Path) -> Result<PolicySet, LoadError> {
             texts.push((name, text));
         }
     }
+    Ok(texts)
+}
+
+/// The policies of a directory's `.cedar` files.
+///
+/// # Errors
+/// [`LoadError`].
+pub fn load_policies(dir: &Path) -> Result<PolicySet, LoadError> {
+    let texts = policy_texts(dir)?;
     parse_policies(&texts)
         .map_err(|finding| LoadError::Refused { name: dir.display().to_string(), finding: Box::new(finding) })
 }

@@ -169,6 +169,16 @@ impl Trust {
         Ok(ask(self.lock()?.standings()))
     }
 
+    /// Every host there is a record of, in the order of their ids.
+    ///
+    /// # Errors
+    /// [`Refusal::Internal`] after a panic in the state.
+    pub fn ids(&self) -> Result<Vec<HostId>, Problem> {
+        let mut ids: Vec<HostId> = self.standings(|standings| standings.rows().map(|row| row.id.clone()).collect())?;
+        ids.sort();
+        Ok(ids)
+    }
+
     /// Every host whose last proof was not taken back: it is trusted, or its lease has ended. In the order of their
     /// ids; each record is read when its turn comes, and left out where that is no longer so.
     ///

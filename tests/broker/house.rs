@@ -10,6 +10,7 @@ use countersign::cli::log::{ReplayArgs, replay};
 use countersign::clock::{Clock, monotonic};
 use countersign::config::{Config, DataDir};
 use countersign::problem::Problem;
+use countersign::references::Proposal;
 use countersign_attestation::binder::{Binder, ChannelBinding, Role};
 use countersign_attestation::claims::PcrHash;
 use countersign_attestation::digest::Sha256Digest;
@@ -103,6 +104,15 @@ impl House {
 
     pub(crate) async fn register_reference(&self, manifest: &serde_json::Value) -> Result<String, Problem> {
         self.broker().register_reference(&operator(), manifest.to_string().as_bytes()).await
+    }
+
+    /// Retires a manifest as previewed; how many hosts that took down.
+    pub(crate) async fn withdraw(&self, id: &str) -> u64 {
+        let proposal = Proposal::WithdrawReference(id.to_owned());
+        let preview = tokio::task::block_in_place(|| self.broker().what_if(proposal, &|_, _| {})).unwrap();
+        let revoked = self.broker().withdraw_reference(&operator(), id, preview.change).await.unwrap();
+        assert_eq!(revoked, preview.losses.iter().map(|group| group.count).sum::<u64>(), "{preview:?}");
+        revoked
     }
 
     pub(crate) fn standing(&self, host: &Host) -> String {

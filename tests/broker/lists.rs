@@ -4,7 +4,7 @@ use countersign_attestation::claims::PcrHash;
 use countersign_attestation::evidence::bundle::ImaEntries;
 use serde_json::{Value, json};
 
-use crate::house::{Host, House, manifest, operator};
+use crate::house::{Host, House, manifest};
 use crate::measured::{Boot, List, sha256};
 use crate::tpm::{AkKind, SimTpm};
 
@@ -152,7 +152,7 @@ async fn changed_rules_judge_the_whole_list_again() {
     // The same boot with rules that the oldest entry breaks, and none that it passes.
     house.register_reference(&reference(&host, "image-2", &[SHELL])).await.unwrap();
     host.attest(&house).await.unwrap();
-    let revoked = house.broker().withdraw_reference(&operator(), "image-1").await.unwrap();
+    let revoked = house.withdraw("image-1").await;
     assert_eq!(revoked, 1);
     let trust = house.broker().trust.host(&host.id).unwrap().unwrap();
     assert!(trust.reasons[0].starts_with("ima."), "{:?}", trust.reasons);
@@ -163,7 +163,7 @@ async fn changed_rules_that_the_list_passes_keep_the_host() {
     let house = House::new();
     let mut host = trusted(&house).await;
     house.register_reference(&reference(&host, "image-2", &[SHELL, TOOL, OTHER])).await.unwrap();
-    let revoked = house.broker().withdraw_reference(&operator(), "image-1").await.unwrap();
+    let revoked = house.withdraw("image-1").await;
     assert_eq!(revoked, 0);
     host.measure(OTHER.0, OTHER.1);
     host.attest_with(&house, |logs| assert_eq!(logs.ima.as_ref().unwrap().from, 2)).await.unwrap();

@@ -17,4 +17,5 @@ mod measured;
 mod tpm;
 #[path = "../sim/vendor.rs"]
 mod vendor;
+mod what_if;
 mod workload_keys;

@@ -17,17 +17,29 @@ fn a_withdrawn_reference_revokes_its_hosts_without_asking_them() {
 
     // Another manifest that the host passes keeps it trusted.
     register_golden(&fleet, "image-41-again");
-    assert!(fleet.operator_ok(&["refs", "withdraw", "image-41"]).contains("\"revoked_hosts\":0"));
+    assert!(fleet.retire("image-41").contains("\"revoked_hosts\":0"));
     assert_eq!(fleet.host("host-a").trust.standing, "trusted");
     assert_eq!(fleet.gate(&certificate).status, 200);
 
-    let said = fleet.operator_ok(&["refs", "withdraw", "image-41-again"]);
+    // Nothing is retired without a look at what that does.
+    let unseen = fleet.operator(&["refs", "retire", "image-41-again"]);
+    let shown = String::from_utf8_lossy(&unseen.stdout).into_owned();
+    assert!(!unseen.status.success() && shown.contains("1 hosts would lose trust, 0 would pass"), "{shown}");
+    assert!(shown.contains("1 lost: host-a\nreference.none"), "{shown}");
+    let missing = fleet.as_operator().send("DELETE", "/v1/references/image-41-again", None).problem();
+    assert_eq!((missing.status, missing.code.as_str()), (428, "preview.missing"));
+    assert_eq!(fleet.host("host-a").trust.standing, "trusted");
+    let said = fleet.retire("image-41-again");
     assert!(said.contains("\"revoked_hosts\":1"), "{said}");
     assert_eq!(fleet.host("host-a").trust.standing, "revoked");
     assert_eq!(fleet.gate_until(&certificate, 403).reason, "gate.credential.invalid");
     assert_eq!(host.attest(&fleet).problem().code, "trust.revoked");
     let replayed = fleet.host("host-a").trust.last_entry.to_string();
     fleet.operator_ok(&["replay", "--entry", &replayed]);
+    for of in ["host-a", &replayed] {
+        let why = fleet.operator_ok(&["explain", of]);
+        assert!(why.starts_with("revoked of host-a at ") && why.contains("reference.none"), "{why}");
+    }
 
     // The reference back in force does not bring the host back.
     register_golden(&fleet, "image-42");

@@ -129,6 +129,13 @@ impl Fleet {
         command.output().unwrap()
     }
 
+    /// Retires a manifest as previewed; what that printed.
+    pub(crate) fn retire(&self, id: &str) -> String {
+        let preview = self.operator_ok(&["what-if", "--retire", id, "--output", "json"]);
+        let preview: serde_json::Value = serde_json::from_str(&preview).unwrap();
+        self.operator_ok(&["refs", "retire", id, "--preview", preview["change"].as_str().unwrap()])
+    }
+
     /// The operator's command line, which has to succeed; what it printed.
     pub(crate) fn operator_ok(&self, args: &[&str]) -> String {
         let output = self.operator(args);
