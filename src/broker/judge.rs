@@ -26,9 +26,10 @@ use countersign_policies::matching::ImaTallies;
 use countersign_policies::waiver::WaiverUse;
 use serde::{Deserialize, Serialize};
 
-use crate::broker::known::{Blobs, Known, KnownIma, Piece};
+use crate::broker::known::{Known, KnownIma, Piece};
 use crate::broker::warm::{self, Warm};
 use crate::collateral::intel::PlatformCollateral;
+use crate::lineage::archive::Blobs;
 use crate::references::{Digests, Governance};
 use crate::trust::hosts::unknown_tpm;
 

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::broker::judge::NewEntries;
 use crate::broker::recent::Recent;
-use crate::lineage::archive::Archive;
+use crate::lineage::archive::{Archive, Blobs};
 
 /// Pieces of one IMA list in the archive before they are joined: a host whose list grows with every attestation would
 /// otherwise be judged again from thousands of files when its rules change.
@@ -82,25 +82,6 @@ impl Known {
             reset_count: self.boot.reset_count,
             restart_count: self.boot.restart_count,
             ima_entries: self.ima.as_ref().map_or(0, |ima| ima.state.entries),
-        }
-    }
-}
-
-/// Bytes by their digest: the archive, or the archive and what has just come. A decision names them by digest, so
-/// where they are read does not change it.
-pub trait Blobs {
-    /// The bytes with this digest, if they are there and undamaged.
-    fn blob(&self, digest: Sha256Digest) -> Option<Cow<'_, [u8]>>;
-}
-
-impl Blobs for Archive {
-    fn blob(&self, digest: Sha256Digest) -> Option<Cow<'_, [u8]>> {
-        match self.get(digest) {
-            Ok(bytes) => Some(Cow::Owned(bytes)),
-            Err(error) => {
-                tracing::error!(%error, "not in the archive");
-                None
-            }
         }
     }
 }
@@ -277,8 +258,8 @@ mod tests {
     use countersign_attestation::evidence::logs::BootCounts;
     use countersign_attestation::protocol::HostId;
 
-    use super::{Blobs as _, Boots, Known, KnownIma, PIECES_MAX, Piece, joined};
-    use crate::lineage::archive::Archive;
+    use super::{Boots, Known, KnownIma, PIECES_MAX, Piece, joined};
+    use crate::lineage::archive::{Archive, Blobs};
 
     fn known(entries: u64, reset_count: u32, pieces: Vec<Piece>) -> Known {
         let state = ImaState { entries, ..ImaState::start() };

@@ -6,6 +6,7 @@ pub mod attest;
 pub mod authority;
 pub mod challenge;
 pub mod collateral;
+pub mod decision_bundle;
 pub mod enrol;
 pub mod exceptions;
 pub mod explain;

@@ -1,10 +1,11 @@
 //! Pinned roots as they lie on disk, under `anchors/`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
 use countersign_attestation::anchor::{AmdAnchor, AmdProduct, Assurance, IntelAnchor, TpmAnchor, TrustAnchors};
+use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::x509::Certificate;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
@@ -120,6 +121,12 @@ fn tpm_anchors(vendor: &str, assurance: Assurance, files: Vec<(String, Vec<Vec<u
     }
     let anchor = |(name, root)| TpmAnchor { name, assurance, root, intermediates: intermediates.clone() };
     roots.into_iter().map(anchor).collect()
+}
+
+/// SHA-256 of every certificate this binary ships: the vendors' own.
+#[must_use]
+pub fn shipped_digests() -> BTreeSet<Sha256Digest> {
+    Shipped::iter().filter_map(|name| Shipped::get(&name)).map(|file| Sha256Digest::of(&[&file.data])).collect()
 }
 
 /// The TPM manufacturers' roots this binary ships.

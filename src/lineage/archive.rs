@@ -1,5 +1,6 @@
 //! The archive: inputs of decisions under their digests, so that a decision can be replayed.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
@@ -121,6 +122,25 @@ impl Archive {
             return Err(blob(&path, digest.to_hex(), found.to_hex()));
         }
         Ok(bytes)
+    }
+}
+
+/// Bytes by their digest: the archive, or the archive and what has just come. A decision names them by digest, so
+/// where they are read does not change it.
+pub trait Blobs {
+    /// The bytes with this digest, if they are there and undamaged.
+    fn blob(&self, digest: Sha256Digest) -> Option<Cow<'_, [u8]>>;
+}
+
+impl Blobs for Archive {
+    fn blob(&self, digest: Sha256Digest) -> Option<Cow<'_, [u8]>> {
+        match self.get(digest) {
+            Ok(bytes) => Some(Cow::Owned(bytes)),
+            Err(error) => {
+                tracing::error!(%error, "not in the archive");
+                None
+            }
+        }
     }
 }
 

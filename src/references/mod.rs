@@ -6,6 +6,7 @@ pub mod exceptions;
 mod proposal;
 mod published;
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -22,7 +23,7 @@ use countersign_policies::waiver::{Waiver, WaiverSet};
 use crate::collateral::Collateral;
 use crate::collateral::items::Items;
 use crate::config::{ConfigError, DataDir, create_private_dir, list_dir, read_bounded, write_new};
-use crate::lineage::archive::Archive;
+use crate::lineage::archive::{Archive, Blobs};
 use crate::problem::{Problem, Refusal};
 use crate::store::{Store, Table, Write};
 
@@ -303,18 +304,22 @@ impl Governance {
     ///
     /// # Errors
     /// What is missing or damaged.
-    pub fn from_archive(archive: &Archive, digests: Digests) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
+    pub fn from_archive(
+        archive: &dyn Blobs,
+        digests: Digests,
+    ) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
+        let blob = |of: Sha256Digest| archive.blob(of).ok_or_else(|| format!("{of} is not there, or damaged"));
         let list = |of: Sha256Digest| -> Result<Vec<Vec<u8>>, Box<dyn std::error::Error + Send + Sync>> {
             // What was archived before there were such lists names the empty one, which may not be there.
-            let bytes = if of == nothing() { b"[]".to_vec() } else { archive.get(of)? };
+            let bytes = if of == nothing() { Cow::Borrowed(&b"[]"[..]) } else { blob(of)? };
             let digests: Vec<Sha256Digest> = serde_json::from_slice(&bytes)?;
-            digests.into_iter().map(|digest| Ok(archive.get(digest)?)).collect()
+            digests.into_iter().map(|digest| Ok(blob(digest)?.into_owned())).collect()
         };
         let manifest = |json: Vec<u8>| ReferenceManifest::parse(&json).map_err(|finding| finding.code);
         let manifests: Vec<_> = list(digests.references)?.into_iter().map(manifest).collect::<Result<_, _>>()?;
-        let texts: Vec<(String, String)> = serde_json::from_slice(&archive.get(digests.policy)?)?;
+        let texts: Vec<(String, String)> = serde_json::from_slice(&blob(digests.policy)?)?;
         let policy = parse_policies(&texts).map_err(|finding| finding.code)?;
-        let collateral = Collateral::from_archive(&archive.get(digests.collateral)?).ok_or("collateral is damaged")?;
+        let collateral = Collateral::from_archive(&blob(digests.collateral)?).ok_or("collateral is damaged")?;
         let waiver = |json: Vec<u8>| Waiver::from_json(&json).map_err(|finding| finding.code);
         let waivers: Vec<_> = list(digests.waivers)?.into_iter().map(waiver).collect::<Result<_, _>>()?;
         let denial = |json: Vec<u8>| Denial::parse(&json).map_err(|finding| finding.code);

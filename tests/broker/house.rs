@@ -127,7 +127,14 @@ impl House {
         let entries = entries.map(|(index, bytes)| (index, Entry::decode(&bytes).unwrap()));
         let decisions = entries.filter(|(_, entry)| entry.inputs().is_some());
         let replay = |(index, entry): (u64, Entry)| {
-            let args = ReplayArgs { entry: index, data_dir: self.data().path().to_owned(), output: Output::Table };
+            let args = ReplayArgs {
+                entry: Some(index),
+                bundle: None,
+                vkey: None,
+                roots: Vec::new(),
+                data_dir: self.data().path().to_owned(),
+                output: Output::Table,
+            };
             let mut said = Vec::new();
             assert!(replay(&args, &mut said).unwrap(), "{}", String::from_utf8_lossy(&said));
             entry.event().name()

@@ -5,6 +5,7 @@
 mod amd;
 mod authority;
 mod bound;
+mod bundle;
 mod collateral;
 mod exceptions;
 mod house;

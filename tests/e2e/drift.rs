@@ -2,7 +2,7 @@
 
 use tempfile::TempDir;
 
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, countersign, wait_until};
 use crate::sim_host::{SimHost, anchor, register_golden};
 use crate::tpm::SimManufacturer;
 
@@ -36,6 +36,21 @@ fn a_withdrawn_reference_revokes_its_hosts_without_asking_them() {
     assert_eq!(host.attest(&fleet).problem().code, "trust.revoked");
     let replayed = fleet.host("host-a").trust.last_entry.to_string();
     fleet.operator_ok(&["replay", "--entry", &replayed]);
+    // An outsider needs the log's key and the roots, and neither log nor archive.
+    let bundle = fleet.path().join("decision.json");
+    let (file, vkey) = (bundle.to_str().unwrap(), fleet.data().join("public/log.vkey"));
+    wait_until("the entry is under a checkpoint", || {
+        fleet.operator(&["log", "bundle", "--entry", &replayed, "--out", file]).status.success()
+    });
+    let root = folder.path().join("sim-root.der");
+    let prove = |more: &[&str]| {
+        let args = ["replay", "--bundle", file, "--vkey", vkey.to_str().unwrap()];
+        let output = countersign().args(args).args(more).env("COUNTERSIGN_DATA_DIR", "/nowhere").output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    assert_eq!(prove(&["--root", root.to_str().unwrap()]).0, Some(0));
+    let (code, said) = prove(&[]);
+    assert!(code == Some(1) && said.contains("which is no vendor's and was not named as trusted"), "{said}");
     for of in ["host-a", &replayed] {
         let why = fleet.operator_ok(&["explain", of]);
         assert!(why.starts_with("revoked of host-a at ") && why.contains("reference.none"), "{why}");
