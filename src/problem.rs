@@ -112,6 +112,9 @@ reasons! {
     /// Manifests are parsed strictly.
     ReferenceMalformed = 400, "reference.malformed", "the reference manifest is not acceptable",
         "see expected and found";
+    /// A manifest is learnt of what a host showed.
+    NothingShown = 409, "reference.learn.nothing", "the host has shown no verified evidence in this generation",
+        "let it attest once; a denial is enough";
     /// Registering twice is not an update.
     ReferenceExists = 409, "reference.exists", "a reference manifest with this id is registered",
         "withdraw it, or use another id";

@@ -10,6 +10,7 @@ use countersign_attestation::claims::{BootClaims, HexBytes, PcrHash};
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::evidence::eventlog::claims::{Labelled, Measured, SecureBoot, SignatureDatabase};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::finding::{Finding, PolicyReason};
 use crate::json::Members;
@@ -76,6 +77,18 @@ impl SecureBootState {
 }
 
 impl Kind {
+    const ALL: [Self; 9] = [
+        Self::Pk,
+        Self::Kek,
+        Self::Db,
+        Self::Dbx,
+        Self::Authorities,
+        Self::Mok,
+        Self::Images,
+        Self::Files,
+        Self::Initrds,
+    ];
+
     /// The member of a manifest, which is also that of the claims.
     const fn name(self) -> &'static str {
         match self {
@@ -189,6 +202,36 @@ impl BootReference {
         Ok(Self { secure_boot: written.secure_boot, digests, uki, command_lines })
     }
 
+    /// What this boot shows, as a manifest's `boot` demands it: of everything that was measured, all that was measured.
+    pub(crate) fn learned(boot: &BootClaims) -> Option<Value> {
+        let mut learned = Map::new();
+        let state = [SecureBootState::On, SecureBootState::Off].into_iter().find(|state| state.is(boot.secure_boot));
+        learned.extend(state.map(|state| ("secure_boot".to_string(), state.name().into())));
+        for kind in Kind::ALL {
+            if let Measured::Measured(found) = kind.found(boot) {
+                let values: BTreeSet<String> = found.iter().filter_map(Digests::first).collect();
+                if !values.is_empty() {
+                    learned.insert(kind.name().to_string(), values.into_iter().collect());
+                }
+            }
+        }
+        if let Measured::Measured(sections) = &boot.uki {
+            let mut uki: BTreeMap<String, Vec<String>> = BTreeMap::new();
+            for section in sections {
+                uki.entry(section.name.clone()).or_default().extend(Digests::by_bank(&section.digest).first());
+            }
+            let uki = uki.into_iter().map(|(name, values)| (name, values.into_iter().collect()));
+            learned.insert("uki".to_string(), Value::Object(uki.collect()));
+        }
+        if let Measured::Measured(lines) = &boot.command_lines {
+            let lines: BTreeSet<&String> = lines.iter().collect();
+            if !lines.is_empty() {
+                learned.insert("command_lines".to_string(), lines.into_iter().cloned().collect());
+            }
+        }
+        (!learned.is_empty()).then_some(Value::Object(learned))
+    }
+
     /// What must be quoted for these values to be claims.
     pub(crate) fn pcrs(&self) -> impl Iterator<Item = u8> {
         let secure_boot = self.secure_boot.iter().map(|_| 7);
@@ -239,6 +282,11 @@ impl Digests {
 
     fn by_bank(digests: &BTreeMap<PcrHash, HexBytes>) -> Self {
         Self(digests.values().cloned().collect())
+    }
+
+    /// Of the first bank: one is enough to know it by.
+    fn first(&self) -> Option<String> {
+        self.0.first().map(ToString::to_string)
     }
 }
 

@@ -30,6 +30,7 @@ pub mod finding;
 pub mod ima;
 pub mod instance;
 mod json;
+pub mod learn;
 pub mod matching;
 mod mitigation;
 mod moment;

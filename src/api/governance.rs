@@ -7,7 +7,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse as _, Response};
 use countersign_attestation::digest::Sha256Digest;
-use countersign_attestation::protocol;
+use countersign_attestation::protocol::{self, HostId};
 use futures_util::{StreamExt as _, stream};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -82,6 +82,14 @@ pub(super) async fn withdraw_reference(
     let name = id.clone();
     let revoked_hosts = to_the_end(async move { broker.withdraw_reference(&operator, &name, preview).await }).await?;
     Ok(axum::Json(Withdrawn { id, revoked_hosts }))
+}
+
+/// A manifest of what a host shows, for review; nothing is registered.
+pub(super) async fn learn(State(broker): App, Path((id, name)): Path<(String, String)>) -> Result<Response, Problem> {
+    let host = HostId::parse(&id).ok_or_else(|| Refusal::HostUnknown.because("a host id", id))?;
+    let story = async move { tokio::task::block_in_place(|| broker.learn(&host, &name)) };
+    let json = HeaderValue::from_static("application/json");
+    Ok(([(header::CONTENT_TYPE, json)], to_the_end(story).await?.to_json()).into_response())
 }
 
 /// Policies in place of all that are.

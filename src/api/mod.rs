@@ -89,6 +89,7 @@ fn handler(route: &Route) -> MethodRouter<Arc<Broker>> {
         (&Method::GET, "/v1/hosts/{id}") => get(operator::show_host),
         (&Method::DELETE, "/v1/hosts/{id}") => delete(operator::remove_host),
         (&Method::GET, "/v1/hosts/{id}/explanation") => get(operator::explain_host),
+        (&Method::GET, "/v1/hosts/{id}/manifest/{name}") => get(governance::learn),
         (&Method::POST, "/v1/hosts/{id}/revocation") => post(operator::revoke_host),
         (&Method::POST, "/v1/hosts/{id}/readmission") => post(operator::readmit_host),
         (&Method::POST, "/v1/revocations") => post(operator::revoke_selected),

@@ -49,6 +49,7 @@ pub const ROUTES: &[Route] = &[
     route(Method::GET, "/v1/hosts/{id}", Audience::Operator),
     route(Method::DELETE, "/v1/hosts/{id}", Audience::Operator),
     route(Method::GET, "/v1/hosts/{id}/explanation", Audience::Operator),
+    route(Method::GET, "/v1/hosts/{id}/manifest/{name}", Audience::Operator),
     route(Method::POST, "/v1/hosts/{id}/revocation", Audience::Operator),
     route(Method::POST, "/v1/hosts/{id}/readmission", Audience::Operator),
     route(Method::POST, "/v1/revocations", Audience::Operator),

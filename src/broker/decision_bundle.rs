@@ -57,7 +57,7 @@ pub enum BundleError {
         event: &'static str,
     },
     /// Newer than the checkpoint.
-    #[error("entry {index} is not under the checkpoint of {size} entries")]
+    #[error("entry {index} is not under the checkpoint of {size} entries; a running broker publishes one each second")]
     NotCovered {
         /// Its index.
         index: u64,

@@ -8,11 +8,13 @@ use countersign_attestation::lineage::tree::leaf_hash;
 use countersign_attestation::protocol::HostId;
 use countersign_policies::decision::{Decision, Grant, Outcome};
 use countersign_policies::finding::Finding;
+use countersign_policies::learn::learn;
+use countersign_policies::reference::ReferenceManifest;
 use countersign_policies::waiver::WaiverUse;
 use serde::Serialize;
 
 use crate::broker::Broker;
-use crate::broker::judge::{Inputs, judge};
+use crate::broker::judge::{Inputs, Judgement, judge};
 use crate::problem::{Problem, Refusal};
 use crate::references::{Digests, Governance};
 
@@ -93,6 +95,19 @@ impl Broker {
         Ok(explanation(index, &entry, decision, judged))
     }
 
+    /// Proposes a manifest `name` from what a host's newest verified evidence shows.
+    ///
+    /// # Errors
+    /// [`Refusal::HostUnknown`]; [`Refusal::NothingShown`] for a host that has shown nothing in this generation; why
+    /// the manifest cannot be one; [`Refusal::LineageFailed`] when the archive cannot be read.
+    pub fn learn(&self, id: &HostId, name: &str) -> Result<ReferenceManifest, Problem> {
+        self.hosts.find(id)?;
+        let seen = self.trust.host(id)?.and_then(|trust| trust.seen).ok_or_else(|| Refusal::NothingShown.plain())?;
+        let (_, judgement) = self.judge_again(seen)?;
+        let claims = judgement.claims.ok_or_else(|| Refusal::NothingShown.plain())?;
+        learn(name, &claims).map_err(|finding| Problem::unacceptable(&finding))
+    }
+
     /// Explains a log entry, by its index or its leaf hash.
     ///
     /// # Errors
@@ -134,11 +149,8 @@ impl Broker {
 
     /// Judges archived inputs by what they were judged by. Without a recorded digest the grant that holds is its own.
     fn judged(&self, inputs: Sha256Digest, recorded: Option<Sha256Digest>) -> Result<Judged, Problem> {
-        let archived = self.archive.get(inputs).map_err(|error| unreadable(&error))?;
-        let read: Inputs = serde_json::from_slice(&archived).map_err(|error| unreadable(&error))?;
-        let governance = Governance::from_archive(&self.archive, read.governance);
-        let governance = governance.map_err(|error| unreadable(&error))?;
-        let decision = judge(&read, &governance, &self.archive).decision;
+        let (read, judgement) = self.judge_again(inputs)?;
+        let decision = judgement.decision;
         let digest = Sha256Digest::of(&[&decision.canonical_bytes()]);
         Ok(Judged {
             identical: recorded.is_none_or(|recorded| recorded == digest),
@@ -147,6 +159,16 @@ impl Broker {
             grant: granted(&decision),
             findings: decision.findings().to_vec(),
         })
+    }
+}
+
+impl Broker {
+    fn judge_again(&self, inputs: Sha256Digest) -> Result<(Inputs, Judgement), Problem> {
+        let archived = self.archive.get(inputs).map_err(|error| unreadable(&error))?;
+        let inputs: Inputs = serde_json::from_slice(&archived).map_err(|error| unreadable(&error))?;
+        let governance = Governance::from_archive(&self.archive, inputs.governance);
+        let judgement = judge(&inputs, &governance.map_err(|error| unreadable(&error))?, &self.archive);
+        Ok((inputs, judgement))
     }
 }
 

@@ -13,6 +13,7 @@ use crate::cli::digest;
 use crate::cli::what_if::{Proposal, manifest, must_preview};
 
 mod compute;
+mod diff;
 
 /// Register, capture, compute and retire reference values.
 #[derive(Debug, clap::Args)]
@@ -53,6 +54,24 @@ enum RefsCommand {
         /// Registers the manifest at once.
         #[arg(long)]
         register: bool,
+    },
+    /// Prints a manifest of all that a host's newest verified evidence shows, its event log with it, for review.
+    Learn {
+        /// The host in its known-good state.
+        host: String,
+        /// Id of the new manifest.
+        #[arg(long)]
+        id: String,
+        /// Registers the manifest at once.
+        #[arg(long)]
+        register: bool,
+    },
+    /// Says what one manifest has and another has not. Each is a file, or the id of a registered one.
+    Diff {
+        /// Before.
+        before: String,
+        /// After.
+        after: String,
     },
     /// Computes what a confidential guest will measure at launch, offline.
     #[command(subcommand)]
@@ -128,6 +147,18 @@ pub async fn run(args: &RefsArgs) -> anyhow::Result<()> {
                 let _registered: Box<RawValue> = client.post("/v1/references", &manifest).await?;
             }
         }
+        RefsCommand::Learn { host, id, register } => {
+            let manifest: diff::Written = client.get(&format!("/v1/hosts/{host}/manifest/{id}")).await?;
+            println!("{}", serde_json::to_string_pretty(&manifest)?);
+            if *register {
+                let _registered: Box<RawValue> = client.post("/v1/references", &manifest).await?;
+            }
+        }
+        RefsCommand::Diff { before, after } => {
+            for line in diff::diff(&either(&client, before).await?, &either(&client, after).await?) {
+                println!("{line}");
+            }
+        }
         RefsCommand::Retire { id, preview: None } => {
             return Err(must_preview(&client, &Proposal::WithdrawReference(id.clone())).await);
         }
@@ -137,6 +168,15 @@ pub async fn run(args: &RefsArgs) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// A manifest in a file, or a registered one.
+async fn either(client: &Client, of: &str) -> anyhow::Result<diff::Written> {
+    let file = std::path::Path::new(of);
+    if file.is_file() {
+        return Ok(serde_json::from_str(manifest(file)?.get())?);
+    }
+    client.get(&format!("/v1/references/{of}")).await
 }
 
 async fn capture(client: &Client, host: &str, id: &str, pcrs: &[u8]) -> anyhow::Result<Manifest> {

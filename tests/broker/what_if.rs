@@ -95,6 +95,30 @@ async fn a_new_reference_lets_those_pass_who_fail_for_want_of_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_is_learnt_of_a_host_and_matches_it_and_its_like_alone() {
+    let mut house = House::new();
+    let mut hosts = Vec::new();
+    for (id, secure) in [("gpu-1", true), ("gpu-2", true), ("gpu-3", false)] {
+        let mut host = Host::enrolled(&house, id).await;
+        assert_eq!(house.broker().learn(&host.id, "x").unwrap_err().code(), "reference.learn.nothing");
+        host.reboot(Boot::secure(secure));
+        assert_eq!(host.attest(&house).await.unwrap_err(), "reference.none", "a denial is enough");
+        hosts.push(host);
+    }
+    house.restart();
+    let learnt = tokio::task::block_in_place(|| house.broker().learn(&hosts[0].id, "image-1")).unwrap();
+    let shown: serde_json::Value = serde_json::from_slice(&learnt.to_json()).unwrap();
+    assert_eq!(shown["boot"]["secure_boot"], "on");
+    assert!(shown["tpm"]["pcrs"]["sha256"]["0"].is_array(), "{shown}");
+    house.register_reference(&shown).await.unwrap();
+    for (host, expected) in hosts.iter_mut().zip([true, true, false]) {
+        assert_eq!(host.attest(&house).await.is_ok(), expected, "{}", host.id);
+    }
+    let refused = tokio::task::block_in_place(|| house.broker().learn(&hosts[0].id, "../x")).unwrap_err();
+    assert_eq!(refused.code(), "reference.manifest.id");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn policies_are_replaced_as_previewed_and_stay_so_over_a_restart() {
     let mut house = House::new();
     let hosts = fleet(&house).await;

@@ -31,6 +31,7 @@ mod lapse;
 mod logs;
 mod machine;
 mod nonce;
+mod operators;
 mod proxy;
 mod relay;
 mod revocation;
