@@ -147,6 +147,9 @@ reasons! {
     StatusListUnknown = 404, "status_list.unknown", "there is no such status list", "take the numbers in the pulse";
     /// No such log entry.
     EntryUnknown = 404, "lineage.entry.unknown", "there is no such entry", "the checkpoint says how many there are";
+    /// C2SP tlog-tiles.
+    TileUnknown = 404, "lineage.tile.unknown", "there is no such tile",
+        "ask for tiles of the tree in /log/checkpoint; a partial tile goes when its full one is there";
     /// The log cannot be written: nothing is issued.
     LineageFailed = 503, "lineage.unavailable", "the decision could not be recorded, so nothing was issued",
         "the broker's disk failed; an operator looks at /readyz and the broker's log";

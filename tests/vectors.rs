@@ -185,6 +185,26 @@ fn results_wrappers_and_svids_are_judged_as_expected() {
 fn proofs_and_notes_are_judged_as_expected() {
     let Some(cases) = judged("MANIFEST-tpm-nv.json") else { return };
     assert_as_expected(&cases, &[("rfc6962-inclusion", 1), ("rfc6962-consistency", 1), ("signed-note", 5)]);
+    assert_as_expected(&cases, &[("rfc6962-subtreeinclusion", 1), ("rfc6962-subtreeconsistency", 1)]);
+    let of_logs = [("tlog-checkpoint", 16), ("tlog-checkpoint-parse", 1), ("tlog-consistency", 5)];
+    assert_as_expected(&cases, &of_logs);
+    assert_as_expected(&cases, &[("tlog-proof", 12), ("tlog-tiles", 1), ("tlog-witness-protocol", 1)]);
+    for (id, code) in [
+        ("neg-sumdb-size", "lineage.note.signature"),
+        ("neg-ct-rome-origin", "lineage.checkpoint.origin"),
+        ("tessera-neg-consistency-3-8", "lineage.proof.consistency"),
+        ("synlog1-neg-split-view", "lineage.proof.consistency"),
+        ("synlog1-neg-equivocation", "lineage.proof.consistency"),
+        ("synlog1-neg-wrong-index", "lineage.proof.inclusion"),
+        ("synlog1-neg-extra-hash", "lineage.proof.inclusion"),
+        ("synlog1-neg-one-witness", "lineage.checkpoint.cosignatures"),
+        ("synlog1-neg-same-witness-twice", "lineage.checkpoint.cosignatures"),
+        ("synlog1-neg-leading-zero-index", "lineage.proof.form"),
+        ("tlog-proof-format-errors", "lineage.proof.form"),
+    ] {
+        let case = cases.iter().find(|case| case.id == id).expect(id);
+        assert_eq!(case.reasons, [code], "{id}");
+    }
 }
 
 #[test]

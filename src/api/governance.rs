@@ -78,7 +78,9 @@ pub(super) async fn withdraw_reference(
 ) -> Result<axum::Json<Withdrawn>, Problem> {
     let malformed = |rejection: QueryRejection| Refusal::Malformed.because("?preview=SHA256", rejection.body_text());
     let Query(Previewed { preview }) = previewed.map_err(malformed)?;
-    let preview = preview.ok_or_else(|| Refusal::PreviewMissing.plain())?;
+    let there = broker.references.current().references.get(&id).is_some();
+    let missing = || if there { Refusal::PreviewMissing } else { Refusal::ReferenceUnknown };
+    let preview = preview.ok_or_else(|| missing().plain())?;
     let name = id.clone();
     let revoked_hosts = to_the_end(async move { broker.withdraw_reference(&operator, &name, preview).await }).await?;
     Ok(axum::Json(Withdrawn { id, revoked_hosts }))

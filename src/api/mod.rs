@@ -7,6 +7,7 @@ pub mod federation;
 pub mod governance;
 pub mod host;
 pub mod listener;
+pub mod log;
 pub mod operator;
 pub mod public;
 pub mod relay;
@@ -115,6 +116,9 @@ fn handler(route: &Route) -> MethodRouter<Arc<Broker>> {
         (&Method::GET, "/v1/log/checkpoint") => get(public::checkpoint),
         (&Method::GET, "/v1/log/entries/{index}") => get(operator::log_entry),
         (&Method::GET, "/v1/log/entries/{index}/explanation") => get(operator::explain),
+        (&Method::GET, "/log/checkpoint") => get(log::checkpoint),
+        (&Method::GET, "/log/tile/entries/{*path}") => get(log::entries),
+        (&Method::GET, "/log/tile/{*path}") => get(log::hashes),
         (&Method::GET, "/healthz") => get(public::healthz),
         (&Method::GET, "/readyz") => get(public::readyz),
         (&Method::GET, "/metrics") => get(operator::metrics),

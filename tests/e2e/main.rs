@@ -43,6 +43,7 @@ mod story;
 #[path = "../sim/swtpm.rs"]
 mod swtpm;
 mod tdx;
+mod tiles;
 mod tokens;
 #[path = "../sim/tpm.rs"]
 mod tpm;

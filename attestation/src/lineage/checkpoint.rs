@@ -20,10 +20,10 @@ pub const NOTE_BYTES_MAX: usize = 65_536;
 /// The limit that readers of notes in the field have.
 const SIGNATURES_MAX: usize = 100;
 /// C2SP signed-note: the algorithm byte of Ed25519.
-const ED25519: u8 = 0x01;
-const ID_BYTES: usize = 4;
+pub(super) const ED25519: u8 = 0x01;
+pub(super) const ID_BYTES: usize = 4;
 /// U+2014 and a space start a signature line.
-const SIGNATURE_START: &str = "\u{2014} ";
+pub(super) const SIGNATURE_START: &str = "\u{2014} ";
 
 /// The public key of a note's signer, with the name it signs under.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,13 +111,13 @@ impl NoteKey {
 }
 
 /// C2SP signed-note: not empty, no Unicode spaces, no plus signs.
-fn is_name(name: &str) -> bool {
+pub(super) fn is_name(name: &str) -> bool {
     let plain = |character: char| !character.is_whitespace() && !character.is_control() && character != '+';
     !name.is_empty() && name.chars().all(plain)
 }
 
 /// Text with its last newline, and signature lines.
-fn split_note(note: &str) -> Result<(&str, Vec<&str>), Rejection> {
+pub(super) fn split_note(note: &str) -> Result<(&str, Vec<&str>), Rejection> {
     let refused = |found: &str| LineageReason::NoteForm.because("text, a blank line, signature lines", found);
     if NOTE_BYTES_MAX < note.len() {
         return Err(LineageReason::NoteForm.because(NOTE_BYTES_MAX, note.len()));
@@ -138,7 +138,7 @@ fn split_note(note: &str) -> Result<(&str, Vec<&str>), Rejection> {
 }
 
 /// Name, key id and signature of one line.
-fn read_signature(line: &str) -> Result<(&str, [u8; ID_BYTES], Vec<u8>), Rejection> {
+pub(super) fn read_signature(line: &str) -> Result<(&str, [u8; ID_BYTES], Vec<u8>), Rejection> {
     let refused = || LineageReason::NoteForm.because("an em dash, a name, base64 of an id and a signature", line);
     let (name, encoded) =
         line.strip_prefix(SIGNATURE_START).and_then(|rest| rest.split_once(' ')).ok_or_else(refused)?;
@@ -176,7 +176,17 @@ impl Checkpoint {
         Ok(verified)
     }
 
-    fn parse(text: &[u8]) -> Result<Self, Rejection> {
+    /// Reads a checkpoint and counts its signature lines without checking one: for looking at, not for relying on.
+    ///
+    /// # Errors
+    /// [`LineageReason::NoteForm`], [`LineageReason::CheckpointForm`].
+    pub fn read_unverified(note: &str) -> Result<(Self, usize), Rejection> {
+        let (text, lines) = split_note(note)?;
+        lines.iter().try_for_each(|line| read_signature(line).map(drop))?;
+        Ok((Self::parse(text.as_bytes())?, lines.len()))
+    }
+
+    pub(super) fn parse(text: &[u8]) -> Result<Self, Rejection> {
         let refused = |expected: &str, found: &str| LineageReason::CheckpointForm.because(expected, found);
         let text = core::str::from_utf8(text).map_err(|_| refused("UTF-8", "other bytes"))?;
         let text = text.strip_suffix('\n').ok_or_else(|| refused("a newline at the end", "none"))?;

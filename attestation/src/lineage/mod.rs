@@ -2,10 +2,14 @@
 //! the entries of a host may say one after the other.
 
 pub mod checkpoint;
+pub mod cosignature;
 pub mod entry;
 pub mod history;
+pub mod proof;
+pub mod subtree;
 pub mod tile;
 pub mod tree;
+pub mod witness;
 
 use crate::rejection::reasons;
 
@@ -52,6 +56,22 @@ reasons! {
         CheckpointOrigin = "lineage.checkpoint.origin",
             "the checkpoint is that of another log",
             "read the checkpoint of the log that was asked for";
+        /// C2SP tlog-cosignature: enough different witnesses.
+        Cosignatures = "lineage.checkpoint.cosignatures",
+            "fewer witnesses than the policy asks for have cosigned the checkpoint",
+            "ask for a checkpoint that more witnesses have seen; a log that shows nobody the same tree gets none";
+        /// C2SP tlog-proof, format.
+        ProofForm = "lineage.proof.form",
+            "the text is not a proof",
+            "read the proof unchanged";
+        /// draft-ietf-plants-merkle-tree-certs, subtrees.
+        Subtree = "lineage.subtree",
+            "the range is not a subtree",
+            "name a range that starts at a multiple of the next power of two of its size";
+        /// C2SP tlog-tiles: what a log serves is one tree.
+        TileHashes = "lineage.tile.hashes",
+            "the tiles do not hold the hashes of the entries",
+            "read the tiles from the log again: if they stay so, the log is wrong";
         /// C2SP tlog-tiles, log entries.
         BundleForm = "lineage.bundle.form",
             "the bytes are not a bundle of this many entries",

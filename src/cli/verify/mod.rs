@@ -31,6 +31,7 @@ pub mod spiffe;
 pub mod tdx;
 pub mod tlog;
 pub mod tpm;
+pub mod witnessed;
 
 /// Bytes of a manifest. The largest one known is about a megabyte.
 const MANIFEST_BYTES_MAX: u64 = 16 * 1024 * 1024;
@@ -406,7 +407,15 @@ fn judge_kind(case: &Case, files: CaseFiles<'_>) -> Result<Judgement, CaseError>
         "x509-svid-chain" => spiffe::judge_chain(case, files, now),
         "rfc6962-inclusion" => tlog::judge_inclusion(files),
         "rfc6962-consistency" => tlog::judge_consistency(files),
+        "rfc6962-subtreeinclusion" => witnessed::judge_subtree_inclusion(files),
+        "rfc6962-subtreeconsistency" => witnessed::judge_subtree_consistency(files),
         "signed-note" => tlog::judge_note(files),
+        "tlog-checkpoint" => witnessed::judge_checkpoint(files),
+        "tlog-checkpoint-parse" => witnessed::judge_parse(files),
+        "tlog-consistency" => witnessed::judge_continuation(files),
+        "tlog-proof" => witnessed::judge_proof(files),
+        "tlog-tiles" => witnessed::judge_tiles(files),
+        "tlog-witness-protocol" => witnessed::judge_witness(files),
         "spiffe-bundle" => spiffe::judge_bundle(files),
         "x509-bundle" => spiffe::judge_x509_bundle(files),
         _ => Ok(Judgement::Unsupported),

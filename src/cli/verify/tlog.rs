@@ -76,7 +76,7 @@ pub fn judge_consistency(files: CaseFiles<'_>) -> Result<Judgement, CaseError> {
 }
 
 /// Accepted when every proof is taken or refused as it says.
-fn judge_set<'a>(verdicts: impl Iterator<Item = (&'a str, bool, bool)>) -> Judgement {
+pub(super) fn judge_set<'a>(verdicts: impl Iterator<Item = (&'a str, bool, bool)>) -> Judgement {
     let (mut proofs, mut other) = (0_usize, Vec::new());
     for (id, refuse, taken) in verdicts {
         proofs = proofs.saturating_add(1);
@@ -92,17 +92,17 @@ fn judge_set<'a>(verdicts: impl Iterator<Item = (&'a str, bool, bool)>) -> Judge
 
 /// A root that a set may give in any bytes: of trees of one size it is only compared, and no proof leads to what stands
 /// for bytes that are no hash.
-fn root(text: &str) -> Option<Sha256Digest> {
+pub(super) fn root(text: &str) -> Option<Sha256Digest> {
     let bytes = STANDARD.decode(text).ok()?;
     Some(<[u8; 32]>::try_from(bytes.as_slice()).map_or_else(|_| Sha256Digest::of(&[&bytes]), Sha256Digest))
 }
 
 /// What is not 32 bytes is no hash.
-fn digest(text: &str) -> Option<Sha256Digest> {
+pub(super) fn digest(text: &str) -> Option<Sha256Digest> {
     STANDARD.decode(text).ok().and_then(|bytes| bytes.try_into().ok()).map(Sha256Digest)
 }
 
-fn digests(proof: Option<&[String]>) -> Option<Vec<Sha256Digest>> {
+pub(super) fn digests(proof: Option<&[String]>) -> Option<Vec<Sha256Digest>> {
     proof.unwrap_or_default().iter().map(|hash| digest(hash)).collect()
 }
 
