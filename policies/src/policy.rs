@@ -34,6 +34,7 @@ pub const SHIPPED: &[(&str, &str)] = &[
     ("baseline", include_str!("../shipped/baseline.cedar")),
     ("confidential-tdx", include_str!("../shipped/confidential-tdx.cedar")),
     ("confidential-vm", include_str!("../shipped/confidential-vm.cedar")),
+    ("hardware-balanced", include_str!("../shipped/hardware-balanced.cedar")),
     ("hardware-strict", include_str!("../shipped/hardware-strict.cedar")),
     ("measured-boot", include_str!("../shipped/measured-boot.cedar")),
     ("milan-co-root", include_str!("../shipped/milan-co-root.cedar")),

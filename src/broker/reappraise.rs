@@ -1,12 +1,17 @@
 //! What hosts are judged by changed: judge every trusted host again, on archived evidence, without asking it.
 
+use std::num::NonZero;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
+
 use countersign_attestation::digest::Sha256Digest;
-use countersign_attestation::lineage::entry::{DecisionRecord, Entry};
+use countersign_attestation::lineage::entry::{DecisionRecord, Entry, HostRevision};
 use countersign_attestation::protocol::HostId;
 use countersign_policies::decision::Outcome;
 
 use crate::broker::Broker;
-use crate::broker::judge::{Inputs, judge};
+use crate::broker::judge::{Inputs, judge_warm};
+use crate::broker::warm::Warm;
 use crate::problem::{Problem, Refusal};
 use crate::references::Governance;
 use crate::store::{Table, Write};
@@ -15,6 +20,10 @@ use crate::trust::state::HostTrust;
 
 /// What hosts were last judged by as a whole, in [`Table::Meta`].
 const JUDGED_BY: &str = "reappraise/judged-by";
+/// Denials that wait to be recorded, and are recorded together.
+const DENIALS_MAX: usize = 256;
+/// Fewer hosts are not worth another thread.
+const HOSTS_A_THREAD: usize = 16;
 
 impl Broker {
     /// Judges every trusted host again where policies, collateral or anything else that was read at start-up is not
@@ -88,28 +97,66 @@ impl Broker {
     }
 
     /// Judges every trusted or lapsed host by what is in force now. A host whose evidence cannot be judged again is
-    /// revoked like one that fails.
+    /// revoked like one that fails. A large fleet is judged by all processors, and revocations wait for the disk
+    /// together; none waits for a host that is still to be judged.
     ///
     /// # Errors
     /// A failure to record; hosts judged so far stay revoked, and the rest keep their leases.
     pub async fn reappraise(&self) -> Result<u64, Problem> {
-        let governance = self.references.current();
+        let (governance, hosts) = (self.references.current(), self.trust.proven_ids()?);
+        tokio::task::block_in_place(|| self.reappraise_all(&hosts, &governance))
+    }
+
+    fn reappraise_all(&self, hosts: &[HostId], governance: &Governance) -> Result<u64, Problem> {
+        let (found, denials) = sync_channel(DENIALS_MAX);
+        let warm = Warm::default();
+        let judge = |hosts: &[HostId], found: &SyncSender<(HostRevision, DecisionRecord)>| -> Result<(), Problem> {
+            for id in hosts {
+                let Some(trust) = self.trust.host(id)?.filter(|trust| trust.standing.is_proven()) else { continue };
+                let Some(decision) = self.denial_of(&trust, governance, &warm) else { continue };
+                tracing::warn!(host = %id, reasons = ?decision.reasons, "revoked by re-appraisal");
+                if found.send((trust.revision_of(id.clone()), decision)).is_err() {
+                    // Recording failed, which the one who records tells.
+                    break;
+                }
+            }
+            Ok(())
+        };
+        let threads = thread::available_parallelism().map_or(1, NonZero::get);
+        let part = hosts.len().div_ceil(threads).max(HOSTS_A_THREAD);
+        thread::scope(|scope| {
+            let judging: Vec<_> = hosts
+                .chunks(part)
+                .map(|hosts| {
+                    let (judge, found) = (&judge, found.clone());
+                    scope.spawn(move || judge(hosts, &found))
+                })
+                .collect();
+            drop(found);
+            let revoked = self.revoke_denied(denials)?;
+            for thread in judging {
+                thread.join().unwrap_or_else(|_| Err(Refusal::Internal.plain()))?;
+            }
+            Ok(revoked)
+        })
+    }
+
+    /// Records denials as they come, those together that are there together.
+    fn revoke_denied(&self, denials: Receiver<(HostRevision, DecisionRecord)>) -> Result<u64, Problem> {
         let mut revoked: u64 = 0;
-        for proven in self.trust.proven()? {
-            let (id, trust) = proven?;
-            let Some(decision) = self.denial_of(&trust, &governance) else { continue };
-            tracing::warn!(host = %id, reasons = ?decision.reasons, "revoked by re-appraisal");
-            self.record(Entry::revoked_by_decision(self.clock.now(), trust.revision_of(id), decision)).await?;
-            revoked = revoked.saturating_add(1);
-        }
-        if 0 < revoked {
+        while let Ok(first) = denials.recv() {
+            let now = self.clock.now();
+            let together = std::iter::once(first).chain(denials.try_iter().take(DENIALS_MAX));
+            let entries = together.map(|(on, decision)| Entry::revoked_by_decision(now, on, decision));
+            let recorded = self.lineage.append_all_blocking(entries).map_err(|error| unrecorded(&error))?;
+            revoked = revoked.saturating_add(recorded.len() as u64);
             self.pulse.wake();
         }
         Ok(revoked)
     }
 
     /// Why the host no longer passes; `None` when it does.
-    fn denial_of(&self, trust: &HostTrust, governance: &Governance) -> Option<DecisionRecord> {
+    fn denial_of(&self, trust: &HostTrust, governance: &Governance, warm: &Warm) -> Option<DecisionRecord> {
         let unjudged = |reason: &str| DecisionRecord {
             inputs: None,
             claims: None,
@@ -122,7 +169,7 @@ impl Broker {
         let Some(inputs) = inputs else { return Some(unjudged("reappraisal.inputs_missing")) };
         // The evidence as it was, under what is in force now and holds now: lists and TCB info are issued after it.
         let inputs = Inputs { at: self.clock.now(), governance: governance.digests, ..inputs };
-        let judged = judge(&inputs, governance, &self.archive);
+        let judged = judge_warm(&inputs, governance, &self.archive, Some(warm));
         match judged.decision.outcome() {
             Outcome::Granted { .. } => return None,
             Outcome::Denied => {}

@@ -179,18 +179,26 @@ impl Trust {
         Ok(ids)
     }
 
+    /// Every host whose last proof was not taken back, in the order of their ids.
+    ///
+    /// # Errors
+    /// [`Refusal::Internal`] after a panic in the state.
+    pub fn proven_ids(&self) -> Result<Vec<HostId>, Problem> {
+        let proven = |standings: &Standings| -> Vec<HostId> {
+            standings.rows().filter(|row| row.standing.is_proven()).map(|row| row.id.clone()).collect()
+        };
+        let mut ids = self.standings(proven)?;
+        ids.sort();
+        Ok(ids)
+    }
+
     /// Every host whose last proof was not taken back: it is trusted, or its lease has ended. In the order of their
     /// ids; each record is read when its turn comes, and left out where that is no longer so.
     ///
     /// # Errors
     /// [`Refusal::Internal`] after a panic in the state; for each host, as [`Trust::host`].
     pub fn proven(&self) -> Result<impl Iterator<Item = Result<(HostId, HostTrust), Problem>>, Problem> {
-        let ids = |standings: &Standings| -> Vec<HostId> {
-            standings.rows().filter(|row| row.standing.is_proven()).map(|row| row.id.clone()).collect()
-        };
-        let mut ids = self.standings(ids)?;
-        ids.sort();
-        Ok(ids.into_iter().filter_map(|id| {
+        Ok(self.proven_ids()?.into_iter().filter_map(|id| {
             let host = self.host(&id).map(|host| host.filter(|host| host.standing.is_proven())).transpose()?;
             Some(host.map(|host| (id, host)))
         }))

@@ -95,6 +95,29 @@ async fn a_new_reference_lets_those_pass_who_fail_for_want_of_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_fleet_that_several_threads_judge_loses_those_and_only_those_who_fail() {
+    let house = House::new();
+    let mut hosts = Vec::new();
+    for number in 0..40 {
+        let mut host = Host::enrolled(&house, &format!("gpu-{number:02}")).await;
+        let image = if number % 2 == 0 { "image-1" } else { "image-2" };
+        if number % 2 == 1 {
+            host.reboot(Boot::secure(false));
+        }
+        let pcr_7 = json!({ "pcrs": { "sha256": { "7": [host.pcr(7)] } } });
+        let _there = house.register_reference(&manifest(&host, &json!({ "id": image, "tpm": pcr_7 }))).await;
+        host.attest_with(&house, |logs| logs.event_log = None).await.unwrap();
+        hosts.push(host);
+    }
+    let size = house.broker().lineage.head().size;
+    assert_eq!(house.withdraw("image-1").await, 20);
+    for (number, host) in hosts.iter().enumerate() {
+        assert_eq!(house.standing(host), if number % 2 == 0 { "revoked" } else { "trusted" }, "{}", host.id);
+    }
+    assert_eq!(house.broker().lineage.head().size, size + 21, "the manifest, and each host once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_manifest_is_learnt_of_a_host_and_matches_it_and_its_like_alone() {
     let mut house = House::new();
     let mut hosts = Vec::new();
