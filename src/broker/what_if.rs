@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZero;
+use std::sync::TryLockError;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
@@ -80,7 +81,12 @@ impl Broker {
         let now = self.clock.now();
         let proposed = self.references.propose(proposal, now)?;
         let hosts = self.trust.ids()?;
-        let _one = self.previewing.try_lock().map_err(|_| Refusal::Busy.plain())?;
+        let _one = match self.previewing.try_lock() {
+            Ok(one) => one,
+            // It guards nothing but the processors.
+            Err(TryLockError::Poisoned(one)) => one.into_inner(),
+            Err(TryLockError::WouldBlock) => return Err(Refusal::Busy.plain()),
+        };
         let (done, total) = (AtomicU64::new(0), hosts.len() as u64);
         progress(0, total);
         let warm = (Warm::default(), Warm::default());
