@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use countersign_attestation::UnixMillis;
 use countersign_attestation::digest::Sha256Digest;
-use countersign_attestation::lineage::checkpoint::NoteKey;
+use countersign_attestation::lineage::checkpoint::{Checkpoint, NoteKey};
 use countersign_attestation::lineage::entry::Entry;
+use countersign_attestation::lineage::proof::Proof;
+use countersign_attestation::lineage::tree::{inclusion_proof, leaf_hash};
 use countersign_policies::decision::Decision;
 
 use crate::broker::decision_bundle::{BUNDLE_BYTES_MAX, DecisionBundle, Proven};
@@ -48,6 +50,15 @@ pub enum LogCommand {
         /// New file.
         #[arg(long, short)]
         out: PathBuf,
+    },
+    /// Prints the proof that an entry is in the log, which travels by itself (C2SP tlog-proof).
+    Prove {
+        /// Data directory of the broker, or a copy of it.
+        #[arg(long, env = "COUNTERSIGN_DATA_DIR", default_value = "countersign-data")]
+        data_dir: PathBuf,
+        /// Index of the entry.
+        #[arg(long)]
+        entry: u64,
     },
     /// Prints entries, newest last.
     Show {
@@ -100,13 +111,19 @@ pub fn run(command: &LogCommand) -> anyhow::Result<bool> {
             println!("{report}");
             Ok(true)
         }
+        LogCommand::Prove { data_dir, entry } => {
+            let Published { key, checkpoint, entries } = Published::read(&DataDir::at(data_dir))?;
+            let head = Checkpoint::verify(&checkpoint, &key, key.name()).map_err(anyhow::Error::msg)?.head();
+            let covered = usize::try_from(head.size).ok().and_then(|size| entries.get(..size));
+            let leaves: Vec<_> = covered.context("the log is cut")?.iter().map(|entry| leaf_hash(entry)).collect();
+            let hashes = inclusion_proof(leaves.as_slice(), *entry, head.size);
+            let hashes = hashes.with_context(|| format!("the checkpoint covers {} entries", head.size))?;
+            print!("{}", Proof { extra: None, index: *entry, hashes, checkpoint }.encode());
+            Ok(true)
+        }
         LogCommand::Bundle { data_dir, entry, out } => {
             let data = DataDir::at(data_dir);
-            let vkey = read(&data.public().join("log.vkey"))?;
-            let key = NoteKey::parse(vkey.trim()).map_err(|rejection| anyhow::anyhow!("log.vkey: {rejection}"))?;
-            // The checkpoint first: all that it covers was there before it.
-            let checkpoint = read(&data.log().join("checkpoint"))?;
-            let entries = audit::entries(&data.log())?;
+            let Published { key, checkpoint, entries } = Published::read(&data)?;
             let archive = Archive::open(&data.archive())?;
             let bundle = DecisionBundle::make(*entry, &entries, &checkpoint, &key, &archive)?.encode()?;
             write_new(out, &bundle)?;
@@ -124,6 +141,23 @@ pub fn run(command: &LogCommand) -> anyhow::Result<bool> {
             }
             Ok(true)
         }
+    }
+}
+
+/// A log with its newest published checkpoint.
+struct Published {
+    key: NoteKey,
+    checkpoint: String,
+    entries: Vec<Vec<u8>>,
+}
+
+impl Published {
+    fn read(data: &DataDir) -> anyhow::Result<Self> {
+        let vkey = read(&data.public().join("log.vkey"))?;
+        let key = NoteKey::parse(vkey.trim()).map_err(|rejection| anyhow::anyhow!("log.vkey: {rejection}"))?;
+        // The checkpoint first: all that it covers was there before it.
+        let checkpoint = read(&data.log().join("checkpoint"))?;
+        Ok(Self { key, checkpoint, entries: audit::entries(&data.log())? })
     }
 }
 

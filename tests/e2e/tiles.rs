@@ -61,6 +61,10 @@ fn anyone_follows_the_tree_and_operators_read_the_entries() {
     assert_eq!(read.verify(&entries[270], &policy).unwrap().head(), head);
     assert!(read.verify(&entries[271], &policy).is_err());
 
+    let printed = Proof::parse(&fleet.operator_ok(&["log", "prove", "--entry", "270"])).unwrap();
+    assert!(printed.verify(&entries[270], &policy).is_ok() && printed.verify(&entries[269], &policy).is_err());
+    assert!(!fleet.operator(&["log", "prove", "--entry", "100000"]).status.success());
+
     let nobody = fleet.as_anyone().send("GET", &path(TileKind::Entries, head, 0), None).problem();
     assert_eq!((nobody.status, nobody.code.as_str()), (401, "channel.unauthenticated"));
     for nothing in
