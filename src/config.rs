@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -45,9 +46,16 @@ pub struct Config {
     /// Whether credentials come with a WIT-SVID, which is a draft.
     #[serde(default)]
     pub wit_svid: bool,
+    /// How many operators must sign a reference manifest: more than one, and none of them can admit a host alone.
+    #[serde(default = "one")]
+    pub reference_signatures: NonZero<u8>,
     /// How the workload authority's keys come and go.
     #[serde(default)]
     pub authority: AuthoritySettings,
+}
+
+const fn one() -> NonZero<u8> {
+    NonZero::<u8>::MIN
 }
 
 const fn clock_error_max_ms() -> u64 {
@@ -200,6 +208,7 @@ impl Config {
             clock_sync: ClockSync::Kernel,
             clock_error_max_ms: ERROR_MAX_MS,
             wit_svid: false,
+            reference_signatures: one(),
             authority: AuthoritySettings::default(),
         }
     }

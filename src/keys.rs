@@ -4,6 +4,7 @@
 //! authority signs the broker's own certificate and the channel certificates of operators and hosts; it opens routes
 //! and vouches for no workload. They never share a key.
 
+pub mod listed;
 pub mod offline;
 pub mod operator;
 pub mod pkcs11;

@@ -116,8 +116,11 @@ reasons! {
     NothingShown = 409, "reference.learn.nothing", "the host has shown no verified evidence in this generation",
         "let it attest once; a denial is enough";
     /// Registering twice is not an update.
-    ReferenceExists = 409, "reference.exists", "a reference manifest with this id is registered",
-        "withdraw it, or use another id";
+    ReferenceExists = 409, "reference.exists", "this version of the reference manifest is registered, with other content or the same",
+        "give the manifest a higher version, or another id";
+    /// A manifest that was replaced or retired never comes back, whoever signed it.
+    ReferenceOlder = 409, "reference.older", "a higher version of this reference manifest was registered before",
+        "write and sign a version above it";
     /// No such manifest.
     ReferenceUnknown = 404, "reference.unknown", "no such reference manifest is registered",
         "see `countersign refs list`";

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use countersign::cli::client::tls;
 use countersign::clock::monotonic;
+use countersign::keys::operator::OperatorKey;
 use countersign_agent::channel::Channel;
 use countersign_attestation::anchor::AmdProduct;
 use countersign_attestation::binder::{Binder, Role};
@@ -102,6 +103,7 @@ impl Fleet {
         let broker = Broker::start(&manufacturer, &amd)?;
         let operator = broker.data.join("operator");
         let admin = broker.client(Some((&operator.join("certificate.pem"), &operator.join("key.pem"))))?;
+        let signing = OperatorKey::load(&operator)?;
         let (tpm, snp) = (new_tpm(), new_tpm());
         let pcrs: serde_json::Map<String, serde_json::Value> = PCRS
             .map(|index| (index.to_string(), serde_json::json!([hex::encode(tpm.pcr(PcrHash::Sha256, index))])))
@@ -113,7 +115,8 @@ impl Fleet {
             serde_json::json!({ "id": "bare-metal", "tpm": pcrs }),
             serde_json::json!({ "id": "confidential-vm", "tpm": pcrs, "snp": measured }),
         ] {
-            let _registered: serde_json::Value = broker.post(&admin, "/v1/references", &manifest).await?;
+            let signed = serde_json::json!({ "note": signing.sign(&manifest.to_string())? });
+            let _registered: serde_json::Value = broker.post(&admin, "/v1/references", &signed).await?;
         }
         let tpm = broker.enrol(&admin, &manufacturer, "tpm", tpm, None).await?;
         let snp = broker.enrol(&admin, &manufacturer, "snp", snp, Some(amd)).await?;

@@ -47,7 +47,7 @@ fn main() -> Result<(), Box<dyn core::error::Error>> {
         println!("  canonical bytes {:>9.1?}", each(&|| decide().canonical_bytes()).saturating_sub(each(&decide)));
         println!(
             "  matching        {:>9.1?}",
-            each(&|| references.match_claims(&claims, &tallies, &Accepted::nothing()))
+            each(&|| references.match_claims(&claims, &tallies, &Accepted::nothing(), claims::NOW))
         );
         println!("  claims digest   {:>9.1?}", each(&|| claims_digest(&claims)));
     }

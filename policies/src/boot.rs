@@ -177,6 +177,11 @@ pub(crate) struct WrittenBoot {
 }
 
 impl BootReference {
+    /// Every list of digests.
+    pub(crate) fn values_mut(&mut self) -> impl Iterator<Item = &mut Values> {
+        self.digests.values_mut().chain(self.uki.iter_mut().flat_map(BTreeMap::values_mut))
+    }
+
     pub(crate) fn read(written: WrittenBoot) -> Result<Self, Finding> {
         let lists = [
             (Kind::Pk, written.pk),

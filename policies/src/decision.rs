@@ -176,7 +176,7 @@ impl Case<'_> {
         let mut findings: Vec<Finding> = standards.denials.findings(claims).collect();
         findings.extend(expiry(claims, now));
         findings.extend(unextended(claims));
-        let matched = match standards.references.match_claims(claims, tallies, accepted) {
+        let matched = match standards.references.match_claims(claims, tallies, accepted, now) {
             ReferenceMatch::Matched(manifest) => Some(manifest),
             ReferenceMatch::NotMatched(mismatch) => {
                 findings.extend(mismatch.into_findings());
@@ -204,10 +204,11 @@ impl Case<'_> {
 
     fn grant(&self, manifest: &ReferenceManifest, policies: Vec<String>, accepted: &Accepted<'_>) -> Grant {
         let Self { claims, terms, now, .. } = *self;
-        // No credential and no lease outlives the collateral that the claims were verified with, or a waiver that the
-        // grant stands on.
+        // No credential and no lease outlives the collateral that the claims were verified with, a waiver that the
+        // grant stands on, or the next moment at which the manifest lists less.
         let waivers: Vec<WaiverUse> = accepted.waivers().iter().copied().map(WaiverUse::from).collect();
-        let ends = waivers.iter().map(|waiver| waiver.until).chain(claims.valid_until()).min();
+        let ends = waivers.iter().map(|waiver| waiver.until).chain(claims.valid_until());
+        let ends = ends.chain(manifest.next_end(now)).min();
         let until = |milliseconds: u64| ends.map_or(now.plus(milliseconds), |end| end.min(now.plus(milliseconds)));
         let not_after = until(terms.credential_ttl_ms);
         let unjudged = manifest.unjudged_pcrs(&claims.tpm);

@@ -56,6 +56,22 @@ reasons! {
         /// Load: a manifest that names nothing would match every host.
         ManifestEmpty(Operator) = "reference.manifest.empty", "the reference manifest names nothing to compare",
             "name at least one PCR or one launch measurement; an empty manifest would match every host";
+        /// Load.
+        ManifestVersion(Operator) = "reference.manifest.version", "the reference manifest's version is not acceptable",
+            "count versions from 1, each one higher than any before it of this id";
+        /// Load, or registration after its end.
+        ManifestUntil(Operator) = "reference.manifest.until", "an end in the reference manifest is no moment, or past",
+            "write the end in UTC to the second, with a Z, and after now";
+        /// Load: an artifact that lists nothing of the manifest would end nothing.
+        ManifestArtifact(Operator) = "reference.manifest.artifact", "an artifact of the reference manifest is not acceptable",
+            "list in each artifact values that the manifest lists, and let replaced_by name another artifact of it";
+        /// Load.
+        ManifestProvenance(Operator) = "reference.manifest.provenance", "the manifest's provenance is not acceptable",
+            "name the artifacts that values were computed from, with their SHA-256, and the build in one line";
+        /// Load: how many must sign is a setting of whoever verifies, never of what is verified.
+        ManifestSignatures(Operator) = "reference.manifest.signatures",
+            "the reference manifest is not signed by enough operators of this broker",
+            "let more operators sign it with `countersign refs sign`; each counts once, by the key on the broker's list";
         /// Load: an empty list can never match, which nobody means.
         ValueListEmpty(Operator) = "reference.values.empty", "a list of reference values is empty",
             "list at least one value, or leave the member out";
@@ -152,6 +168,12 @@ reasons! {
         /// Decision.
         NoMatch(Operator) = "reference.no_match", "the host does not match this manifest either",
             "compare with the closest manifest, named first";
+        /// Decision.
+        ManifestEnded(Operator) = "reference.ended", "the manifest has ended",
+            "register its next version, or move the host to what another manifest lists";
+        /// Decision.
+        ArtifactEnded(Host) = "reference.artifact.ended", "the host stands on an artifact whose time is over",
+            "move the host to the artifact that replaced it, or register a version of the manifest that ends it later";
         /// Decision.
         PcrMismatch(Host) = "reference.pcr_mismatch", "a PCR does not hold a registered value",
             "restore the measured software, or register the new state if the change was intended";

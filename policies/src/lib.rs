@@ -5,6 +5,7 @@
 //! can make the decision again, bit for bit. It never sees evidence that was not verified.
 //!
 //! * [`mod@reference`]: which measurements an operator registered as good; [`matching`]: claims compared with them
+//! * [`signed`]: manifests with the signatures of k of n operators
 //! * [`policy`]: what else must hold, in Cedar, validated against one schema
 //! * [`authorize`]: what an operator lets a trusted host ask of a service, also in Cedar, against a schema of its own
 //! * [`ima`]: which files a host's kernel may measure
@@ -38,6 +39,7 @@ mod nesting;
 mod paravisor;
 pub mod policy;
 pub mod reference;
+pub mod signed;
 mod tdx;
 pub mod waiver;
 

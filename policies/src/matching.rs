@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 use core::cmp::Reverse;
 use core::fmt;
 
+use countersign_attestation::UnixMillis;
 use countersign_attestation::anchor::AmdProduct;
 use countersign_attestation::claims::{
     BootClaims, Claims, HexBytes, PcrBank, PcrHash, Presented, SnpClaims, TpmClaims,
@@ -18,7 +19,7 @@ use crate::finding::{Finding, PolicyReason};
 use crate::ima::{ImaRules, ImaTally};
 use crate::mitigation::{self, MitigationDifference};
 use crate::paravisor::ParavisorDifference;
-use crate::reference::{MinTcb, ReferenceManifest, ReferenceSet, SnpReference, TpmReference, Values};
+use crate::reference::{InForce, MinTcb, ReferenceManifest, ReferenceSet, SnpReference, TpmReference, Values};
 use crate::tdx::TdxDifference;
 use crate::waiver::Accepted;
 
@@ -58,17 +59,19 @@ impl Mismatch {
 pub type ImaTallies = BTreeMap<Sha256Digest, ImaTally>;
 
 impl ReferenceSet {
-    /// Manifests that the quoted PCRs and the report match, whatever the logs say.
-    pub fn matching_quote(&self, claims: &Claims, accepted: &Accepted<'_>) -> impl Iterator<Item = &ReferenceManifest> {
-        self.manifests().filter(|manifest| manifest.compare_quote(claims, accepted).differences.is_empty())
+    /// Whether the quoted PCRs and the report match some manifest at `now`, whatever the logs say.
+    #[must_use]
+    pub fn matches_quote(&self, claims: &Claims, accepted: &Accepted<'_>, now: UnixMillis) -> bool {
+        let mut live = self.at(now).filter(|in_force| in_force.ended.is_none());
+        live.any(|in_force| in_force.manifest.compare_quote(claims, accepted).differences.is_empty())
     }
 
     /// The rules that the host's IMA list must pass for some manifest to match: those of every manifest that all else
     /// matches. Each once.
     #[must_use]
-    pub fn ima_rules(&self, claims: &Claims, accepted: &Accepted<'_>) -> Vec<&ImaRules> {
+    pub fn ima_rules(&self, claims: &Claims, accepted: &Accepted<'_>, now: UnixMillis) -> Vec<&ImaRules> {
         let mut rules: Vec<&ImaRules> = Vec::new();
-        for manifest in self.manifests() {
+        for InForce { manifest, .. } in self.at(now).filter(|in_force| in_force.ended.is_none()) {
             let Some(ima) = &manifest.ima else { continue };
             let named = rules.iter().any(|rules| rules.digest() == ima.rules.digest());
             if !named && manifest.compare_boot(claims, accepted).differences.is_empty() {
@@ -78,15 +81,31 @@ impl ReferenceSet {
         rules
     }
 
-    /// Compares `claims`, and what `tallies` say of its IMA list, with every manifest, but for what waivers accept. Of
-    /// several that match, the first by id is named.
+    /// Compares `claims`, and what `tallies` say of its IMA list, with every manifest as it is at `now`, but for what
+    /// waivers accept. Of several that match, the first by id is named.
     #[must_use]
-    pub fn match_claims(&self, claims: &Claims, tallies: &ImaTallies, accepted: &Accepted<'_>) -> ReferenceMatch<'_> {
+    pub fn match_claims(
+        &self,
+        claims: &Claims,
+        tallies: &ImaTallies,
+        accepted: &Accepted<'_>,
+        now: UnixMillis,
+    ) -> ReferenceMatch<'_> {
         let mut differing = Vec::new();
-        for manifest in self.manifests() {
-            let comparison = manifest.compare(claims, tallies, accepted);
+        for in_force in self.at(now) {
+            let manifest = in_force.manifest;
+            let mut comparison = manifest.compare(claims, tallies, accepted);
+            if let Some(until) = in_force.ended {
+                comparison.differences.insert(0, Difference::Ended { until });
+            }
             if comparison.differences.is_empty() {
                 return ReferenceMatch::Matched(manifest);
+            }
+            // What an ended artifact had is the reason, and comes before what follows from it.
+            let before = in_force.before.map(|before| before.compare(claims, tallies, accepted).differences.len());
+            if before.is_some_and(|before| before < comparison.differences.len()) {
+                let artifacts = manifest.ended_artifacts(now);
+                comparison.differences.insert(0, Difference::Artifacts { artifacts });
             }
             differing.push((manifest.id(), comparison));
         }
@@ -128,6 +147,8 @@ impl fmt::Display for Name {
 
 /// One thing that differs. It becomes text for the closest manifest only: an appraisal compares with all of them.
 enum Difference<'a> {
+    Ended { until: UnixMillis },
+    Artifacts { artifacts: String },
     Value { reason: PolicyReason, name: Name, accepted: &'a Values, found: &'a HexBytes },
     Boot(BootDifference<'a>),
     NoLog,
@@ -146,6 +167,10 @@ impl Difference<'_> {
     fn explain(&self, manifest: &str) -> Vec<Finding> {
         Vec::from([match self {
             Self::List(tally) => return tally.findings(),
+            Self::Ended { until } => PolicyReason::ManifestEnded
+                .because(format_args!("manifest {manifest} in force"), format_args!("until {until}")),
+            Self::Artifacts { artifacts } => PolicyReason::ArtifactEnded
+                .because(format_args!("artifacts in force of manifest {manifest}"), artifacts),
             Self::NoLog => {
                 let expected = format!("an event log (manifest {manifest})");
                 PolicyReason::BootNotPresented.because(expected, "not presented")
@@ -364,6 +389,9 @@ pub(crate) fn unextended_banks(pcrs: &BTreeMap<PcrHash, PcrBank>) -> BTreeSet<Pc
 }
 
 pub(crate) fn one_of(accepted: &Values) -> String {
+    if accepted.is_empty() {
+        return "nothing any more".to_string();
+    }
     let listed: Vec<String> = accepted.iter().take(LISTED_MAX).map(ToString::to_string).collect();
     let listed = listed.join(" or ");
     match accepted.len().saturating_sub(LISTED_MAX) {

@@ -1,7 +1,7 @@
 //! Moments as people write them.
 
 use alloc::format;
-use alloc::string::ToString as _;
+use alloc::string::{String, ToString as _};
 
 use countersign_attestation::UnixMillis;
 
@@ -24,6 +24,12 @@ pub(crate) fn parse(text: &str) -> Option<UnixMillis> {
     let canonical = moment.to_string();
     let canonical = canonical.strip_suffix(".000Z")?;
     (format!("{canonical}Z") == text).then_some(moment)
+}
+
+/// As [`parse`] reads it. A moment within a second is written as the second's start.
+pub(crate) fn write(at: UnixMillis) -> String {
+    let text = at.to_string();
+    format!("{}Z", text.split_once('.').map_or(text.as_str(), |(seconds, _)| seconds))
 }
 
 /// Days from 1970-01-01 to a date of the Gregorian calendar (Hinnant, `days_from_civil`); `None` before.

@@ -17,7 +17,14 @@
 //!     "td_attributes": ["<hex>"], "xfam": ["<hex>"], "boot": { "secure_boot": "on" }
 //!   },
 //!   "paravisor": { "hardware": "snp", "vm_ids": ["<id>"], "vm_configuration": { "secure-boot": true } },
-//!   "acpi": "measured"
+//!   "acpi": "measured",
+//!   "version": 2, "until": "2027-06-01T00:00:00Z",
+//!   "artifacts": {
+//!     "kernel-6.1.0-28": { "kind": "kernel", "values": ["<hex>"], "until": "2026-12-24T00:00:00Z",
+//!                          "replaced_by": "kernel-6.1.0-31" },
+//!     "kernel-6.1.0-31": { "kind": "kernel", "values": ["<hex>"] }
+//!   },
+//!   "provenance": { "build": "image pipeline 4711", "sources": { "vmlinuz-6.1.0-31": "<sha256>" } }
 //! }
 //! ```
 //!
@@ -31,9 +38,12 @@
 //! the operator's knowledge of the image and compared with nothing; policies may demand it.
 //!
 //! A host matches a manifest when every value the manifest names was presented and is one of those listed. What a host
-//! presents beyond a manifest does not make it match.
+//! presents beyond a manifest does not make it match. From `until` on, no host matches the manifest, and the values of
+//! an artifact count as not listed from the artifact's `until` on. Of one id, a broker registers rising versions only.
 
-use alloc::borrow::ToOwned;
+mod lifecycle;
+mod set;
+
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
@@ -41,10 +51,10 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use countersign_attestation::UnixMillis;
 use countersign_attestation::anchor::AmdProduct;
 use countersign_attestation::claims::{HexBytes, PcrHash, SnpTcb};
 use countersign_attestation::digest::Sha256Digest;
-use countersign_attestation::protocol::PcrSelection;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
@@ -55,6 +65,11 @@ use crate::json::Members;
 use crate::mitigation::{Mitigations, read_mitigations};
 use crate::paravisor::{ParavisorReference, WrittenParavisor};
 use crate::tdx::{TdxReference, WrittenTdx};
+
+use lifecycle::{Lifecycle, WrittenArtifact, WrittenProvenance};
+
+pub(crate) use set::InForce;
+pub use set::ReferenceSet;
 
 /// An allow-list of the files of a server image fits: some 60,000. Without one, a manifest is a few kilobytes.
 pub const MANIFEST_BYTES_MAX: usize = 8 * 1024 * 1024;
@@ -96,6 +111,8 @@ pub struct ReferenceManifest {
     pub(crate) ima: Option<ImaReference>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) acpi: Option<Acpi>,
+    #[serde(flatten)]
+    pub(crate) lifecycle: Lifecycle,
 }
 
 /// What becomes of ACPI tables: their code runs in the guest's kernel, and who runs the machine writes them
@@ -210,6 +227,14 @@ struct Written {
     ima: Option<WrittenIma>,
     #[serde(default, deserialize_with = "not_null")]
     acpi: Option<String>,
+    #[serde(default, deserialize_with = "not_null")]
+    version: Option<u32>,
+    #[serde(default, deserialize_with = "not_null")]
+    until: Option<String>,
+    #[serde(default, deserialize_with = "not_null")]
+    artifacts: Option<Members<WrittenArtifact>>,
+    #[serde(default, deserialize_with = "not_null")]
+    provenance: Option<WrittenProvenance>,
 }
 
 #[derive(Deserialize)]
@@ -247,6 +272,8 @@ impl ReferenceManifest {
         if !is_name(&written.id) {
             return Err(PolicyReason::ManifestId.because(NAME_RULE, format_args!("`{}`", written.id)));
         }
+        let Written { version, until, artifacts, provenance, .. } = written;
+        let lifecycle = lifecycle::Written { version, until, artifacts, provenance };
         let compared = [
             written.tpm.is_some(),
             written.snp.is_some(),
@@ -267,7 +294,7 @@ impl ReferenceManifest {
         if written.ima.is_some() && written.tpm.is_none() && written.boot.is_none() {
             return Err(PolicyReason::ImaUnanchored.because("`tpm` or `boot` beside `ima`", "neither"));
         }
-        Ok(Self {
+        let mut manifest = Self {
             id: written.id,
             description: written.description,
             tpm: written.tpm.map(TpmReference::read).transpose()?,
@@ -277,7 +304,11 @@ impl ReferenceManifest {
             boot: written.boot.map(BootReference::read).transpose()?,
             ima: written.ima.map(ImaReference::read).transpose()?,
             acpi: written.acpi.as_deref().map(Acpi::read).transpose()?,
-        })
+            lifecycle: Lifecycle::read(lifecycle)?,
+        };
+        let listed: Values = manifest.values_mut().flat_map(|values| values.iter().cloned()).collect();
+        manifest.lifecycle.check_listed(&listed)?;
+        Ok(manifest)
     }
 
     /// Its id.
@@ -290,6 +321,59 @@ impl ReferenceManifest {
     #[must_use]
     pub fn description(&self) -> &str {
         self.description.as_deref().unwrap_or_default()
+    }
+
+    /// Its version: 1 where it names none.
+    #[must_use]
+    pub const fn version(&self) -> u32 {
+        self.lifecycle.version
+    }
+
+    /// From when on no host matches it.
+    #[must_use]
+    pub const fn until(&self) -> Option<UnixMillis> {
+        self.lifecycle.until
+    }
+
+    /// Whether the manifest may be registered at `now`: its end is to come.
+    ///
+    /// # Errors
+    /// [`PolicyReason::ManifestUntil`].
+    pub fn check_term(&self, now: UnixMillis) -> Result<(), Finding> {
+        match self.until().filter(|until| *until <= now) {
+            None => Ok(()),
+            Some(until) => Err(PolicyReason::ManifestUntil.because(format_args!("after {now}"), until)),
+        }
+    }
+
+    /// The first moment after `at` from which it lists less, or nothing.
+    #[must_use]
+    pub fn next_end(&self, at: UnixMillis) -> Option<UnixMillis> {
+        self.lifecycle.ends().into_iter().chain(self.until()).filter(|end| at < *end).min()
+    }
+
+    /// Artifacts that have ended at `at`, for people.
+    pub(crate) fn ended_artifacts(&self, at: UnixMillis) -> String {
+        self.lifecycle.ended_artifacts(at)
+    }
+
+    /// What is left without these values. A list may be empty then: nothing matches it.
+    fn without(&self, ended: &Values) -> Self {
+        let mut left = self.clone();
+        for values in left.values_mut() {
+            values.retain(|value| !ended.contains(value));
+        }
+        left
+    }
+
+    /// Every list of values.
+    fn values_mut(&mut self) -> impl Iterator<Item = &mut Values> {
+        let tpm = self.tpm.iter_mut().flat_map(|tpm| tpm.pcrs.values_mut().flat_map(BTreeMap::values_mut));
+        let snp = self.snp.iter_mut().flat_map(|snp| {
+            core::iter::once(&mut snp.measurement).chain(&mut snp.host_data).chain(&mut snp.id_key_digest)
+        });
+        let boot = self.boot.iter_mut().flat_map(BootReference::values_mut);
+        tpm.chain(snp).chain(self.tdx.iter_mut().flat_map(TdxReference::values_mut)).chain(boot)
     }
 
     /// The one canonical form: members in fixed order, values sorted, hexadecimal in lower case.
@@ -344,8 +428,8 @@ pub(crate) struct ImaReference {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum ImaText {
-    Rules(#[serde(serialize_with = "as_written")] String),
-    Keylime(#[serde(serialize_with = "as_written")] String),
+    Rules(#[serde(serialize_with = "as_written")] Arc<str>),
+    Keylime(#[serde(serialize_with = "as_written")] Arc<str>),
 }
 
 #[derive(Deserialize)]
@@ -360,9 +444,9 @@ struct WrittenIma {
 impl ImaReference {
     fn read(written: WrittenIma) -> Result<Self, Finding> {
         let (written, rules) = match (written.rules, written.keylime) {
-            (Some(text), None) => (ImaText::Rules(text.get().to_owned()), ImaRules::parse(text.get().as_bytes())?),
+            (Some(text), None) => (ImaText::Rules(text.get().into()), ImaRules::parse(text.get().as_bytes())?),
             (None, Some(text)) => {
-                (ImaText::Keylime(text.get().to_owned()), ImaRules::parse_keylime(Some(text.get().as_bytes()), &[])?)
+                (ImaText::Keylime(text.get().into()), ImaRules::parse_keylime(Some(text.get().as_bytes()), &[])?)
             }
             (None, None) | (Some(_), Some(_)) => {
                 return Err(PolicyReason::ManifestSyntax.because("`rules` or `keylime` in `ima`", "neither or both"));
@@ -450,7 +534,7 @@ fn pcr_index(text: &str) -> Result<u8, Finding> {
     Ok(index)
 }
 
-pub(crate) fn read_values(at: &str, texts: &[String], size: usize, measured: bool) -> Result<Values, Finding> {
+fn check_count(at: &str, texts: &[String]) -> Result<(), Finding> {
     if texts.is_empty() {
         return Err(PolicyReason::ValueListEmpty.because(format_args!("at least one value in `{at}`"), "none"));
     }
@@ -458,6 +542,11 @@ pub(crate) fn read_values(at: &str, texts: &[String], size: usize, measured: boo
         return Err(PolicyReason::ValueListSize
             .because(format_args!("at most {VALUES_MAX} values in `{at}`"), format_args!("{} values", texts.len())));
     }
+    Ok(())
+}
+
+pub(crate) fn read_values(at: &str, texts: &[String], size: usize, measured: bool) -> Result<Values, Finding> {
+    check_count(at, texts)?;
     let mut values = Values::new();
     for text in texts {
         let value = hex::decode(text).ok().filter(|value| value.len() == size).ok_or_else(|| {
@@ -473,6 +562,17 @@ pub(crate) fn read_values(at: &str, texts: &[String], size: usize, measured: boo
     Ok(values)
 }
 
+/// Values of whatever length: those of an artifact are compared with lists that say which.
+fn read_values_of(at: &str, texts: &[String]) -> Result<Values, Finding> {
+    let size = |text: &String| text.len().checked_div(2).unwrap_or_default();
+    let mut values = Values::new();
+    check_count(at, texts)?;
+    for text in texts {
+        values.extend(read_values(at, core::slice::from_ref(text), size(text), false)?);
+    }
+    Ok(values)
+}
+
 /// What [`is_name`] accepts, for people.
 pub(crate) const NAME_RULE: &str = "1 to 128 of A-Z, a-z, 0-9, '-', '_' and '.', starting with a letter or digit";
 
@@ -481,89 +581,4 @@ pub(crate) fn is_name(text: &str) -> bool {
     (1..=NAME_BYTES_MAX).contains(&text.len())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
         && text.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric())
-}
-
-/// Every registered manifest, by id.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ReferenceSet {
-    manifests: BTreeMap<String, ReferenceManifest>,
-    digest: Sha256Digest,
-    pcr_selection: Vec<PcrSelection>,
-}
-
-impl ReferenceSet {
-    /// The set of these manifests; of two with one id the later counts. The empty set matches no host.
-    #[must_use]
-    pub fn new(manifests: impl IntoIterator<Item = ReferenceManifest>) -> Self {
-        let manifests: BTreeMap<_, _> = manifests.into_iter().map(|manifest| (manifest.id.clone(), manifest)).collect();
-        let digest = digest_of(&manifests);
-        let pcr_selection = pcr_selection(manifests.values());
-        Self { manifests, digest, pcr_selection }
-    }
-
-    /// The manifest with this id.
-    #[must_use]
-    pub fn get(&self, id: &str) -> Option<&ReferenceManifest> {
-        self.manifests.get(id)
-    }
-
-    /// Every manifest, by id.
-    pub fn manifests(&self) -> impl Iterator<Item = &ReferenceManifest> {
-        self.manifests.values()
-    }
-
-    /// Whether some manifest asks for an event log.
-    #[must_use]
-    pub fn names_boot(&self) -> bool {
-        self.manifests().any(|manifest| manifest.boot.is_some())
-    }
-
-    /// SHA-256 over the digests of the manifests in the order of their ids.
-    #[must_use]
-    pub const fn digest(&self) -> Sha256Digest {
-        self.digest
-    }
-
-    /// What a challenge must ask a host to quote: every PCR that some manifest names or needs, banks and indexes
-    /// ascending.
-    ///
-    /// When no manifest names a PCR (nothing is registered yet, or launch measurements only), a fixed selection of the
-    /// `sha256` bank: nothing is admitted by it, but a quote is needed for the key, and its values are what an operator
-    /// registers first.
-    #[must_use]
-    pub fn pcr_selection(&self) -> &[PcrSelection] {
-        &self.pcr_selection
-    }
-}
-
-fn pcr_selection<'a>(manifests: impl Iterator<Item = &'a ReferenceManifest>) -> Vec<PcrSelection> {
-    let mut union: BTreeMap<PcrHash, BTreeSet<u8>> = BTreeMap::new();
-    for manifest in manifests {
-        let named = manifest.tpm.iter().flat_map(|tpm| &tpm.pcrs);
-        for (bank, pcrs) in named {
-            union.entry(*bank).or_default().extend(pcrs.keys().copied());
-        }
-        // One bank is enough for a log: one that the manifest names values of, or else the one that every TPM has.
-        let bank = manifest.tpm.as_ref().and_then(|tpm| tpm.pcrs.keys().next().copied()).unwrap_or(PcrHash::Sha256);
-        let boot = manifest.boot.iter().flat_map(BootReference::pcrs);
-        // The list begins with the aggregate of PCR 0 to 9: quoted with it, it is bound to this boot.
-        let ima = manifest.ima.iter().flat_map(|ima| (0..=9).chain(ima.rules.pcrs().iter().copied()));
-        let mut of_logs = boot.chain(ima).peekable();
-        if of_logs.peek().is_some() {
-            union.entry(bank).or_default().extend(of_logs);
-        }
-    }
-    if union.is_empty() {
-        union.insert(PcrHash::Sha256, FIRST_SELECTION.into());
-    }
-    union.into_iter().map(|(bank, pcrs)| PcrSelection { bank, pcrs: pcrs.into_iter().collect() }).collect()
-}
-
-fn digest_of(manifests: &BTreeMap<String, ReferenceManifest>) -> Sha256Digest {
-    // Digests have one length, so their sequence is unambiguous; each covers its manifest's id.
-    let mut input = b"countersign/v1/references\0".to_vec();
-    for manifest in manifests.values() {
-        input.extend_from_slice(&manifest.digest().0);
-    }
-    Sha256Digest::of(&[&input])
 }

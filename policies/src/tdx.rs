@@ -210,6 +210,11 @@ impl TdxDifference<'_> {
 }
 
 impl TdxReference {
+    /// Every list of values, its boot's too.
+    pub(crate) fn values_mut(&mut self) -> impl Iterator<Item = &mut Values> {
+        self.values.values_mut().chain(self.boot.iter_mut().flat_map(BootReference::values_mut))
+    }
+
     pub(crate) fn read(written: WrittenTdx) -> Result<Self, Finding> {
         let lists = [
             (Field::MrTd, Some(written.mr_td)),

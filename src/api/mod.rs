@@ -31,7 +31,8 @@ use crate::api::listener::Peer;
 use crate::api::routes::{Audience, ROUTES, Route};
 use crate::broker::Broker;
 use crate::clock::monotonic;
-use crate::credentials::channel::{Holder, is_listed};
+use crate::credentials::channel::Holder;
+use crate::keys::listed::is_listed;
 use crate::problem::{Problem, Refusal};
 
 /// What every handler gets.

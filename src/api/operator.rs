@@ -13,10 +13,10 @@ use countersign_attestation::UnixMillis;
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::lineage::entry::Entry;
 use countersign_attestation::protocol::HostId;
-use countersign_policies::reference::MANIFEST_BYTES_MAX;
+use countersign_policies::signed::SIGNED_BYTES_MAX;
 use serde::{Deserialize, Serialize};
 
-use crate::api::body::{Json, RawJson};
+use crate::api::body::Json;
 use crate::api::host::to_the_end;
 use crate::api::{App, Operator, public};
 use crate::broker::explain::Explanation;
@@ -25,6 +25,9 @@ use crate::broker::{Broker, Latest};
 use crate::problem::{Problem, Refusal};
 use crate::trust::hosts::Host;
 use crate::trust::state::{HostTrust, Standing};
+
+/// A signed manifest as a JSON string: each of its quotation marks and newlines takes two bytes there.
+const SIGNED_REQUEST_BYTES_MAX: usize = 2 * SIGNED_BYTES_MAX;
 
 /// A host as operators see it.
 #[derive(Debug, Serialize)]
@@ -146,15 +149,30 @@ pub(super) async fn remove_host(
 #[derive(Debug, Serialize)]
 pub(super) struct ReferenceView {
     id: String,
+    version: u32,
     sha256: Sha256Digest,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    until: Option<UnixMillis>,
+    signers: Vec<String>,
+}
+
+/// A manifest as operators signed it, and the digest of the preview where it takes another version's place.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SignedReference {
+    note: String,
+    preview: Option<Sha256Digest>,
 }
 
 pub(super) async fn list_references(State(broker): App) -> axum::Json<Vec<ReferenceView>> {
     let governance = broker.references.current();
-    let views = governance
-        .references
-        .manifests()
-        .map(|manifest| ReferenceView { id: manifest.id().to_owned(), sha256: manifest.digest() });
+    let views = governance.manifests.iter().map(|signed| ReferenceView {
+        id: signed.manifest().id().to_owned(),
+        version: signed.manifest().version(),
+        sha256: signed.manifest().digest(),
+        until: signed.manifest().until(),
+        signers: signed.signers().to_vec(),
+    });
     axum::Json(views.collect())
 }
 
@@ -168,10 +186,11 @@ pub(super) async fn show_reference(State(broker): App, Path(id): Path<String>) -
 pub(super) async fn register_reference(
     State(broker): App,
     Extension(Operator(operator)): Extension<Operator>,
-    RawJson(manifest): RawJson<MANIFEST_BYTES_MAX>,
-) -> Result<(StatusCode, axum::Json<Changed>), Problem> {
-    let id = to_the_end(async move { broker.register_reference(&operator, &manifest).await }).await?;
-    Ok((StatusCode::CREATED, axum::Json(Changed { id, log_index: None })))
+    Json(SignedReference { note, preview }): Json<SignedReference, SIGNED_REQUEST_BYTES_MAX>,
+) -> Result<(StatusCode, axum::Json<Withdrawn>), Problem> {
+    let story = async move { broker.register_reference(&operator, &note, preview).await };
+    let (id, revoked_hosts) = to_the_end(story).await?;
+    Ok((StatusCode::CREATED, axum::Json(Withdrawn { id, revoked_hosts })))
 }
 
 /// What hosts can no longer stand on, and what that cost.

@@ -9,7 +9,7 @@ use countersign_attestation::lineage::entry::Entry;
 use countersign_attestation::protocol::HostId;
 
 use crate::broker::Broker;
-use crate::credentials::channel;
+use crate::keys::listed;
 use crate::problem::{Problem, Refusal};
 
 /// The actor of an end that no operator brought about.
@@ -25,7 +25,7 @@ impl Broker {
     /// A refusal of the waiver, or a failure to record or store.
     pub async fn add_waiver(&self, operator: &HostId, note: &str) -> Result<String, Problem> {
         let now = self.clock.now();
-        let key = channel::signing_key(&self.data, &self.config.trust_domain, operator)
+        let key = listed::signing_key(&self.data, &self.config.trust_domain, operator)
             .ok_or_else(|| Refusal::SigningKeyUnknown.plain())?;
         tokio::task::block_in_place(|| {
             let record = |digest| self.record_blocking(Entry::waiver_registered(now, operator.as_str(), digest));
@@ -101,7 +101,8 @@ impl Broker {
     }
 }
 
-/// Ends waivers by their date for as long as the broker lives.
+/// Ends waivers, manifests and artifacts by their date, and what removed operators signed, for as long as the broker
+/// lives.
 pub(super) async fn watch(broker: Weak<Broker>) {
     let mut ticks = tokio::time::interval(WATCH_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -110,6 +111,9 @@ pub(super) async fn watch(broker: Weak<Broker>) {
         let Some(broker): Option<Arc<Broker>> = broker.upgrade() else { return };
         if let Err(problem) = broker.end_past_waivers().await {
             tracing::error!(%problem, "waivers that are past are not ended yet");
+        }
+        if let Err(problem) = broker.review_references().await {
+            tracing::error!(%problem, "reference manifests are not reviewed yet");
         }
     }
 }

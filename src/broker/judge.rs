@@ -130,7 +130,8 @@ impl Judgement {
     /// changes nothing.
     #[must_use]
     pub fn digest(&self, governance: &Governance) -> Option<Sha256Digest> {
-        let Digests { references, policy, collateral, waivers, denials } = governance.digests;
+        // Who may sign manifests decides nothing beside the manifests themselves.
+        let Digests { references, signers: _, policy, collateral, waivers, denials } = governance.digests;
         let claims = claims_digest(&self.claims.as_ref()?.without_moment());
         let parts = [claims, references, policy, collateral, waivers, denials];
         Some(Sha256Digest::of(&parts.each_ref().map(|part| part.0.as_slice())))
@@ -226,11 +227,11 @@ impl Case<'_> {
     /// lists are drift, whatever log came beside them.
     fn unexplained(&self, signed: Claims, rejection: &Rejection) -> Judgement {
         let accepted = self.governance.waivers.accepted(&signed, &self.facts(), self.inputs.at);
-        let judged = if self.governance.references.matching_quote(&signed, &accepted).next().is_none() {
+        let judged = if self.governance.references.matches_quote(&signed, &accepted, self.inputs.at) {
+            self.rejected(None, rejection)
+        } else {
             let decision = self.appraise(&signed, &ImaTallies::new());
             self.judgement(Some(signed), decision)
-        } else {
-            self.rejected(None, rejection)
         };
         Judgement { logs: LogsVerdict::Unexplained, ..judged }
     }
@@ -389,7 +390,7 @@ impl Case<'_> {
         claims.ima = Presented::Verified(ima);
         let mut tallies = ImaTallies::new();
         let accepted = self.governance.waivers.accepted(claims, &self.facts(), self.inputs.at);
-        for rules in self.governance.references.ima_rules(claims, &accepted) {
+        for rules in self.governance.references.ima_rules(claims, &accepted, self.inputs.at) {
             let tally = match prior.remove(&rules.digest()) {
                 Some(prior) => rules.tally(&verified, &prior),
                 None if state.entries == 0 => rules.tally(&verified, &ImaTally::start()),

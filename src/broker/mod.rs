@@ -86,6 +86,8 @@ pub struct Broker {
     nonces: nonce::Allowance,
     /// One at a time sees the dates of waivers pass: whoever waited finds them ended and the hosts judged.
     ending: tokio::sync::Mutex<()>,
+    /// One at a time sees manifests end, or lose a signer.
+    reviewed: tokio::sync::Mutex<reappraise::Reviewed>,
     /// One fleet at a time is judged for a preview.
     previewing: Mutex<()>,
     /// Why the workload authority did not renew itself when it last tried.

@@ -4,6 +4,7 @@ use std::num::NonZero;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
+use countersign_attestation::UnixMillis;
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::lineage::entry::{DecisionRecord, Entry, HostRevision};
 use countersign_attestation::protocol::HostId;
@@ -13,17 +14,35 @@ use crate::broker::Broker;
 use crate::broker::judge::{Inputs, judge_warm};
 use crate::broker::warm::Warm;
 use crate::problem::{Problem, Refusal};
-use crate::references::Governance;
+use crate::references::{Governance, Registered};
 use crate::store::{Table, Write};
 use crate::trust::pulse::unrecorded;
 use crate::trust::state::HostTrust;
 
 /// What hosts were last judged by as a whole, in [`Table::Meta`].
 const JUDGED_BY: &str = "reappraise/judged-by";
+/// The actor of what follows from the list of operators.
+const BY_LIST: &str = "broker";
 /// Denials that wait to be recorded, and are recorded together.
 const DENIALS_MAX: usize = 256;
 /// Fewer hosts are not worth another thread.
 const HOSTS_A_THREAD: usize = 16;
+
+/// What the last review of manifests saw.
+#[derive(Debug)]
+pub(super) struct Reviewed {
+    /// When it was.
+    at: UnixMillis,
+    /// Whether hosts are still to be judged by what it found.
+    owed: bool,
+}
+
+impl Reviewed {
+    /// As of a start: leases end with what they stand on, so nobody is trusted by what ended before.
+    pub(super) const fn start(at: UnixMillis) -> Self {
+        Self { at, owed: false }
+    }
+}
 
 impl Broker {
     /// Judges every trusted host again where policies, collateral or anything else that was read at start-up is not
@@ -45,17 +64,51 @@ impl Broker {
         written.map(drop).map_err(|error| failed(&error))
     }
 
-    /// Registers a reference manifest. Hosts that pass now may be granted from their next attestation on.
+    /// Registers a signed reference manifest. Hosts that pass now may be granted from their next attestation on; where
+    /// it takes another version's place, those that do not pass any more are revoked. Tells its id, and how many.
     ///
     /// # Errors
     /// A refusal of the manifest, or a failure to record or store.
-    pub async fn register_reference(&self, operator: &HostId, json: &[u8]) -> Result<String, Problem> {
+    pub async fn register_reference(
+        &self,
+        operator: &HostId,
+        note: &str,
+        previewed: Option<Sha256Digest>,
+    ) -> Result<(String, u64), Problem> {
+        // An operator who was listed a moment ago counts, and one who was removed does not.
+        self.review_references().await?;
         let now = self.clock.now();
         let actor = operator.as_str();
-        tokio::task::block_in_place(|| {
-            self.references
-                .register(json, |digest| self.record_blocking(Entry::reference_registered(now, actor, digest)))
-        })
+        let Registered { id, replaces } = tokio::task::block_in_place(|| {
+            let record = |digest| self.record_blocking(Entry::reference_registered(now, actor, digest));
+            self.references.register(note, previewed, now, record)
+        })?;
+        Ok((id, if replaces { self.reappraise().await? } else { 0 }))
+    }
+
+    /// Takes manifests out of force whose signers are no longer on the list of operators, and revokes the hosts that do
+    /// not pass without them, or without what else has ended since the last review; tells how many.
+    ///
+    /// # Errors
+    /// A failure to read, record or store; the next review does what this one did not.
+    pub async fn review_references(&self) -> Result<u64, Problem> {
+        let mut reviewed = self.reviewed.lock().await;
+        let now = self.clock.now();
+        let changed = tokio::task::block_in_place(|| {
+            self.references.review_signatures(|in_force, digest| {
+                tracing::warn!(manifest = %digest, in_force, "the list of operators has changed");
+                let entry = if in_force { Entry::reference_registered } else { Entry::reference_withdrawn };
+                self.record_blocking(entry(now, BY_LIST, digest))
+            })
+        })?;
+        reviewed.owed |= changed || self.references.current().references.ended_between(reviewed.at, now);
+        reviewed.at = now;
+        if !reviewed.owed {
+            return Ok(0);
+        }
+        let revoked = self.reappraise().await?;
+        reviewed.owed = false;
+        Ok(revoked)
     }
 
     /// Withdraws a reference manifest and revokes every host that does not pass without it; tells how many.

@@ -10,6 +10,7 @@ use countersign_attestation::lineage::tree::TreeHead;
 use countersign_attestation::result::svid::TrustDomain;
 
 use crate::broker::challenge::Challenges;
+use crate::broker::reappraise::Reviewed;
 use crate::broker::{Broker, authority, collateral, enrol, exceptions, instances, known};
 use crate::clock::Clock;
 use crate::config::{Config, DataDir};
@@ -48,7 +49,7 @@ impl Broker {
         let log_key = LogKey::load(&data.keys().join("log.key"), &origin)?;
         let (trust, lineage) = restore(&store, |floor| Lineage::open(&data.log(), &origin, log_key, floor))?;
         let hosts = Hosts::load(store.clone()).map_err(|error| anyhow::anyhow!("host records: {error}"))?;
-        let references = References::load(&data, store.clone(), archive.clone(), clock.now())?;
+        let references = References::load(&data, &config, store.clone(), archive.clone(), clock.now())?;
         let now = clock.now();
         let sources = collateral::Sources::load(&data, now)?;
         let governance = references.current();
@@ -89,6 +90,7 @@ impl Broker {
             sources,
             previewing: std::sync::Mutex::default(),
             ending: tokio::sync::Mutex::default(),
+            reviewed: tokio::sync::Mutex::new(Reviewed::start(now)),
             authority_fault: std::sync::Mutex::default(),
             config,
             data,

@@ -16,6 +16,7 @@ use crate::clock::Clock;
 use crate::collateral::anchors::{install_shipped_anchors, read_certificates};
 use crate::config::{Config, DataDir, create_private_dir, list_dir, write_new};
 use crate::credentials::channel::{self, Holder};
+use crate::keys::listed;
 use crate::keys::operator::OperatorKey;
 use crate::keys::pkcs11::Uri;
 use crate::keys::{Keys, Places, Root};
@@ -157,7 +158,7 @@ pub fn operator(command: &OperatorCommand) -> anyhow::Result<()> {
             add_operator(&DataDir::at(data_dir), name, out, Clock::dating().now())
         }
         OperatorCommand::Remove { name, data_dir } => {
-            let path = channel::operator_file(&DataDir::at(data_dir), &operator_name(name)?);
+            let path = listed::operator_file(&DataDir::at(data_dir), &operator_name(name)?);
             std::fs::remove_file(&path).with_context(|| format!("{} is not on the list", name))
         }
         OperatorCommand::List { data_dir } => {
@@ -171,7 +172,7 @@ pub fn operator(command: &OperatorCommand) -> anyhow::Result<()> {
 
 fn add_operator(data: &DataDir, name: &str, out: &Path, now: UnixMillis) -> anyhow::Result<()> {
     let config = Config::load(&data.config())?;
-    let listed = channel::operator_file(data, &operator_name(name)?);
+    let listed = listed::operator_file(data, &operator_name(name)?);
     if listed.exists() {
         bail!("operator {name} is on the list already; remove it first");
     }
@@ -187,7 +188,7 @@ fn add_operator(data: &DataDir, name: &str, out: &Path, now: UnixMillis) -> anyh
     let signing = OperatorKey::generate(out, &signer_name(&config.trust_domain, &operator_name(name)?))?;
     // The list entry is last: until it is there the certificate opens nothing.
     create_private_dir(&data.operators())?;
-    write_new(&listed, channel::listing(Sha256Digest::of(&[&spki]), &signing).as_bytes())?;
+    write_new(&listed, listed::listing(Sha256Digest::of(&[&spki]), &signing).as_bytes())?;
     Ok(())
 }
 

@@ -2,15 +2,18 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use countersign_attestation::digest::Sha256Digest;
+use countersign_policies::reference::ReferenceManifest;
+use countersign_policies::signed::SIGNED_BYTES_MAX;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 
 use crate::cli::client::{Client, Connection};
 use crate::cli::digest;
-use crate::cli::what_if::{Proposal, manifest, must_preview};
+use crate::cli::what_if::{Proposal, manifest, must_preview, text};
+use crate::keys::operator::{OperatorKey, unsigned};
 
 mod compute;
 mod diff;
@@ -35,11 +38,19 @@ enum RefsCommand {
         /// The manifest's id.
         id: String,
     },
-    /// Registers a manifest file.
+    /// Signs a manifest with the operator's signing key and prints it with the signature, beside those it has. Offline.
+    Sign {
+        /// JSON, or what another operator signed.
+        file: PathBuf,
+    },
+    /// Registers a manifest, signed with the operator's signing key where it is not yet.
     #[command(alias = "add")]
     Register {
-        /// JSON.
+        /// JSON, or what operators signed.
         file: PathBuf,
+        /// Digest of the previewed change, for a version that takes another one's place.
+        #[arg(long, value_parser = digest)]
+        preview: Option<Sha256Digest>,
     },
     /// Prints a manifest of what a host's newest verified evidence shows, for review; with --register, registers it.
     Capture {
@@ -130,29 +141,28 @@ pub async fn run(args: &RefsArgs) -> anyhow::Result<()> {
     let Some(connection) = &args.connection else {
         bail!("name the folder that `countersign operator add` wrote: --operator, or COUNTERSIGN_OPERATOR")
     };
+    if let RefsCommand::Sign { file } = &args.command {
+        print!("{}", signed(connection, &text(file)?)?);
+        return Ok(());
+    }
     let client = Client::new(connection)?;
     match &args.command {
         // Offline: done above, without a client.
-        RefsCommand::Compute(_) => {}
+        RefsCommand::Compute(_) | RefsCommand::Sign { .. } => {}
         RefsCommand::List => println!("{}", client.get_text("/v1/references").await?),
         RefsCommand::Show { id } => println!("{}", client.get_text(&format!("/v1/references/{id}")).await?),
-        RefsCommand::Register { file } => {
-            let answer: Box<RawValue> = client.post("/v1/references", &manifest(file)?).await?;
+        RefsCommand::Register { file, preview } => {
+            let note = signed(connection, &text(file)?)?;
+            let answer: Box<RawValue> = client.post("/v1/references", &Submission { note, preview: *preview }).await?;
             println!("{answer}");
         }
         RefsCommand::Capture { host, id, pcrs, register } => {
             let manifest = capture(&client, host, id, pcrs).await?;
-            println!("{}", serde_json::to_string_pretty(&manifest)?);
-            if *register {
-                let _registered: Box<RawValue> = client.post("/v1/references", &manifest).await?;
-            }
+            print_or_register(&client, connection, &manifest, *register).await?;
         }
         RefsCommand::Learn { host, id, register } => {
             let manifest: diff::Written = client.get(&format!("/v1/hosts/{host}/manifest/{id}")).await?;
-            println!("{}", serde_json::to_string_pretty(&manifest)?);
-            if *register {
-                let _registered: Box<RawValue> = client.post("/v1/references", &manifest).await?;
-            }
+            print_or_register(&client, connection, &manifest, *register).await?;
         }
         RefsCommand::Diff { before, after } => {
             for line in diff::diff(&either(&client, before).await?, &either(&client, after).await?) {
@@ -166,6 +176,46 @@ pub async fn run(args: &RefsArgs) -> anyhow::Result<()> {
             let answer: Box<RawValue> = client.delete(&format!("/v1/references/{id}?preview={preview}")).await?;
             println!("{answer}");
         }
+    }
+    Ok(())
+}
+
+/// A signed manifest, as it is registered.
+#[derive(Debug, Serialize)]
+struct Submission {
+    note: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    preview: Option<Sha256Digest>,
+}
+
+/// A manifest with this operator's signature, which stands beside those that it has.
+fn signed(connection: &Connection, text: &str) -> anyhow::Result<String> {
+    let key = OperatorKey::load(&connection.operator)?;
+    if unsigned(text).is_some() {
+        return Ok(key.cosign(text, SIGNED_BYTES_MAX)?);
+    }
+    ReferenceManifest::parse(text.as_bytes()).map_err(|finding| {
+        anyhow!("{} ({}): expected {}, found {}", finding.sentence, finding.code, finding.expected, finding.found)
+    })?;
+    // C2SP signed-note has no control characters but newlines.
+    if text.contains(|character: char| character.is_ascii_control() && character != '\n') {
+        bail!("a signed text has neither tabs nor carriage returns: indent with spaces, end lines with a newline")
+    }
+    Ok(key.sign(text)?)
+}
+
+/// For review; or at once, signed by this operator alone.
+async fn print_or_register<T: Serialize + Sync>(
+    client: &Client,
+    connection: &Connection,
+    manifest: &T,
+    register: bool,
+) -> anyhow::Result<()> {
+    let text = serde_json::to_string_pretty(manifest)?;
+    println!("{text}");
+    if register {
+        let submission = Submission { note: signed(connection, &text)?, preview: None };
+        let _registered: Box<RawValue> = client.post("/v1/references", &submission).await?;
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use countersign_attestation::UnixMillis;
 use countersign_attestation::protocol::Problem;
-use countersign_policies::reference::MANIFEST_BYTES_MAX;
+use countersign_policies::signed::SIGNED_BYTES_MAX;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -16,6 +16,7 @@ use crate::cli::collateral::opened;
 use crate::cli::explain::Finding;
 use crate::collateral::document::Document;
 use crate::config::read_bounded;
+use crate::keys::operator::unsigned;
 use crate::references::policy_texts;
 
 /// Preview a change: how many hosts would lose or gain trust, and why. Nothing is changed.
@@ -124,9 +125,15 @@ pub(super) async fn must_preview(client: &Client, proposal: &Proposal) -> anyhow
     }
 }
 
-/// A manifest file, as it is.
+/// What is in a file of a manifest, signed or not.
+pub(super) fn text(file: &Path) -> anyhow::Result<String> {
+    String::from_utf8(read_bounded(file, SIGNED_BYTES_MAX as u64)?).context("a manifest is UTF-8")
+}
+
+/// A file's manifest, as it is and without signatures.
 pub(super) fn manifest(file: &Path) -> anyhow::Result<Box<RawValue>> {
-    let text = String::from_utf8(read_bounded(file, MANIFEST_BYTES_MAX as u64)?).context("a manifest is UTF-8")?;
+    let text = text(file)?;
+    let text = unsigned(&text).unwrap_or(&text).trim().to_owned();
     RawValue::from_string(text).with_context(|| format!("{} is no JSON", file.display()))
 }
 

@@ -72,15 +72,55 @@ impl OperatorKey {
     pub fn sign(&self, text: &str) -> Result<String, KeyError> {
         // A note's text ends with one newline; the signature is over all of it.
         let text = format!("{}\n", text.trim_end());
+        Ok(format!("{text}\n{}", self.line(&text)?))
+    }
+
+    /// A signed note with this key's line as well: unchanged where it has it already.
+    ///
+    /// # Errors
+    /// [`KeyError`] for what is no note, or has a line of this key that does not verify, and when the engine fails.
+    pub fn cosign(&self, note: &str, bytes_max: usize) -> Result<String, KeyError> {
+        if self.public.signed(note, bytes_max).map_err(unusable("read a signed note"))?.is_some() {
+            return Ok(note.to_owned());
+        }
+        let text = unsigned(note).ok_or("text without signatures").map_err(unusable("read a signed note"))?;
+        Ok(format!("{note}{}", self.line(text)?))
+    }
+
+    fn line(&self, text: &str) -> Result<String, KeyError> {
         let signature = self.pair.sign(text.as_bytes());
         let signature = signature.as_ref().try_into().map_err(unusable("sign a note"))?;
-        Ok(format!("{text}\n{}", self.public.signature_line(signature)))
+        Ok(self.public.signature_line(signature))
     }
+}
+
+/// The text of a signed note, with its last newline; `None` where there are no signature lines after it. Nothing is
+/// verified.
+#[must_use]
+pub fn unsigned(note: &str) -> Option<&str> {
+    let (text, _) = note.rsplit_once("\n\n\u{2014} ")?;
+    note.get(..text.len().checked_add(1)?)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{OperatorKey, SEED, VKEY};
+    use super::{OperatorKey, SEED, VKEY, unsigned};
+
+    #[test]
+    fn a_second_signature_stands_beside_the_first_and_the_same_one_only_once() {
+        let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let publics = dirs.each_ref().map(|dir| OperatorKey::generate(dir.path(), "d/operator/a").unwrap());
+        let [one, other] = dirs.each_ref().map(|dir| OperatorKey::load(dir.path()).unwrap());
+        let note = one.sign("{}\n\n  {}").unwrap();
+        assert_eq!(one.cosign(&note, 1024).unwrap(), note);
+        let both = other.cosign(&note, 1024).unwrap();
+        for public in publics {
+            assert_eq!(public.open(&both).unwrap().bytes(), b"{}\n\n  {}\n");
+        }
+        assert_eq!(unsigned(&both), Some("{}\n\n  {}\n"));
+        assert!(unsigned("{}\n").is_none() && other.cosign("{}\n", 1024).is_err());
+        assert!(other.cosign(&note, note.len() - 1).is_err(), "longer than asked for");
+    }
 
     #[test]
     fn a_key_signs_under_its_name_and_two_halves_of_two_keys_are_none() {

@@ -3,6 +3,7 @@
 //! replayed.
 
 pub mod exceptions;
+mod manifests;
 mod proposal;
 mod published;
 
@@ -18,15 +19,19 @@ use countersign_policies::finding::Finding;
 use countersign_policies::instance::{Denial, DenialSet};
 use countersign_policies::policy::{PolicySet, SHIPPED};
 use countersign_policies::reference::{ReferenceManifest, ReferenceSet};
+use countersign_policies::signed::{SignedManifest, Signers};
 use countersign_policies::waiver::{Waiver, WaiverSet};
 
 use crate::collateral::Collateral;
 use crate::collateral::items::Items;
-use crate::config::{ConfigError, DataDir, create_private_dir, list_dir, read_bounded, write_new};
+use crate::config::{Config, ConfigError, DataDir, create_private_dir, list_dir, read_bounded, write_new};
+use crate::lineage::LineageError;
 use crate::lineage::archive::{Archive, Blobs};
 use crate::problem::{Problem, Refusal};
-use crate::store::{Store, Table, Write};
+use crate::store::{Store, Write};
 
+pub use self::manifests::Registered;
+use self::manifests::Roster;
 pub use self::proposal::{Proposal, Proposed};
 pub use self::published::{Offer, Offered, Outcome};
 
@@ -38,6 +43,10 @@ const POLICY_BYTES_MAX: u64 = 256 * 1024;
 pub struct Governance {
     /// Reference manifests.
     pub references: ReferenceSet,
+    /// The same, as they were signed.
+    pub manifests: Vec<SignedManifest>,
+    /// Who may sign them, and how many must.
+    pub signers: Signers,
     /// Policies.
     pub policy: PolicySet,
     /// Anchors, and what vendors publish about hardware.
@@ -56,8 +65,10 @@ pub struct Governance {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Digests {
-    /// Of the list of the manifests' own digests.
+    /// Of the list of the signed manifests' own digests.
     pub references: Sha256Digest,
+    /// Of who may sign manifests, and how many must.
+    pub signers: Sha256Digest,
     /// Of the policies.
     pub policy: Sha256Digest,
     /// Of anchors and lists.
@@ -78,7 +89,10 @@ fn nothing() -> Sha256Digest {
 /// The parts of a [`Governance`], to be put together anew when one of them changes.
 #[derive(Clone, Debug)]
 struct Parts {
-    manifests: Vec<ReferenceManifest>,
+    manifests: Vec<SignedManifest>,
+    /// One that nobody signed: to look at what it would do, never to put it in force.
+    proposed: Option<Arc<ReferenceManifest>>,
+    signers: Signers,
     policy: PolicySet,
     collateral: Collateral,
     items: Items,
@@ -93,6 +107,8 @@ pub struct References {
     archive: Archive,
     /// Where the policies' files are.
     policies: PathBuf,
+    /// Whose signatures count.
+    roster: Roster,
     current: ArcSwap<Governance>,
     /// One change at a time.
     changing: std::sync::Mutex<()>,
@@ -143,63 +159,30 @@ impl References {
     ///
     /// # Errors
     /// [`LoadError`].
-    pub fn load(data: &DataDir, store: Store, archive: Archive, now: UnixMillis) -> Result<Self, LoadError> {
-        let storage = |error: &dyn std::fmt::Display| LoadError::Storage(error.to_string());
-        let mut manifests = Vec::new();
-        for (id, json) in store.scan(Table::References).map_err(|error| storage(&error))? {
-            let name = || String::from_utf8_lossy(&id).into_owned();
-            let refused = |finding| LoadError::Refused { name: name(), finding: Box::new(finding) };
-            manifests.push(ReferenceManifest::parse(&json).map_err(refused)?);
-        }
+    pub fn load(
+        data: &DataDir,
+        config: &Config,
+        store: Store,
+        archive: Archive,
+        now: UnixMillis,
+    ) -> Result<Self, LoadError> {
+        let roster = Roster::new(data, config);
+        let signers = roster.signers()?;
+        let manifests = manifests::load(&store, &signers)?;
         let policy = load_policies(&data.policies())?;
         let (collateral, items) = published::load(data, &store, &archive, now)?;
         let (waivers, denials) = (exceptions::load_waivers(&store)?, exceptions::load_denials(&store)?);
-        let parts = Parts { manifests, policy, collateral, items, waivers, denials };
-        let governance = parts.assemble(&archive).map_err(|error| LoadError::Storage(error.to_string()))?;
+        let parts = Parts { manifests, proposed: None, signers, policy, collateral, items, waivers, denials };
+        let archived = parts.assemble(&|bytes| archive.put(bytes));
+        let governance = archived.map_err(|error| LoadError::Storage(error.to_string()))?;
         let (current, policies) = (ArcSwap::from_pointee(governance), data.policies());
-        Ok(Self { store, archive, policies, current, changing: std::sync::Mutex::new(()) })
+        Ok(Self { store, archive, policies, roster, current, changing: std::sync::Mutex::new(()) })
     }
 
     /// The set in force.
     #[must_use]
     pub fn current(&self) -> Arc<Governance> {
         self.current.load_full()
-    }
-
-    /// Registers a manifest; `record` is called when it is certain to be acceptable and before it is in force.
-    ///
-    /// # Errors
-    /// [`Refusal::ReferenceMalformed`], [`Refusal::ReferenceExists`], or what `record` refuses.
-    pub fn register(
-        &self,
-        json: &[u8],
-        record: impl FnOnce(Sha256Digest) -> Result<(), Problem>,
-    ) -> Result<String, Problem> {
-        let _one = self.changing.lock().map_err(|_| Refusal::Internal.plain())?;
-        let manifest = self.new_manifest(json)?;
-        let id = manifest.id().to_owned();
-        record(manifest.digest())?;
-        let write = Write::put(Table::References, &id, manifest.to_json());
-        self.replace(&write, |parts| parts.manifests.push(manifest))?;
-        Ok(id)
-    }
-
-    /// Withdraws a manifest: the very change that was previewed.
-    ///
-    /// # Errors
-    /// [`Refusal::ReferenceUnknown`], [`Refusal::PreviewStale`], or what `record` refuses.
-    pub fn withdraw(
-        &self,
-        id: &str,
-        previewed: Sha256Digest,
-        record: impl FnOnce(Sha256Digest) -> Result<(), Problem>,
-    ) -> Result<(), Problem> {
-        let _one = self.changing.lock().map_err(|_| Refusal::Internal.plain())?;
-        let manifest = self.manifest(id)?;
-        let governance = self.changed(|parts| parts.manifests.retain(|manifest| manifest.id() != id))?;
-        self.check_previewed(previewed, &governance)?;
-        record(manifest.digest())?;
-        self.put_in_force(&[Write::Delete(Table::References, id.as_bytes().to_vec())], governance)
     }
 
     /// Puts a changed set in force: archived, then stored, then used. Callers hold `changing`.
@@ -212,7 +195,7 @@ impl References {
     fn changed(&self, change: impl FnOnce(&mut Parts)) -> Result<Governance, Problem> {
         let mut parts = self.current().parts();
         change(&mut parts);
-        parts.assemble(&self.archive).map_err(|error| not_changed(&error))
+        parts.assemble(&|bytes| self.archive.put(bytes)).map_err(|error| not_changed(&error))
     }
 
     /// Stores what changed, then uses it.
@@ -260,24 +243,29 @@ fn parse_policies(texts: &[(String, String)]) -> Result<PolicySet, Finding> {
     PolicySet::parse(&texts)
 }
 
+/// Keeps a document, or only tells its digest.
+type Keep<'a> = dyn Fn(&[u8]) -> Result<Sha256Digest, LineageError> + 'a;
+
 impl Parts {
-    fn assemble(self, archive: &Archive) -> Result<Governance, Box<dyn std::error::Error + Send + Sync>> {
-        let Self { manifests, policy, collateral, items, waivers, denials } = self;
+    /// The whole of them; `keep` keeps its documents, each by itself, and tells their digests.
+    fn assemble(self, keep: &Keep<'_>) -> Result<Governance, Box<dyn std::error::Error + Send + Sync>> {
+        let Self { manifests, proposed, signers, policy, collateral, items, waivers, denials } = self;
         let list = |documents: Vec<Vec<u8>>| -> Result<Sha256Digest, Box<dyn std::error::Error + Send + Sync>> {
             // Each by itself: what one change writes does not grow with what is there.
-            let digests = documents.iter().map(|document| archive.put(document)).collect::<Result<Vec<_>, _>>()?;
-            Ok(archive.put(&serde_json::to_vec(&digests)?)?)
+            let digests = documents.iter().map(|document| keep(document)).collect::<Result<Vec<_>, _>>()?;
+            Ok(keep(&serde_json::to_vec(&digests)?)?)
         };
         let digests = Digests {
-            references: list(manifests.iter().map(ReferenceManifest::to_json).collect())?,
-            policy: archive.put(&serde_json::to_vec(&policy.texts().collect::<Vec<_>>())?)?,
-            collateral: archive.put(&collateral.to_archive())?,
+            references: list(manifests.iter().map(|signed| signed.note().as_bytes().to_vec()).collect())?,
+            signers: keep(&signers.to_json())?,
+            policy: keep(&serde_json::to_vec(&policy.texts().collect::<Vec<_>>())?)?,
+            collateral: keep(&collateral.to_archive())?,
             waivers: list(waivers.iter().map(|waiver| waiver.signed().to_json()).collect())?,
             denials: list(denials.iter().map(Denial::to_json).collect())?,
         };
-        let (references, waivers, denials) =
-            (ReferenceSet::new(manifests), WaiverSet::new(waivers), DenialSet::new(denials));
-        Ok(Governance { references, policy, collateral, items, waivers, denials, digests })
+        let references = ReferenceSet::of(manifests.iter().map(|signed| Arc::clone(signed.manifest())).chain(proposed));
+        let (waivers, denials) = (WaiverSet::new(waivers), DenialSet::new(denials));
+        Ok(Governance { references, manifests, signers, policy, collateral, items, waivers, denials, digests })
     }
 }
 
@@ -291,7 +279,9 @@ impl Governance {
 
     fn parts(&self) -> Parts {
         Parts {
-            manifests: self.references.manifests().cloned().collect(),
+            manifests: self.manifests.clone(),
+            proposed: None,
+            signers: self.signers.clone(),
             policy: self.policy.clone(),
             collateral: self.collateral.clone(),
             items: self.items.clone(),
@@ -315,7 +305,10 @@ impl Governance {
             let digests: Vec<Sha256Digest> = serde_json::from_slice(&bytes)?;
             digests.into_iter().map(|digest| Ok(blob(digest)?.into_owned())).collect()
         };
-        let manifest = |json: Vec<u8>| ReferenceManifest::parse(&json).map_err(|finding| finding.code);
+        let signers = Signers::from_json(&blob(digests.signers)?).ok_or("the list of signers is damaged")?;
+        let manifest = |note: Vec<u8>| -> Result<SignedManifest, Box<dyn std::error::Error + Send + Sync>> {
+            Ok(signers.open(std::str::from_utf8(&note)?).map_err(|finding| finding.code)?)
+        };
         let manifests: Vec<_> = list(digests.references)?.into_iter().map(manifest).collect::<Result<_, _>>()?;
         let texts: Vec<(String, String)> = serde_json::from_slice(&blob(digests.policy)?)?;
         let policy = parse_policies(&texts).map_err(|finding| finding.code)?;
@@ -324,9 +317,9 @@ impl Governance {
         let waivers: Vec<_> = list(digests.waivers)?.into_iter().map(waiver).collect::<Result<_, _>>()?;
         let denial = |json: Vec<u8>| Denial::parse(&json).map_err(|finding| finding.code);
         let denials: Vec<_> = list(digests.denials)?.into_iter().map(denial).collect::<Result<_, _>>()?;
-        let (references, waivers, denials) =
-            (ReferenceSet::new(manifests), WaiverSet::new(waivers), DenialSet::new(denials));
+        let references = ReferenceSet::of(manifests.iter().map(|signed| Arc::clone(signed.manifest())));
+        let (waivers, denials) = (WaiverSet::new(waivers), DenialSet::new(denials));
         let items = Items::default();
-        Ok(Self { references, policy, collateral, items, waivers, denials, digests })
+        Ok(Self { references, manifests, signers, policy, collateral, items, waivers, denials, digests })
     }
 }

@@ -13,7 +13,7 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{Digests, Governance, References, not_changed, parse_policies};
+use super::{Governance, Parts, References, not_changed, parse_policies};
 use crate::collateral::document::Document;
 use crate::collateral::items::Judged;
 use crate::config::{ConfigError, create_private_dir, sync_dir, write_new};
@@ -49,16 +49,17 @@ impl Proposed {
     /// Names the change, whatever else has changed meanwhile.
     #[must_use]
     pub fn digest(&self) -> Sha256Digest {
-        change_digest(&self.before.digests, &self.after.digests)
+        change_digest(&self.before, &self.after)
     }
 }
 
 /// SHA-256 of `countersign/v1/change`, a zero byte, and for each of references, policy, collateral, waivers and denials
-/// that differs: its number in this order, what it was and what it is.
-fn change_digest(before: &Digests, after: &Digests) -> Sha256Digest {
-    let parts = |digests: &Digests| {
-        let Digests { references, policy, collateral, waivers, denials } = *digests;
-        [references, policy, collateral, waivers, denials]
+/// that differs: its number in this order, what it was and what it is. Of references, what they say: a manifest is
+/// looked at before it is signed.
+fn change_digest(before: &Governance, after: &Governance) -> Sha256Digest {
+    let parts = |governance: &Governance| {
+        let Governance { references, digests, .. } = governance;
+        [references.digest(), digests.policy, digests.collateral, digests.waivers, digests.denials]
     };
     let mut text = b"countersign/v1/change\0".to_vec();
     for (number, (before, after)) in (0_u8..).zip(parts(before).iter().zip(parts(after))) {
@@ -80,34 +81,31 @@ impl References {
         let _one = self.changing.lock().map_err(|_| Refusal::Internal.plain())?;
         let after = match proposal {
             Proposal::RegisterReference(json) => {
-                let manifest = self.new_manifest(json.get().as_bytes())?;
-                self.changed(|parts| parts.manifests.push(manifest))?
+                let manifest = ReferenceManifest::parse(json.get().as_bytes());
+                let manifest = manifest.map_err(|finding| Problem::unacceptable(&finding))?;
+                manifest.check_term(now).map_err(|finding| Problem::unacceptable(&finding))?;
+                self.check_newer(&manifest)?;
+                // In the place of a lower version of it, if there is one: the later of two counts.
+                self.proposed(|parts| parts.proposed = Some(Arc::new(manifest)))?
             }
             Proposal::WithdrawReference(id) => {
-                self.manifest(&id)?;
-                self.changed(|parts| parts.manifests.retain(|manifest| manifest.id() != id))?
+                self.current().references.get(&id).ok_or_else(|| Refusal::ReferenceUnknown.plain())?;
+                self.proposed(|parts| parts.manifests.retain(|signed| signed.manifest().id() != id))?
             }
             Proposal::ActivatePolicies(texts) => {
                 let policy = acceptable(&texts)?;
-                self.changed(|parts| parts.policy = policy)?
+                self.proposed(|parts| parts.policy = policy)?
             }
             Proposal::ImportCollateral(documents) => self.with_collateral(documents, now)?,
         };
         Ok(Proposed { before: self.current(), after })
     }
 
-    /// A manifest that may be registered.
-    pub(super) fn new_manifest(&self, json: &[u8]) -> Result<ReferenceManifest, Problem> {
-        let manifest = ReferenceManifest::parse(json).map_err(|finding| Problem::unacceptable(&finding))?;
-        match self.current().references.get(manifest.id()) {
-            None => Ok(manifest),
-            Some(_) => Err(Refusal::ReferenceExists.because("an unused id", manifest.id())),
-        }
-    }
-
-    /// A registered manifest.
-    pub(super) fn manifest(&self, id: &str) -> Result<ReferenceManifest, Problem> {
-        self.current().references.get(id).cloned().ok_or_else(|| Refusal::ReferenceUnknown.plain())
+    /// A changed set that nobody committed: nothing of it is kept.
+    fn proposed(&self, change: impl FnOnce(&mut Parts)) -> Result<Governance, Problem> {
+        let mut parts = self.current().parts();
+        change(&mut parts);
+        parts.assemble(&|bytes| Ok(Sha256Digest::of(&[bytes]))).map_err(|error| not_changed(&error))
     }
 
     fn with_collateral(&self, documents: Vec<Document>, now: UnixMillis) -> Result<Governance, Problem> {
@@ -121,7 +119,7 @@ impl References {
             }
         }
         let collateral = current.collateral.clone().with(&mut items);
-        self.changed(|parts| (parts.collateral, parts.items) = (collateral, items))
+        self.proposed(|parts| (parts.collateral, parts.items) = (collateral, items))
     }
 
     /// Puts other policies in force, in place of all that are: the very change that was previewed.
@@ -145,7 +143,7 @@ impl References {
 
     /// Refuses a change that is not the one its committer looked at.
     pub(super) fn check_previewed(&self, previewed: Sha256Digest, after: &Governance) -> Result<(), Problem> {
-        let change = change_digest(&self.current().digests, &after.digests);
+        let change = change_digest(&self.current(), after);
         if change == previewed { Ok(()) } else { Err(Refusal::PreviewStale.because(change, previewed)) }
     }
 }

@@ -50,7 +50,7 @@ impl Fleet {
     }
 
     async fn add(&self, waiver: &Value) -> Result<String, Problem> {
-        let key = OperatorKey::load(&self.house.data().path().join("operator")).unwrap();
+        let key = self.house.signing_key();
         let note = key.sign(&serde_json::to_string_pretty(waiver).unwrap()).unwrap();
         self.house.broker().add_waiver(&operator(), &note).await
     }
@@ -178,7 +178,7 @@ async fn a_host_that_does_not_need_a_waiver_keeps_its_trust_when_it_ends() {
 async fn only_a_listed_operators_own_signature_registers_a_waiver() {
     let fleet = Fleet::new().await;
     let text = fleet.waiver("psp", 120_000).to_string();
-    let own = OperatorKey::load(&fleet.house.data().path().join("operator")).unwrap();
+    let own = fleet.house.signing_key();
     let add = async |operator: &str, note: &str| {
         let operator = HostId::parse(operator).unwrap();
         fleet.house.broker().add_waiver(&operator, note).await.map_err(|problem| problem.code().to_owned())

@@ -9,6 +9,7 @@ use countersign::cli::init::{InitArgs, init};
 use countersign::cli::log::{ReplayArgs, replay};
 use countersign::clock::{Clock, monotonic};
 use countersign::config::{Config, DataDir};
+use countersign::keys::operator::OperatorKey;
 use countersign::problem::Problem;
 use countersign::references::Proposal;
 use countersign_attestation::binder::{Binder, ChannelBinding, Role};
@@ -98,12 +99,25 @@ impl House {
 
     /// Ends the broker, and starts it again on what it left on disk.
     pub(crate) fn restart(&mut self) {
+        self.restart_after(|_| ());
+    }
+
+    /// As [`House::restart`], after `change` to what is on disk.
+    pub(crate) fn restart_after(&mut self, change: impl FnOnce(&DataDir)) {
         drop(self.broker.take());
+        change(&self.data());
         self.start();
     }
 
+    /// Registers a manifest that the operator signed.
     pub(crate) async fn register_reference(&self, manifest: &serde_json::Value) -> Result<String, Problem> {
-        self.broker().register_reference(&operator(), manifest.to_string().as_bytes()).await
+        let note = self.signing_key().sign(&manifest.to_string()).unwrap();
+        self.broker().register_reference(&operator(), &note, None).await.map(|(id, _)| id)
+    }
+
+    /// What the operator signs with.
+    pub(crate) fn signing_key(&self) -> OperatorKey {
+        OperatorKey::load(&self.data().path().join("operator")).unwrap()
     }
 
     /// Retires a manifest as previewed; how many hosts that took down.

@@ -14,6 +14,7 @@ mod intel;
 mod lists;
 mod logs;
 mod measured;
+mod signed;
 #[path = "../sim/tpm.rs"]
 mod tpm;
 #[path = "../sim/vendor.rs"]

@@ -130,7 +130,7 @@ fn bad_requests_get_a_problem_document_and_change_nothing() {
         ("a trusted host", "/v1/hosts/host-a/readmission", json!({}), (409, "host.not_revoked")),
         ("revocation of nobody", "/v1/hosts/nobody/revocation", json!({}), (404, "host.unknown")),
         ("a revocation that says more", "/v1/hosts/host-a/revocation", more, (400, "request.malformed")),
-        ("a manifest that exists", "/v1/references", host.manifest("golden"), (409, "reference.exists")),
+        ("a manifest that exists", "/v1/references", fleet.signed(&host.manifest("golden")), (409, "reference.exists")),
     ];
     for (what, path, body, expected) in table {
         assert_problem(&operator.send("POST", path, Some(&body)), expected, what);

@@ -9,8 +9,10 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use countersign::config::Config;
+use countersign::keys::operator::OperatorKey;
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::client::{Answer, Client};
@@ -142,6 +144,18 @@ impl Fleet {
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "countersign {}: {} {errors}", args.join(" "), output.status);
         String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// A manifest as the operator signs and submits it.
+    pub(crate) fn signed(&self, manifest: &Value) -> Value {
+        let key = OperatorKey::load(&self.data().join("operator")).unwrap();
+        json!({ "note": key.sign(&serde_json::to_string_pretty(manifest).unwrap()).unwrap() })
+    }
+
+    /// Registers what is good.
+    pub(crate) fn register(&self, manifest: &Value) {
+        let answer = self.as_operator().send("POST", "/v1/references", Some(&self.signed(manifest)));
+        assert_eq!(answer.status, 201, "{}", answer.text());
     }
 
     /// A client with the operator's certificate.

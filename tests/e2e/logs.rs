@@ -24,8 +24,7 @@ fn machine(folder: &TempDir) -> Machine {
 }
 
 fn register(fleet: &Fleet, manifest: &Value) {
-    let answer = fleet.as_operator().send("POST", "/v1/references", Some(manifest));
-    assert_eq!(answer.status, 201, "{}", answer.text());
+    fleet.register(manifest);
 }
 
 /// What these PCRs hold after the boot.

@@ -258,8 +258,7 @@ impl SimHost {
 pub(crate) fn register_golden(fleet: &Fleet, id: &str) {
     let maker = SimManufacturer::new();
     let manifest = SimHost::new(fleet, &maker, "golden").manifest(id);
-    let answer = fleet.as_operator().send("POST", "/v1/references", Some(&manifest));
-    assert_eq!(answer.status, 201, "{}", answer.text());
+    fleet.register(&manifest);
 }
 
 fn pem(label: &str, der: &[u8]) -> String {

@@ -80,8 +80,7 @@ fn register(fleet: &Fleet, host: &SimHost, boot: &Boot) {
         "mr_td": [hex::encode(MR_TD)], "rtmr0": [rtmr0], "rtmr1": [rtmr1], "rtmr2": [rtmr2],
         "min_module_svn": { "TDX_01": 4 }, "boot": { "secure_boot": "on" },
     });
-    let answer = fleet.as_operator().send("POST", "/v1/references", Some(&manifest));
-    assert_eq!(answer.status, 201, "{}", answer.text());
+    fleet.register(&manifest);
 }
 
 /// A host in a trust domain, trusted; its certificate chain.
@@ -281,8 +280,7 @@ fn b13_a_paravisors_tpm_attests_with_exactly_the_key_that_its_hardware_vouches_f
             manifest.as_object_mut().unwrap().remove(kind);
         }
         manifest["paravisor"] = json!({ "hardware": hardware, "vm_configuration": { "secure-boot": true } });
-        let answer = fleet.as_operator().send("POST", "/v1/references", Some(&manifest));
-        assert_eq!(answer.status, 201, "{}", answer.text());
+        fleet.register(&manifest);
     }
     let (code, said) = on_snp.attest(&with_vek);
     assert_eq!(code, Some(0), "{said}");

@@ -86,7 +86,17 @@ impl NoteKey {
     /// # Errors
     /// [`LineageReason::NoteForm`], [`LineageReason::NoteSignature`].
     pub fn open<'a>(&self, note: &'a str) -> Result<SignedBytes<'a>, Rejection> {
-        let (text, signatures) = split_note(note)?;
+        let opened = self.signed(note, NOTE_BYTES_MAX)?;
+        opened.ok_or_else(|| LineageReason::NoteSignature.because(self.vkey(), "no signature of this key"))
+    }
+
+    /// As [`NoteKey::open`], of a note of up to `bytes_max` bytes that others may have signed instead: `None` where no
+    /// line is of this key.
+    ///
+    /// # Errors
+    /// [`LineageReason::NoteForm`], and [`LineageReason::NoteSignature`] for a line of this key that does not verify.
+    pub fn signed<'a>(&self, note: &'a str, bytes_max: usize) -> Result<Option<SignedBytes<'a>>, Rejection> {
+        let (text, signatures) = split_note_within(note, bytes_max)?;
         let mut opened = None;
         for line in signatures {
             let (name, id, signature) = read_signature(line)?;
@@ -99,7 +109,13 @@ impl NoteKey {
                     LineageReason::NoteSignature.because(self.vkey(), "a signature that does not verify")
                 })?);
         }
-        opened.ok_or_else(|| LineageReason::NoteSignature.because(self.vkey(), "no signature of this key"))
+        Ok(opened)
+    }
+
+    /// The key itself, without the name.
+    #[must_use]
+    pub fn public(&self) -> &[u8] {
+        self.key.key()
     }
 
     /// The line that carries this key's signature over a note's text.
@@ -118,9 +134,13 @@ pub(super) fn is_name(name: &str) -> bool {
 
 /// Text with its last newline, and signature lines.
 pub(super) fn split_note(note: &str) -> Result<(&str, Vec<&str>), Rejection> {
+    split_note_within(note, NOTE_BYTES_MAX)
+}
+
+fn split_note_within(note: &str, bytes_max: usize) -> Result<(&str, Vec<&str>), Rejection> {
     let refused = |found: &str| LineageReason::NoteForm.because("text, a blank line, signature lines", found);
-    if NOTE_BYTES_MAX < note.len() {
-        return Err(LineageReason::NoteForm.because(NOTE_BYTES_MAX, note.len()));
+    if bytes_max < note.len() {
+        return Err(LineageReason::NoteForm.because(bytes_max, note.len()));
     }
     // C2SP signed-note: no ASCII control characters but newlines.
     if note.chars().any(|character| character.is_ascii_control() && character != '\n') {

@@ -1,7 +1,7 @@
 //! Manifests that load, manifests that do not, and what matching means.
 
 use crate::common::{
-    both_claims, codes, digest, golden_both, golden_snp, golden_tpm, golden_tpm_only, judge, manifest, policies,
+    NOW, both_claims, codes, digest, golden_both, golden_snp, golden_tpm, golden_tpm_only, judge, manifest, policies,
     snp_claims, tcb, tpm_claims, with_snp,
 };
 use countersign_attestation::anchor::AmdProduct;
@@ -28,7 +28,7 @@ fn ima_rules() -> Value {
 }
 
 fn matches(references: &ReferenceSet, claims: &Claims) -> bool {
-    matches!(references.match_claims(claims, &ImaTallies::new(), &Accepted::nothing()), ReferenceMatch::Matched(_))
+    matches!(references.match_claims(claims, &ImaTallies::new(), &Accepted::nothing(), NOW), ReferenceMatch::Matched(_))
 }
 
 fn tpm_manifest(pcrs: &Value) -> String {
@@ -259,7 +259,7 @@ fn a22_empty_boot_values_and_ima_rules_that_stand_alone_do_not_load() {
 fn what_a_manifest_names_must_be_presented_and_equal() {
     let set = golden_both();
     assert!(matches(&set, &both_claims()));
-    let no_match = |claims: &Claims| match set.match_claims(claims, &ImaTallies::new(), &Accepted::nothing()) {
+    let no_match = |claims: &Claims| match set.match_claims(claims, &ImaTallies::new(), &Accepted::nothing(), NOW) {
         ReferenceMatch::Matched(manifest) => panic!("matched {}", manifest.id()),
         ReferenceMatch::NotMatched(mismatch) => mismatch.findings().map(|finding| finding.code).collect::<Vec<_>>(),
     };
