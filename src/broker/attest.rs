@@ -357,7 +357,8 @@ impl Broker {
         }
         if let Some(claims) = &judged.claims {
             // A poisoned state has stopped the log; nothing was recorded then.
-            let _kept = self.trust.saw(&inputs.host, claims.tpm.clock);
+            let granted = judged.decision.grant().map(|grant| (recorded.index(), grant.into()));
+            let _kept = self.trust.saw(&inputs.host, claims.tpm.clock, granted);
             if let Some(known) = &judged.known {
                 let known = joined(known.clone(), &self.archive);
                 self.boots.saw(&inputs.host, trust.generation, Arc::new(known));

@@ -11,6 +11,7 @@ use countersign_attestation::protocol::HostId;
 use crate::broker::Broker;
 use crate::keys::listed;
 use crate::problem::{Problem, Refusal};
+use crate::trust::grounds::Touches;
 
 /// The actor of an end that no operator brought about.
 const BY_DATE: &str = "broker";
@@ -40,7 +41,7 @@ impl Broker {
     pub async fn end_waiver(&self, operator: &HostId, id: &str) -> Result<u64, Problem> {
         self.end(operator.as_str(), id)?;
         // A crash here leaves leases that run out by themselves; the next attestation is judged without the waiver.
-        self.reappraise().await
+        self.reappraise_touched(Touches::Waiver(id)).await
     }
 
     fn end(&self, actor: &str, id: &str) -> Result<(), Problem> {

@@ -16,6 +16,7 @@ use crate::broker::warm::Warm;
 use crate::problem::{Problem, Refusal};
 use crate::references::{Governance, Registered};
 use crate::store::{Table, Write};
+use crate::trust::grounds::Touches;
 use crate::trust::pulse::unrecorded;
 use crate::trust::state::HostTrust;
 
@@ -83,7 +84,8 @@ impl Broker {
             let record = |digest| self.record_blocking(Entry::reference_registered(now, actor, digest));
             self.references.register(note, previewed, now, record)
         })?;
-        Ok((id, if replaces { self.reappraise().await? } else { 0 }))
+        let revoked = if replaces { self.reappraise_touched(Touches::Manifest(&id)).await? } else { 0 };
+        Ok((id, revoked))
     }
 
     /// Takes manifests out of force whose signers are no longer on the list of operators, and revokes the hosts that do
@@ -127,7 +129,7 @@ impl Broker {
             let record = |digest| self.record_blocking(Entry::reference_withdrawn(now, actor, digest));
             self.references.withdraw(id, previewed, record)
         })?;
-        self.reappraise().await
+        self.reappraise_touched(Touches::Manifest(id)).await
     }
 
     /// Puts other policies in force, in place of all that are, and revokes every host that does not pass them; tells
@@ -156,7 +158,17 @@ impl Broker {
     /// # Errors
     /// A failure to record; hosts judged so far stay revoked, and the rest keep their leases.
     pub async fn reappraise(&self) -> Result<u64, Problem> {
-        let (governance, hosts) = (self.references.current(), self.trust.proven_ids()?);
+        self.reappraise_touched(Touches::Everyone).await
+    }
+
+    /// As [`Broker::reappraise`], of the hosts that a change may touch: found by what their grants stand on.
+    ///
+    /// # Errors
+    /// As [`Broker::reappraise`].
+    #[expect(clippy::unused_async, reason = "callers are stories that wait")]
+    pub(super) async fn reappraise_touched(&self, change: Touches<'_>) -> Result<u64, Problem> {
+        let hosts = self.trust.standings(|standings| standings.touched(change))?;
+        let governance = self.references.current();
         tokio::task::block_in_place(|| self.reappraise_all(&hosts, &governance))
     }
 

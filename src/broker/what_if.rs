@@ -18,6 +18,7 @@ use crate::broker::judge::{Inputs, judge_warm};
 use crate::broker::warm::Warm;
 use crate::problem::{Problem, Refusal};
 use crate::references::{Governance, Proposal, Proposed};
+use crate::trust::grounds::Touches;
 use crate::trust::state::HostTrust;
 
 /// Hosts named for each cause; the count says how many there are.
@@ -36,7 +37,8 @@ pub struct Preview {
     pub losses: Vec<Group>,
     /// Hosts that are not trusted and would pass, by what they fail on now. A revoked one is re-admitted first.
     pub gains: Vec<Group>,
-    /// Trusted or lapsed hosts that fail as things are, with the change or without.
+    /// Trusted or lapsed hosts that fail as things are, with the change or without. Of a manifest that is retired:
+    /// those that stand on it.
     pub failing: u64,
     /// Hosts that stay as they are.
     pub unaffected: u64,
@@ -79,8 +81,17 @@ impl Broker {
     /// cannot be read.
     pub fn what_if(&self, proposal: Proposal, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Preview, Problem> {
         let now = self.clock.now();
+        // Nobody loses by less who does not stand on it. Whom less would help is not asked.
+        let touched = match &proposal {
+            Proposal::WithdrawReference(id) => Some(id.clone()),
+            Proposal::RegisterReference(_) | Proposal::ActivatePolicies(_) | Proposal::ImportCollateral(_) => None,
+        };
         let proposed = self.references.propose(proposal, now)?;
-        let hosts = self.trust.ids()?;
+        let hosts = match &touched {
+            Some(manifest) => self.trust.standings(|standings| standings.touched(Touches::Manifest(manifest)))?,
+            None => self.trust.ids()?,
+        };
+        let others = self.trust.standings(|standings| standings.rows().count())?.saturating_sub(hosts.len());
         let _one = match self.previewing.try_lock() {
             Ok(one) => one,
             // It guards nothing but the processors.
@@ -111,7 +122,7 @@ impl Broker {
             joined.map(|tally| tally.unwrap_or_else(|_| Err(Refusal::Internal.plain()))).collect()
         });
         progress(total, total);
-        let mut whole = Tally::default();
+        let mut whole = Tally { unaffected: others as u64, ..Tally::default() };
         for tally in tallies {
             whole.join(tally?);
         }

@@ -1,5 +1,6 @@
 //! Who is trusted now: the state that the lineage log amounts to, leases for what was just recorded, and the pulse.
 
+pub mod grounds;
 pub mod hosts;
 mod leases;
 pub mod published;
@@ -18,6 +19,7 @@ use countersign_attestation::status_list::StatusList;
 use crate::lineage::{Effect, Recorded};
 use crate::problem::{Problem, Refusal};
 use crate::store::{Store, Table, Write};
+use crate::trust::grounds::{Grounds, Touches};
 use standings::{Row, Standings};
 use state::{HostTrust, Place, Standing, TrustState};
 
@@ -179,39 +181,28 @@ impl Trust {
         Ok(ids)
     }
 
-    /// Every host whose last proof was not taken back, in the order of their ids.
-    ///
-    /// # Errors
-    /// [`Refusal::Internal`] after a panic in the state.
-    pub fn proven_ids(&self) -> Result<Vec<HostId>, Problem> {
-        let proven = |standings: &Standings| -> Vec<HostId> {
-            standings.rows().filter(|row| row.standing.is_proven()).map(|row| row.id.clone()).collect()
-        };
-        let mut ids = self.standings(proven)?;
-        ids.sort();
-        Ok(ids)
-    }
-
     /// Every host whose last proof was not taken back: it is trusted, or its lease has ended. In the order of their
     /// ids; each record is read when its turn comes, and left out where that is no longer so.
     ///
     /// # Errors
     /// [`Refusal::Internal`] after a panic in the state; for each host, as [`Trust::host`].
     pub fn proven(&self) -> Result<impl Iterator<Item = Result<(HostId, HostTrust), Problem>>, Problem> {
-        Ok(self.proven_ids()?.into_iter().filter_map(|id| {
+        let ids = self.standings(|standings| standings.touched(Touches::Everyone))?;
+        Ok(ids.into_iter().filter_map(|id| {
             let host = self.host(&id).map(|host| host.filter(|host| host.standing.is_proven())).transpose()?;
             Some(host.map(|host| (id, host)))
         }))
     }
 
-    /// Keeps the TPM clock of a host's verified quote; durable with the next pulse.
+    /// Keeps the TPM clock of a host's verified quote, and what the grant at an index of the log stands on; durable
+    /// with the next pulse.
     ///
     /// # Errors
     /// As [`Trust::host`].
-    pub fn saw(&self, id: &HostId, clock: ClockInfo) -> Result<(), Problem> {
+    pub fn saw(&self, id: &HostId, clock: ClockInfo, granted: Option<(u64, Grounds)>) -> Result<(), Problem> {
         let _changing = self.changing.lock().map_err(|_| Refusal::Internal.plain())?;
         self.bring(id).map_err(|error| unread(&error))?;
-        self.lock()?.saw(id, clock).map_err(|_| Refusal::Internal.plain())
+        self.lock()?.saw(id, clock, granted).map_err(|_| Refusal::Internal.plain())
     }
 
     /// A fresh status index.

@@ -8,6 +8,7 @@ use countersign_attestation::lineage::entry::HostRevision;
 use countersign_attestation::protocol::HostId;
 use hashbrown::HashTable;
 
+use super::grounds::Numbered;
 use super::leases::Leases;
 use super::state::{HostTrust, Standing};
 
@@ -60,6 +61,7 @@ pub struct Standings {
     slots: HashTable<Slot>,
     hasher: RandomState,
     leases: Leases,
+    grounds: Numbered,
     /// How many hosts stand there, by standing.
     counts: [usize; Standing::ALL.len()],
 }
@@ -97,6 +99,7 @@ impl Standings {
     pub fn set(&mut self, id: &HostId, host: &HostTrust) {
         self.counted(host.standing, 1);
         let Some(slot) = self.slot(id) else {
+            self.grounds.set(self.rows.len(), host.grounds.as_ref());
             let slot = Slot(u32::try_from(self.rows.len()).expect("fewer than 2^32 hosts"));
             let row = Row::of(id.clone(), host);
             if let Some(until) = row.lease() {
@@ -111,6 +114,7 @@ impl Standings {
             return;
         };
         let Some(row) = usize::try_from(slot.0).ok().and_then(|slot| self.rows.get_mut(slot)) else { return };
+        self.grounds.set(usize::try_from(slot.0).unwrap_or(usize::MAX), host.grounds.as_ref());
         let (before, stood) = (row.lease(), row.standing);
         // One copy of each id, however many entries name it.
         *row = Row::of(row.id.clone(), host);
@@ -124,6 +128,10 @@ impl Standings {
             }
         }
         self.counted(stood, -1);
+    }
+
+    pub(super) const fn grounds(&self) -> &Numbered {
+        &self.grounds
     }
 
     fn counted(&mut self, standing: Standing, change: isize) {

@@ -12,6 +12,7 @@ use countersign_attestation::pulse::CLOCK_ERROR_MAX_MS;
 use countersign_attestation::status_list::{ENTRIES, Status, StatusList};
 use serde::{Deserialize, Serialize};
 
+use super::grounds::Grounds;
 use super::standings::{Row, Slot, Standings};
 use crate::lineage::Effect;
 
@@ -77,6 +78,10 @@ pub struct HostTrust {
     /// The TPM clock of the newest verified quote, as of the last pulse: a clock never goes back. Unlike all else here
     /// it is in no entry of the log.
     pub clock: Option<ClockInfo>,
+    /// What its last grant stands on, as of the last pulse. Not in the log either: where a crash lost it, it is not
+    /// known, and every change is taken to touch the host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grounds: Option<Grounds>,
     /// The host's newest entry in the log.
     pub last_entry: u64,
     /// The entry that led to this revision: unlike the newest, it held.
@@ -117,6 +122,7 @@ impl HostTrust {
             claims: None,
             seen: None,
             clock: None,
+            grounds: None,
             last_entry: 0,
             since: 0,
             reasons: Vec::new(),
@@ -262,12 +268,17 @@ impl TrustState {
         self.standings.row(slot)
     }
 
-    /// Keeps the TPM clock of a host's verified quote, unless a newer one was kept.
+    /// Keeps the TPM clock of a host's verified quote, unless a newer one was kept; and what its grant stands on, if
+    /// the entry at that index was a grant and is what the host stands on still.
     ///
     /// # Errors
     /// [`NotHere`].
-    pub fn saw(&mut self, id: &HostId, clock: ClockInfo) -> Result<(), NotHere> {
+    pub fn saw(&mut self, id: &HostId, clock: ClockInfo, granted: Option<(u64, Grounds)>) -> Result<(), NotHere> {
         let Some(mut host) = self.take(id)? else { return Ok(()) };
+        if let Some((_, grounds)) = granted.filter(|(index, _)| host.since == *index) {
+            host.grounds = Some(grounds);
+            self.standings.set(id, &host);
+        }
         if host.clock.is_none_or(|last| clock.check_follows(&last).is_ok()) {
             host.clock = Some(clock);
         }
@@ -401,6 +412,8 @@ fn transition(host: &mut HostTrust, entry: &Entry) -> bool {
 fn grant(host: &mut HostTrust, entry: &Entry) {
     host.standing = Standing::Trusted;
     host.reasons.clear();
+    // Whoever judged says what it stands on, once this is recorded.
+    host.grounds = None;
     host.lease_until = entry.lease_until().unwrap_or(UnixMillis(0));
     if let Some(inputs) = entry.inputs() {
         host.inputs = Some(inputs);
@@ -430,6 +443,7 @@ fn start_generation(host: &mut HostTrust) {
     host.inputs = None;
     host.claims = None;
     host.seen = None;
+    host.grounds = None;
     host.reasons.clear();
 }
 

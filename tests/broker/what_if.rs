@@ -3,6 +3,7 @@
 use countersign::broker::what_if::{Group, Preview};
 use countersign::problem::Problem;
 use countersign::references::Proposal;
+use countersign::trust::grounds::Touches;
 use countersign_attestation::claims::PcrHash;
 use countersign_attestation::digest::Sha256Digest;
 use countersign_policies::policy::SHIPPED;
@@ -221,4 +222,39 @@ async fn every_decision_says_why() {
         let refused = tokio::task::block_in_place(|| house.broker().explain(nothing)).unwrap_err();
         assert_eq!(refused.code(), "lineage.entry.unknown");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_is_judged_for_those_who_stand_on_it_and_after_a_restart_too() {
+    let mut house = House::new();
+    let mut hosts = fleet(&house).await;
+    let touched = |house: &House, change: Touches<'_>| -> Vec<String> {
+        let ids = house.broker().trust.standings(|standings| standings.touched(change)).unwrap();
+        ids.iter().map(|id| id.as_str().to_owned()).collect()
+    };
+    let on = |house: &House, id: &str| touched(house, Touches::Manifest(id));
+    assert_eq!(
+        (on(&house, "image-1"), on(&house, "image-2")),
+        (vec!["gpu-1".into(), "gpu-2".into()], vec!["gpu-3".into()])
+    );
+    assert_eq!(touched(&house, Touches::Everyone).len(), 3);
+    // A renewal stands on the same, and a boot of the other image on the other.
+    hosts[1].reboot(Boot::secure(false));
+    for host in &mut hosts {
+        host.renew();
+        host.attest(&house).await.unwrap();
+    }
+    assert_eq!((on(&house, "image-1"), on(&house, "image-2").len()), (vec!["gpu-1".into()], 2));
+    house.restart();
+    for change in [Touches::Manifest("image-1"), Touches::Manifest("image-2"), Touches::Waiver("none")] {
+        // What the last pulse did not keep is not known, and never missed.
+        let of = touched(&house, change);
+        let stand = |host: &&Host| matches!(change, Touches::Manifest(id) if (id == "image-1") == (host.id.as_str() == "gpu-1"));
+        assert!(
+            hosts.iter().filter(stand).all(|host| of.iter().any(|id| id == host.id.as_str())),
+            "{change:?}: {of:?}"
+        );
+    }
+    assert_eq!(house.withdraw("image-2").await, 2);
+    assert_eq!(hosts.iter().map(|host| house.standing(host)).collect::<Vec<_>>(), ["trusted", "revoked", "revoked"]);
 }
