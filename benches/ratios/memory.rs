@@ -145,7 +145,7 @@ fn grant(trust: &Trust, instances: &Instances, number: u64) -> anyhow::Result<()
 }
 
 /// VmRSS (proc(5)).
-fn resident() -> anyhow::Result<u64> {
+pub(crate) fn resident() -> anyhow::Result<u64> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
     let kib: u64 = line.trim().trim_end_matches(" kB").trim().parse()?;

@@ -12,6 +12,7 @@ use countersign::config::{Config, DataDir};
 use countersign::keys::operator::OperatorKey;
 use countersign::problem::Problem;
 use countersign::references::Proposal;
+use countersign::store::Store;
 use countersign_attestation::binder::{Binder, ChannelBinding, Role};
 use countersign_attestation::claims::PcrHash;
 use countersign_attestation::digest::Sha256Digest;
@@ -160,6 +161,18 @@ impl House {
     pub(crate) fn archived(&self) -> usize {
         let folders = std::fs::read_dir(self.data().archive()).unwrap().map(|entry| entry.unwrap().path());
         folders.filter(|path| path.is_dir()).map(|path| std::fs::read_dir(path).unwrap().count()).sum()
+    }
+}
+
+/// The store of a broker that has ended: its threads let go of the file by and by.
+pub(crate) fn opened(data: &DataDir, clock: &Clock) -> Store {
+    let started = monotonic();
+    loop {
+        match Store::open(&data.store(), clock.clone()) {
+            Ok(store) => return store,
+            Err(error) => assert!(started.elapsed().as_secs() < 30, "{error}"),
+        }
+        std::thread::yield_now();
     }
 }
 

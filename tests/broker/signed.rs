@@ -1,18 +1,18 @@
 //! Reference manifests: who signed them, which version, and what ends by itself.
 
-use countersign::clock::{Clock, monotonic};
+use countersign::clock::Clock;
 use countersign::config::DataDir;
 use countersign::keys::listed::{listing, operator_file};
 use countersign::keys::operator::OperatorKey;
 use countersign::references::Proposal;
-use countersign::store::{Store, Table, Write};
+use countersign::store::{Table, Write};
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::protocol::HostId;
 use serde_json::value::to_raw_value;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::house::{Host, House, manifest, operator};
+use crate::house::{Host, House, manifest, opened, operator};
 
 const SIGNATURES: &str = "reference.manifest.signatures";
 
@@ -52,17 +52,8 @@ async fn replace(house: &House, manifest: &Value) -> u64 {
     revoked
 }
 
-/// Writes into the store of a broker that has ended: its threads let go of the file by and by.
 fn write(data: &DataDir, clock: &Clock, write: Write) {
-    let started = monotonic();
-    let store = loop {
-        match Store::open(&data.store(), clock.clone()) {
-            Ok(store) => break store,
-            Err(error) => assert!(started.elapsed().as_secs() < 30, "{error}"),
-        }
-        std::thread::yield_now();
-    };
-    store.commit(&[write]).unwrap();
+    opened(data, clock).commit(&[write]).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
