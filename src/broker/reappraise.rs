@@ -25,9 +25,27 @@ const JUDGED_BY: &str = "reappraise/judged-by";
 /// The actor of what follows from the list of operators.
 const BY_LIST: &str = "broker";
 /// Denials that wait to be recorded, and are recorded together.
-const DENIALS_MAX: usize = 256;
+const DENIALS_MAX: usize = 4096;
 /// Fewer hosts are not worth another thread.
 const HOSTS_A_THREAD: usize = 16;
+
+/// A host that no longer passes.
+struct Denied {
+    decision: DecisionRecord,
+    /// What it was judged by, to be archived before it is recorded.
+    inputs: Option<Vec<u8>>,
+}
+
+/// A denial of a host that cannot be judged again.
+fn unjudged() -> DecisionRecord {
+    let reason = "reappraisal.inputs_missing";
+    DecisionRecord {
+        inputs: None,
+        claims: None,
+        decision: Sha256Digest::of(&[reason.as_bytes()]),
+        reasons: vec![reason.to_owned()],
+    }
+}
 
 /// What the last review of manifests saw.
 #[derive(Debug)]
@@ -175,12 +193,12 @@ impl Broker {
     fn reappraise_all(&self, hosts: &[HostId], governance: &Governance) -> Result<u64, Problem> {
         let (found, denials) = sync_channel(DENIALS_MAX);
         let warm = Warm::default();
-        let judge = |hosts: &[HostId], found: &SyncSender<(HostRevision, DecisionRecord)>| -> Result<(), Problem> {
+        let judge = |hosts: &[HostId], found: &SyncSender<(HostRevision, Denied)>| -> Result<(), Problem> {
             for id in hosts {
                 let Some(trust) = self.trust.host(id)?.filter(|trust| trust.standing.is_proven()) else { continue };
-                let Some(decision) = self.denial_of(&trust, governance, &warm) else { continue };
-                tracing::warn!(host = %id, reasons = ?decision.reasons, "revoked by re-appraisal");
-                if found.send((trust.revision_of(id.clone()), decision)).is_err() {
+                let Some(denied) = self.denial_of(&trust, governance, &warm) else { continue };
+                tracing::warn!(host = %id, reasons = ?denied.decision.reasons, "revoked by re-appraisal");
+                if found.send((trust.revision_of(id.clone()), denied)).is_err() {
                     // Recording failed, which the one who records tells.
                     break;
                 }
@@ -207,12 +225,20 @@ impl Broker {
     }
 
     /// Records denials as they come, those together that are there together.
-    fn revoke_denied(&self, denials: Receiver<(HostRevision, DecisionRecord)>) -> Result<u64, Problem> {
+    fn revoke_denied(&self, denials: Receiver<(HostRevision, Denied)>) -> Result<u64, Problem> {
         let mut revoked: u64 = 0;
         while let Ok(first) = denials.recv() {
             let now = self.clock.now();
-            let together = std::iter::once(first).chain(denials.try_iter().take(DENIALS_MAX));
-            let entries = together.map(|(on, decision)| Entry::revoked_by_decision(now, on, decision));
+            let mut together: Vec<_> = std::iter::once(first).chain(denials.try_iter().take(DENIALS_MAX)).collect();
+            let inputs: Vec<Vec<u8>> = together.iter_mut().filter_map(|(_, denied)| denied.inputs.take()).collect();
+            let kept = self.archive.put_all(&inputs);
+            if let Err(error) = &kept {
+                tracing::error!(%error, "what hosts were judged by again is not archived; they are revoked all the same");
+            }
+            let entries = together.into_iter().map(|(on, Denied { decision, .. })| {
+                let decision = if kept.is_ok() { decision } else { unjudged() };
+                Entry::revoked_by_decision(now, on, decision)
+            });
             let recorded = self.lineage.append_all_blocking(entries).map_err(|error| unrecorded(&error))?;
             revoked = revoked.saturating_add(recorded.len() as u64);
             self.pulse.wake();
@@ -221,17 +247,11 @@ impl Broker {
     }
 
     /// Why the host no longer passes; `None` when it does.
-    fn denial_of(&self, trust: &HostTrust, governance: &Governance, warm: &Warm) -> Option<DecisionRecord> {
-        let unjudged = |reason: &str| DecisionRecord {
-            inputs: None,
-            claims: None,
-            decision: Sha256Digest::of(&[reason.as_bytes()]),
-            reasons: vec![reason.to_owned()],
-        };
-        let Some(archived) = trust.inputs else { return Some(unjudged("reappraisal.inputs_missing")) };
-        let inputs: Option<Inputs> =
-            self.archive.get(archived).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        let Some(inputs) = inputs else { return Some(unjudged("reappraisal.inputs_missing")) };
+    fn denial_of(&self, trust: &HostTrust, governance: &Governance, warm: &Warm) -> Option<Denied> {
+        let archived = trust.inputs.and_then(|inputs| self.archive.get(inputs).ok());
+        let inputs: Option<Inputs> = archived.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let missing = || Denied { decision: unjudged(), inputs: None };
+        let Some(inputs) = inputs else { return Some(missing()) };
         // The evidence as it was, under what is in force now and holds now: lists and TCB info are issued after it.
         let inputs = Inputs { at: self.clock.now(), governance: governance.digests, ..inputs };
         let judged = judge_warm(&inputs, governance, &self.archive, Some(warm));
@@ -239,15 +259,14 @@ impl Broker {
             Outcome::Granted { .. } => return None,
             Outcome::Denied => {}
         }
-        let Some(archived) = serde_json::to_vec(&inputs).ok().and_then(|bytes| self.archive.put(&bytes).ok()) else {
-            return Some(unjudged("reappraisal.inputs_missing"));
-        };
-        Some(DecisionRecord {
-            inputs: Some(archived),
+        let Ok(bytes) = serde_json::to_vec(&inputs) else { return Some(missing()) };
+        let decision = DecisionRecord {
+            inputs: Some(Sha256Digest::of(&[&bytes])),
             claims: judged.digest(governance),
             decision: Sha256Digest::of(&[&judged.decision.canonical_bytes()]),
             reasons: judged.codes(),
-        })
+        };
+        Some(Denied { decision, inputs: Some(bytes) })
     }
 
     pub(super) fn record_blocking(&self, entry: Entry) -> Result<(), Problem> {

@@ -1,7 +1,7 @@
 //! The archive: inputs of decisions under their digests, so that a decision can be replayed.
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,10 +12,13 @@ use countersign_attestation::evidence::bundle::IMA_ENTRIES_BYTES_MAX;
 
 use crate::config::create_private_dir;
 use crate::lineage::LineageError;
-use crate::lineage::publish::write_renamed;
+use crate::lineage::publish::{write_beside, write_renamed};
 
 /// The largest is a piece of an IMA list.
 pub const BLOB_BYTES_MAX: u64 = IMA_ENTRIES_BYTES_MAX as u64;
+
+/// Fewer blobs are written one by one: to have the whole file system written out costs more.
+const TOGETHER_MIN: usize = 8;
 
 /// The archive in one directory.
 #[derive(Clone, Debug)]
@@ -102,6 +105,43 @@ impl Archive {
         Ok(digest)
     }
 
+    /// Keeps many blobs that wait for the disk together; all are durable when this returns, and some where it fails.
+    ///
+    /// # Errors
+    /// As [`Archive::put`].
+    pub fn put_all(&self, blobs: &[Vec<u8>]) -> Result<(), LineageError> {
+        if blobs.len() < TOGETHER_MIN {
+            return blobs.iter().try_for_each(|blob| self.put(blob).map(drop));
+        }
+        // In one order, so that of two who write the same blobs none waits for the other in a circle; each once.
+        let by_digest: BTreeMap<Sha256Digest, &[u8]> =
+            blobs.iter().map(|bytes| (Sha256Digest::of(&[bytes]), bytes.as_slice())).collect();
+        let _turns: Vec<Turn<'_>> = by_digest.keys().map(|digest| self.writing.begin(*digest)).collect();
+        let mut written = Vec::new();
+        for (digest, bytes) in by_digest {
+            let (path, size) = (self.path(digest), bytes.len() as u64);
+            if BLOB_BYTES_MAX < size {
+                return Err(blob(&path, format!("at most {BLOB_BYTES_MAX} bytes"), format!("{size} bytes")));
+            }
+            if !fs::metadata(&path).is_ok_and(|found| found.len() == size) {
+                written.push((write_beside(&path, bytes)?, path));
+            }
+        }
+        if written.is_empty() {
+            return Ok(());
+        }
+        let sync = || -> Result<(), LineageError> {
+            let synced = fs::File::open(&self.dir).and_then(|dir| Ok(rustix::fs::syncfs(dir)?));
+            synced.map_err(LineageError::file(&self.dir))
+        };
+        // A name that is there has its bytes behind it.
+        sync()?;
+        for (beside, path) in &written {
+            fs::rename(beside, path).map_err(LineageError::file(path))?;
+        }
+        sync()
+    }
+
     /// The bytes with this digest, hashed again.
     ///
     /// # Errors
@@ -171,5 +211,26 @@ mod tests {
         drop(turn);
         assert_eq!(kept.recv(), Ok(digest));
         writer.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn many_at_once_are_there_and_whole_and_one_too_many_bytes_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let archive = Archive::open(dir.path()).unwrap();
+        let mut blobs: Vec<Vec<u8>> = (0..20_u8).map(|number| vec![number; 100]).collect();
+        blobs.push(blobs[3].clone());
+        for _again in 0..2 {
+            archive.put_all(&blobs).unwrap();
+            for blob in &blobs {
+                assert_eq!(archive.get(Sha256Digest::of(&[blob])).unwrap(), *blob);
+            }
+        }
+        let left = std::fs::read_dir(dir.path()).unwrap().flat_map(|folder| {
+            std::fs::read_dir(folder.unwrap().path()).unwrap().map(|file| file.unwrap().file_name())
+        });
+        assert_eq!(left.count(), 20, "nothing lies beside them");
+        blobs.push(vec![0; usize::try_from(super::BLOB_BYTES_MAX).unwrap() + 1]);
+        assert!(archive.put_all(&blobs).is_err());
+        archive.put_all(&[]).unwrap();
     }
 }
