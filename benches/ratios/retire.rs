@@ -84,7 +84,8 @@ pub(crate) async fn measure() -> anyhow::Result<Retirement> {
     let all = tokio::task::block_in_place(|| broker.what_if(Proposal::ActivatePolicies(texts), &counted));
     let all = all.map_err(refused)?;
     let everyone = started.elapsed();
-    anyhow::ensure!(all.unaffected == HOSTS, "{all:?}");
+    // The machine itself, and a million of its name.
+    anyhow::ensure!(all.unaffected == HOSTS + 1, "{all:?}");
 
     let mut pulses = broker.pulse.watch();
     let started = monotonic();
@@ -97,7 +98,7 @@ pub(crate) async fn measure() -> anyhow::Result<Retirement> {
         pulses.changed().await?;
     }
     let in_pulse = started.elapsed();
-    anyhow::ensure!(revoked == HOSTS / ONE_IN, "{revoked} revoked");
+    anyhow::ensure!(revoked == HOSTS / ONE_IN + 1, "{revoked} revoked");
     let reports = reports.into_inner();
     Ok(Retirement { touched: revoked, preview, in_pulse, everyone, reports, bytes: crate::memory::resident()? })
 }
