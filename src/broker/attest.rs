@@ -195,6 +195,7 @@ impl Broker {
         // A crash after this leaves a grant that nobody holds a credential of; the host attests again.
         let recorded = self.record(entry).await?;
         let lease = self.trust.grant(&recorded)?;
+        self.stand(case, judged, &recorded)?;
         let proven = Proven { claims, waivers: judged.waivers() };
         let wanted = Wanted { spki: &inputs.credential_key.0, workload_key, audiences };
         let issued = self.issuer.issue(&recorded, &lease, wanted, proven, inputs.at);
@@ -211,6 +212,19 @@ impl Broker {
             attest_again_in_ms: self.config.attest_interval_ms,
             credential,
         })
+    }
+
+    /// Keeps what a recorded grant stands on. Where something else came into force meanwhile, whoever changed it may
+    /// not have seen this grant: the host is judged by that as well.
+    fn stand(&self, case: &Case<'_>, judged: &Judgement, recorded: &Recorded) -> Result<(), Problem> {
+        let Case { inputs, governance, .. } = *case;
+        let Some(grant) = judged.decision.grant() else { return Ok(()) };
+        let still = || self.references.current().digests == governance.digests;
+        if self.trust.stands_on(&inputs.host, recorded.index(), grant.into(), still)? {
+            return Ok(());
+        }
+        let revoked = tokio::task::block_in_place(|| self.reappraise_hosts(std::slice::from_ref(&inputs.host)))?;
+        if revoked == 0 { Ok(()) } else { Err(Refusal::Superseded.plain()) }
     }
 
     /// Records a denial. Verified evidence that no longer passes takes trust away; evidence that does not verify says
@@ -357,8 +371,7 @@ impl Broker {
         }
         if let Some(claims) = &judged.claims {
             // A poisoned state has stopped the log; nothing was recorded then.
-            let granted = judged.decision.grant().map(|grant| (recorded.index(), grant.into()));
-            let _kept = self.trust.saw(&inputs.host, claims.tpm.clock, granted);
+            let _kept = self.trust.saw(&inputs.host, claims.tpm.clock);
             if let Some(known) = &judged.known {
                 let known = joined(known.clone(), &self.archive);
                 self.boots.saw(&inputs.host, trust.generation, Arc::new(known));

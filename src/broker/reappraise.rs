@@ -8,7 +8,6 @@ use countersign_attestation::UnixMillis;
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::lineage::entry::{DecisionRecord, Entry, HostRevision};
 use countersign_attestation::protocol::HostId;
-use countersign_policies::decision::Outcome;
 
 use crate::broker::Broker;
 use crate::broker::judge::{Inputs, judge_warm};
@@ -16,7 +15,7 @@ use crate::broker::warm::Warm;
 use crate::problem::{Problem, Refusal};
 use crate::references::{Governance, Registered};
 use crate::store::{Table, Write};
-use crate::trust::grounds::Touches;
+use crate::trust::grounds::{Grounds, Touches};
 use crate::trust::pulse::unrecorded;
 use crate::trust::state::HostTrust;
 
@@ -186,17 +185,20 @@ impl Broker {
     #[expect(clippy::unused_async, reason = "callers are stories that wait")]
     pub(super) async fn reappraise_touched(&self, change: Touches<'_>) -> Result<u64, Problem> {
         let hosts = self.trust.standings(|standings| standings.touched(change))?;
-        let governance = self.references.current();
-        tokio::task::block_in_place(|| self.reappraise_all(&hosts, &governance))
+        tokio::task::block_in_place(|| self.reappraise_hosts(&hosts))
     }
 
-    fn reappraise_all(&self, hosts: &[HostId], governance: &Governance) -> Result<u64, Problem> {
+    /// Judges these hosts by what is in force now.
+    ///
+    /// # Errors
+    /// As [`Broker::reappraise`].
+    pub(super) fn reappraise_hosts(&self, hosts: &[HostId]) -> Result<u64, Problem> {
         let (found, denials) = sync_channel(DENIALS_MAX);
         let warm = Warm::default();
         let judge = |hosts: &[HostId], found: &SyncSender<(HostRevision, Denied)>| -> Result<(), Problem> {
             for id in hosts {
                 let Some(trust) = self.trust.host(id)?.filter(|trust| trust.standing.is_proven()) else { continue };
-                let Some(denied) = self.denial_of(&trust, governance, &warm) else { continue };
+                let Some(denied) = self.denied_now(id, &trust, &warm)? else { continue };
                 tracing::warn!(host = %id, reasons = ?denied.decision.reasons, "revoked by re-appraisal");
                 if found.send((trust.revision_of(id.clone()), denied)).is_err() {
                     // Recording failed, which the one who records tells.
@@ -224,6 +226,23 @@ impl Broker {
         })
     }
 
+    /// Why the host no longer passes by what is in force now. Where it does, what it stands on is kept; and where
+    /// something else came into force meanwhile, it is judged by that.
+    fn denied_now(&self, id: &HostId, trust: &HostTrust, warm: &Warm) -> Result<Option<Denied>, Problem> {
+        loop {
+            let governance = self.references.current();
+            let grounds = match self.judged_again(trust, &governance, warm) {
+                Err(denied) => return Ok(Some(*denied)),
+                Ok(grounds) => grounds,
+            };
+            let still = || self.references.current().digests == governance.digests;
+            // A change that touches what the host stood on before as well finds it by that.
+            if trust.grounds.as_ref() == Some(&grounds) || self.trust.stands_on(id, trust.since, grounds, still)? {
+                return Ok(None);
+            }
+        }
+    }
+
     /// Records denials as they come, those together that are there together.
     fn revoke_denied(&self, denials: Receiver<(HostRevision, Denied)>) -> Result<u64, Problem> {
         let mut revoked: u64 = 0;
@@ -246,27 +265,26 @@ impl Broker {
         Ok(revoked)
     }
 
-    /// Why the host no longer passes; `None` when it does.
-    fn denial_of(&self, trust: &HostTrust, governance: &Governance, warm: &Warm) -> Option<Denied> {
+    /// What the host stands on where it passes, or why it does not.
+    fn judged_again(&self, trust: &HostTrust, governance: &Governance, warm: &Warm) -> Result<Grounds, Box<Denied>> {
         let archived = trust.inputs.and_then(|inputs| self.archive.get(inputs).ok());
         let inputs: Option<Inputs> = archived.and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        let missing = || Denied { decision: unjudged(), inputs: None };
-        let Some(inputs) = inputs else { return Some(missing()) };
+        let missing = || Box::new(Denied { decision: unjudged(), inputs: None });
+        let Some(inputs) = inputs else { return Err(missing()) };
         // The evidence as it was, under what is in force now and holds now: lists and TCB info are issued after it.
         let inputs = Inputs { at: self.clock.now(), governance: governance.digests, ..inputs };
         let judged = judge_warm(&inputs, governance, &self.archive, Some(warm));
-        match judged.decision.outcome() {
-            Outcome::Granted { .. } => return None,
-            Outcome::Denied => {}
+        if let Some(grant) = judged.decision.grant() {
+            return Ok(grant.into());
         }
-        let Ok(bytes) = serde_json::to_vec(&inputs) else { return Some(missing()) };
+        let Ok(bytes) = serde_json::to_vec(&inputs) else { return Err(missing()) };
         let decision = DecisionRecord {
             inputs: Some(Sha256Digest::of(&[&bytes])),
             claims: judged.digest(governance),
             decision: Sha256Digest::of(&[&judged.decision.canonical_bytes()]),
             reasons: judged.codes(),
         };
-        Some(Denied { decision, inputs: Some(bytes) })
+        Err(Box::new(Denied { decision, inputs: Some(bytes) }))
     }
 
     pub(super) fn record_blocking(&self, entry: Entry) -> Result<(), Problem> {

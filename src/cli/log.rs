@@ -16,6 +16,7 @@ use countersign_policies::decision::Decision;
 use crate::broker::decision_bundle::{BUNDLE_BYTES_MAX, DecisionBundle, Proven};
 use crate::broker::judge::{Inputs, judge};
 use crate::cli::Output;
+use crate::cli::log_search::{self, Search, Tail};
 use crate::collateral::anchors::{read_certificates, shipped_digests};
 use crate::config::{DataDir, read_bounded, write_new};
 use crate::lineage::archive::Archive;
@@ -60,15 +61,11 @@ pub enum LogCommand {
         #[arg(long)]
         entry: u64,
     },
-    /// Prints entries, newest last.
-    Show {
-        /// Data directory of the broker, or a copy of it.
-        #[arg(long, env = "COUNTERSIGN_DATA_DIR", default_value = "countersign-data")]
-        data_dir: PathBuf,
-        /// Of one host only.
-        #[arg(long)]
-        host: Option<String>,
-    },
+    /// Prints the entries that meet every condition, newest last.
+    #[command(alias = "show")]
+    Search(Search),
+    /// Prints the newest of them.
+    Tail(Tail),
 }
 
 /// Make a recorded decision again from its archived inputs, offline, and compare it bit for bit.
@@ -130,17 +127,8 @@ pub fn run(command: &LogCommand) -> anyhow::Result<bool> {
             println!("{}", serde_json::json!({ "entry": entry, "bundle": out, "bytes": bundle.len() }));
             Ok(true)
         }
-        LogCommand::Show { data_dir, host } => {
-            for (index, bytes) in (0_u64..).zip(audit::entries(&DataDir::at(data_dir).log())?) {
-                let entry = Entry::decode(&bytes)?;
-                let of = entry.host().map_or("", |host| host.as_str());
-                if host.as_deref().is_none_or(|host| host == of) {
-                    let reasons = entry.reasons().join(" ");
-                    println!("{index:>8}  {}  {:<20}  {of:<20}  {reasons}", entry.at(), entry.event().name());
-                }
-            }
-            Ok(true)
-        }
+        LogCommand::Search(search) => log_search::search(search).map(|()| true),
+        LogCommand::Tail(tail) => log_search::tail(tail).map(|()| true),
     }
 }
 

@@ -14,6 +14,7 @@ pub mod hosts;
 pub mod init;
 pub mod inspect;
 pub mod log;
+pub mod log_search;
 pub mod policy;
 pub mod refs;
 pub mod relay;

@@ -194,15 +194,37 @@ impl Trust {
         }))
     }
 
-    /// Keeps the TPM clock of a host's verified quote, and what the grant at an index of the log stands on; durable
-    /// with the next pulse.
+    /// Keeps what a host stands on since the entry at an index of the log, as it was judged; durable with the next
+    /// pulse. Only if `still` holds: whoever changes what hosts are judged by looks for those it touches afterwards,
+    /// and either finds this or is seen by `still`. Tells whether it held.
     ///
     /// # Errors
     /// As [`Trust::host`].
-    pub fn saw(&self, id: &HostId, clock: ClockInfo, granted: Option<(u64, Grounds)>) -> Result<(), Problem> {
+    pub fn stands_on(
+        &self,
+        id: &HostId,
+        since: u64,
+        grounds: Grounds,
+        still: impl FnOnce() -> bool,
+    ) -> Result<bool, Problem> {
         let _changing = self.changing.lock().map_err(|_| Refusal::Internal.plain())?;
         self.bring(id).map_err(|error| unread(&error))?;
-        self.lock()?.saw(id, clock, granted).map_err(|_| Refusal::Internal.plain())
+        let mut state = self.lock()?;
+        if !still() {
+            return Ok(false);
+        }
+        state.stands_on(id, since, grounds).map_err(|_| Refusal::Internal.plain())?;
+        Ok(true)
+    }
+
+    /// Keeps the TPM clock of a host's verified quote; durable with the next pulse.
+    ///
+    /// # Errors
+    /// As [`Trust::host`].
+    pub fn saw(&self, id: &HostId, clock: ClockInfo) -> Result<(), Problem> {
+        let _changing = self.changing.lock().map_err(|_| Refusal::Internal.plain())?;
+        self.bring(id).map_err(|error| unread(&error))?;
+        self.lock()?.saw(id, clock).map_err(|_| Refusal::Internal.plain())
     }
 
     /// A fresh status index.

@@ -268,17 +268,26 @@ impl TrustState {
         self.standings.row(slot)
     }
 
-    /// Keeps the TPM clock of a host's verified quote, unless a newer one was kept; and what its grant stands on, if
-    /// the entry at that index was a grant and is what the host stands on still.
+    /// Keeps what a host stands on, if the entry at index `since` is what led to where it is.
     ///
     /// # Errors
     /// [`NotHere`].
-    pub fn saw(&mut self, id: &HostId, clock: ClockInfo, granted: Option<(u64, Grounds)>) -> Result<(), NotHere> {
+    pub fn stands_on(&mut self, id: &HostId, since: u64, grounds: Grounds) -> Result<(), NotHere> {
         let Some(mut host) = self.take(id)? else { return Ok(()) };
-        if let Some((_, grounds)) = granted.filter(|(index, _)| host.since == *index) {
+        if host.since == since {
             host.grounds = Some(grounds);
             self.standings.set(id, &host);
         }
+        self.changed.insert(id.clone(), host);
+        Ok(())
+    }
+
+    /// Keeps the TPM clock of a host's verified quote, unless a newer one was kept.
+    ///
+    /// # Errors
+    /// [`NotHere`].
+    pub fn saw(&mut self, id: &HostId, clock: ClockInfo) -> Result<(), NotHere> {
+        let Some(mut host) = self.take(id)? else { return Ok(()) };
         if host.clock.is_none_or(|last| clock.check_follows(&last).is_ok()) {
             host.clock = Some(clock);
         }

@@ -255,6 +255,16 @@ async fn a_change_is_judged_for_those_who_stand_on_it_and_after_a_restart_too() 
             "{change:?}: {of:?}"
         );
     }
+    // One that stands on another after a change is found by that: it passes by image-3 once image-1 is gone.
+    let pcr_7 = json!({ "pcrs": { "sha256": { "7": [hosts[0].pcr(7)] } } });
+    house.register_reference(&manifest(&hosts[0], &json!({ "id": "image-3", "tpm": pcr_7 }))).await.unwrap();
+    assert_eq!(house.withdraw("image-1").await, 0);
+    assert!(on(&house, "image-3").contains(&"gpu-1".to_owned()));
+    assert_eq!(house.withdraw("image-3").await, 1);
+    house.broker().readmit(&operator(), &hosts[0].id).await.unwrap();
+    house.register_reference(&manifest(&hosts[0], &json!({ "id": "image-4", "tpm": pcr_7 }))).await.unwrap();
+    hosts[0].renew();
+    hosts[0].attest(&house).await.unwrap();
     assert_eq!(house.withdraw("image-2").await, 2);
     assert_eq!(hosts.iter().map(|host| house.standing(host)).collect::<Vec<_>>(), ["trusted", "revoked", "revoked"]);
 }

@@ -125,6 +125,15 @@ fn every_command_of_the_operators_guide_does_what_it_says() {
     let said = reader.run(blocks.next());
     assert!(said.contains("signature verified") && said.contains("identical"), "{said}");
     assert!(fleet.path().join("decision.json").is_file());
+    let registered: Vec<&str> =
+        said.lines().filter(|line| line.contains(r#""event":"reference_registered""#)).collect();
+    assert_eq!(registered.len(), 2, "{said}");
+    let none = fleet.operator_ok(&["log", "search", "--reason", "no.such.", "--output", "json"]);
+    assert_eq!(none, "");
+    let refused = fleet.operator(&["log", "search", "--event", "granteed"]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("one of broker_started, "), "no silence for a typo");
+    let revoked = fleet.operator_ok(&["log", "search", "--event", "revoked", "--reason", "instance.denied"]);
+    assert!(revoked.lines().count() == 1 && revoked.contains("gpu-19"), "{revoked}");
     assert!(blocks.next().is_none() && reader.sections.next().is_none());
 }
 

@@ -65,6 +65,28 @@ pub enum Event {
 }
 
 impl Event {
+    /// Every event, in the order of their numbers.
+    pub const ALL: [Self; 18] = [
+        Self::BrokerStarted,
+        Self::HostRegistered,
+        Self::Enrolled,
+        Self::Granted,
+        Self::Renewed,
+        Self::Denied,
+        Self::Lapsed,
+        Self::Revoked,
+        Self::Readmitted,
+        Self::ReferenceRegistered,
+        Self::ReferenceWithdrawn,
+        Self::PolicyActivated,
+        Self::WaiverRegistered,
+        Self::WaiverEnded,
+        Self::InstanceDenied,
+        Self::DenialWithdrawn,
+        Self::CollateralChanged,
+        Self::RevocationOrdered,
+    ];
+
     /// The event's name in logs and tables.
     #[must_use]
     pub const fn name(self) -> &'static str {
