@@ -100,3 +100,83 @@ impl Standings {
         ids
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use countersign_attestation::UnixMillis;
+    use countersign_attestation::digest::Sha256Digest;
+    use countersign_attestation::lineage::entry::{DecisionRecord, Entry};
+    use countersign_attestation::protocol::HostId;
+
+    use super::{Grounds, Touches};
+    use crate::clock::Clock;
+    use crate::store::Store;
+    use crate::trust::Trust;
+    use crate::trust::state::HostTrust;
+
+    const AT: UnixMillis = UnixMillis(1_000);
+    const DIGEST: Sha256Digest = Sha256Digest([1; 32]);
+
+    fn grounds(manifest: &str, waivers: &[&str]) -> Grounds {
+        Grounds { manifest: manifest.to_owned(), waivers: waivers.iter().map(|id| (*id).to_owned()).collect() }
+    }
+
+    /// Registers, enrols and grants a host; index of the grant.
+    fn granted(trust: &Trust, id: &HostId, first: u64) -> u64 {
+        trust.apply(first, &Entry::host_registered(AT, id.clone(), "alice", DIGEST));
+        trust.apply(first + 1, &Entry::enrolled(AT, on(trust, id), DIGEST));
+        grant(trust, id, first + 2)
+    }
+
+    fn on(trust: &Trust, id: &HostId) -> countersign_attestation::lineage::entry::HostRevision {
+        trust.host(id).unwrap().unwrap_or_else(HostTrust::new).revision_of(id.clone())
+    }
+
+    fn grant(trust: &Trust, id: &HostId, index: u64) -> u64 {
+        let decision =
+            DecisionRecord { inputs: Some(DIGEST), claims: Some(DIGEST), decision: DIGEST, reasons: Vec::new() };
+        trust.apply(index, &Entry::granted(AT, on(trust, id), decision, AT.plus(9), None));
+        index
+    }
+
+    fn touched(trust: &Trust, change: Touches<'_>) -> String {
+        let ids = trust.standings(|standings| standings.touched(change)).unwrap();
+        ids.iter().map(HostId::as_str).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn whom_a_change_may_touch_is_never_missed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store");
+        let store = Store::open(&path, Clock::dating()).unwrap();
+        let trust = Trust::restore(&store, |_| Ok(None)).unwrap();
+        let [a, b, c] = ["a", "b", "c"].map(|id| HostId::parse(id).unwrap());
+        let since = [granted(&trust, &a, 0), granted(&trust, &b, 3), granted(&trust, &c, 6)];
+        assert_eq!(touched(&trust, Touches::Manifest("one")), "a b c", "not known yet");
+        assert!(trust.stands_on(&a, since[0], grounds("one", &[]), || true).unwrap());
+        assert!(trust.stands_on(&b, since[1], grounds("two", &["psp"]), || true).unwrap());
+        // What came into force meanwhile is seen here or finds the host there.
+        assert!(!trust.stands_on(&c, since[2], grounds("two", &[]), || false).unwrap());
+        assert_eq!(touched(&trust, Touches::Manifest("one")), "a c");
+        assert_eq!(touched(&trust, Touches::Manifest("two")), "b c");
+        assert_eq!(touched(&trust, Touches::Waiver("psp")), "b c");
+        assert_eq!(touched(&trust, Touches::Everyone), "a b c");
+        // A newer grant is not described by what an older one stood on.
+        let newer = grant(&trust, &a, 9);
+        assert_eq!(touched(&trust, Touches::Manifest("two")), "a b c");
+        assert!(trust.stands_on(&a, since[0], grounds("one", &[]), || true).unwrap());
+        assert_eq!(touched(&trust, Touches::Manifest("two")), "a b c");
+        assert!(trust.stands_on(&a, newer, grounds("three", &[]), || true).unwrap());
+        assert_eq!(touched(&trust, Touches::Manifest("one")), "c");
+        // A snapshot keeps it; a revoked host stands on nothing.
+        store.commit(&trust.snapshot().unwrap().writes).unwrap();
+        trust.committed().unwrap();
+        trust.apply(10, &Entry::revoked_by_operator(AT, on(&trust, &b), "alice", "test"));
+        assert_eq!(touched(&trust, Touches::Waiver("psp")), "c");
+        let restored = Trust::restore(&store, |_| Ok(None)).unwrap();
+        assert_eq!(touched(&restored, Touches::Waiver("psp")), "b c");
+        assert_eq!(touched(&restored, Touches::Manifest("three")), "a c");
+        let again = restored.host(&a).unwrap().unwrap();
+        assert_eq!(again.grounds, Some(grounds("three", &[])));
+    }
+}
