@@ -364,6 +364,9 @@ reasons! {
         /// Load.
         PolicyNoPermit(Operator) = "policy.load.no_permit", "nothing in the policy set permits anything",
             "install a permit policy, for instance the shipped baseline";
+        /// Load: whoever answers for a part of a fleet may ask for more, never for less.
+        PolicyOverlay(Operator) = "policy.load.overlay", "an overlay permits something",
+            "let overlays only forbid; what permits belongs into the policies they lie over";
         /// Load.
         PolicyInvalid(Operator) = "policy.load.invalid", "the policy does not agree with the schema",
             "use only what the schema declares, and guard every optional attribute with `has`";

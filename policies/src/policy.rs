@@ -65,6 +65,10 @@ pub struct PolicySet {
     digest: Sha256Digest,
 }
 
+/// Texts of this name lie over the others and can only tighten: they hold no permit, and Cedar's forbid always wins.
+/// Whoever writes them, for a cell or a tenant, admits nobody.
+const OVERLAY: &str = "overlay-";
+
 /// What the policies say, before anything else is weighed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
@@ -248,6 +252,11 @@ fn parse_text(name: &str, text: &str) -> Result<Vec<cedar_policy::Policy>, Findi
     }
     if set.is_empty() {
         return Err(PolicyReason::PolicyEmpty.because("at least one policy", format_args!("none in `{name}`")));
+    }
+    if name.starts_with(OVERLAY)
+        && let Some(permit) = set.policies().find(|policy| policy.effect() == Effect::Permit)
+    {
+        return Err(PolicyReason::PolicyOverlay.because("forbid", format_args!("{} of `{name}` permits", permit.id())));
     }
     let renamed = set.policies().map(|policy| {
         // Without an `@id`, Cedar's own name tells the position: policy0, policy1.

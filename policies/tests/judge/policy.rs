@@ -57,6 +57,44 @@ fn a22_an_empty_or_accept_all_policy_is_a_load_error() {
 }
 
 #[test]
+fn an_overlay_that_permits_does_not_load() {
+    let forbid = r#"@id("f") forbid (principal, action, resource) when { context.generation > 1 };"#;
+    PolicySet::parse(&[("baseline", PERMIT), ("overlay-cell-7", forbid)]).unwrap();
+    assert_eq!(refused(&[("baseline", PERMIT), ("overlay-cell-7", PERMIT)]), "policy.load.overlay");
+    let both = format!("{forbid}\n{PERMIT}");
+    assert_eq!(refused(&[("baseline", PERMIT), ("overlay-cell-7", &both)]), "policy.load.overlay");
+    assert_eq!(refused(&[("overlay-cell-7", forbid)]), "policy.load.no_permit");
+}
+
+#[test]
+fn whatever_an_overlay_says_nobody_passes_who_did_not_pass_without_it() {
+    let conditions = [
+        "context.generation > 1",
+        "context.generation < 0",
+        "context.reference.matched",
+        "!context.reference.matched",
+        "context has snp",
+        "!(context has tdx)",
+        r#"principal.hasTag("pool") && principal.getTag("pool") == "confidential""#,
+    ];
+    let fleet = [tpm_claims(), both_claims(), domain_claims()];
+    let (references, shipped) = ([golden_both(), golden_tpm_only()], ["baseline", "simulated"]);
+    let mut tightened = 0;
+    for (claims, references) in fleet.iter().flat_map(|claims| references.iter().map(move |one| (claims, one))) {
+        let without = judge(claims, references, &policies(&shipped, &[]));
+        for clause in ["when", "unless"] {
+            for condition in conditions {
+                let text = format!("forbid (principal, action, resource) {clause} {{ {condition} }};");
+                let with = judge(claims, references, &policies(&shipped, &[("overlay-cell-7", &text)]));
+                assert!(granted(&without) || !granted(&with), "{text}");
+                tightened += usize::from(granted(&without) && !granted(&with));
+            }
+        }
+    }
+    assert!(0 < tightened, "an overlay that forbids nothing shows nothing");
+}
+
+#[test]
 fn a17_a_policy_may_name_manufacturer_model_and_kind_of_a_tpm() {
     let with =
         |tpm: &str| format!("permit (principal, action, resource) when {{ context.reference.matched && {tpm} }};");
