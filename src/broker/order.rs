@@ -16,8 +16,11 @@ use crate::broker::judge::{Inputs, Judgement, judge};
 use crate::broker::revoke::BY_OPERATOR;
 use crate::problem::{Problem, Refusal};
 use crate::references::{Digests, Governance};
+use crate::trust::pulse::unrecorded;
 use crate::trust::state::HostTrust;
 
+/// Revocations that are recorded together. Each names the revision that the host was seen on; none is ever too late.
+const TOGETHER_MAX: usize = 256;
 /// Hosts that an answer names; it says how many there are.
 const NAMED_MAX: usize = 100;
 const REASON_BYTES_MAX: usize = 512;
@@ -102,7 +105,7 @@ impl Broker {
             self.archive.put(&text).map_err(|_| Refusal::StoreFailed.plain())?;
             self.record(Entry::revocation_ordered(self.clock.now(), operator.as_str(), digest)).await?;
         }
-        let mut governances = BTreeMap::new();
+        let (mut governances, mut revocations) = (BTreeMap::new(), Vec::new());
         let mut ordered = Ordered { order: digest, hosts: 0, named: Vec::new(), dry_run: order.dry_run };
         for proven in self.trust.proven()? {
             let (id, trust) = proven?;
@@ -110,15 +113,29 @@ impl Broker {
             if again.is_some_and(|judged| !order.select.selects(&judged)) {
                 continue;
             }
-            if !order.dry_run {
-                self.revoke_by(operator.as_str(), &id, BY_OPERATOR).await?;
+            let on = trust.revision_of(id.clone());
+            revocations.push(Entry::revoked_by_operator(self.clock.now(), on, operator.as_str(), BY_OPERATOR));
+            if TOGETHER_MAX <= revocations.len() {
+                self.revoke_all(std::mem::take(&mut revocations), order.dry_run)?;
             }
             ordered.hosts = ordered.hosts.saturating_add(1);
             if ordered.named.len() < NAMED_MAX {
                 ordered.named.push(id);
             }
         }
+        self.revoke_all(revocations, order.dry_run)?;
         Ok(ordered)
+    }
+
+    /// Records revocations, which wait for the disk together; with `dry_run`, none.
+    fn revoke_all(&self, revocations: Vec<Entry>, dry_run: bool) -> Result<(), Problem> {
+        if dry_run || revocations.is_empty() {
+            return Ok(());
+        }
+        let record = || self.lineage.append_all_blocking(revocations);
+        tokio::task::block_in_place(record).map_err(|error| unrecorded(&error))?;
+        self.pulse.wake();
+        Ok(())
     }
 
     /// The host's last grant with a full record, made again as it was made.
