@@ -10,11 +10,10 @@ use countersign_attestation::protocol::HostId;
 
 use crate::broker::Broker;
 use crate::keys::listed;
+use crate::lineage::BY_BROKER;
 use crate::problem::{Problem, Refusal};
 use crate::trust::grounds::Touches;
 
-/// The actor of an end that no operator brought about.
-const BY_DATE: &str = "broker";
 /// Leases under a waiver end with it by themselves; this is how soon after it hosts are revoked as well.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 
@@ -65,7 +64,7 @@ impl Broker {
         }
         for id in past {
             tracing::warn!(waiver = %id, "the waiver's date has passed");
-            match self.end(BY_DATE, &id) {
+            match self.end(BY_BROKER, &id) {
                 Ok(()) => {}
                 // An operator was faster.
                 Err(problem) if problem.code() == Refusal::WaiverUnknown.code() => {}

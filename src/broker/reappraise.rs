@@ -12,6 +12,7 @@ use countersign_attestation::protocol::HostId;
 use crate::broker::Broker;
 use crate::broker::judge::{Inputs, judge_warm};
 use crate::broker::warm::Warm;
+use crate::lineage::BY_BROKER;
 use crate::problem::{Problem, Refusal};
 use crate::references::{Governance, Registered};
 use crate::store::{Table, Write};
@@ -21,8 +22,6 @@ use crate::trust::state::HostTrust;
 
 /// What hosts were last judged by as a whole, in [`Table::Meta`].
 const JUDGED_BY: &str = "reappraise/judged-by";
-/// The actor of what follows from the list of operators.
-const BY_LIST: &str = "broker";
 /// Denials that wait to be recorded, and are recorded together.
 const DENIALS_MAX: usize = 4096;
 /// Fewer hosts are not worth another thread.
@@ -98,7 +97,10 @@ impl Broker {
         let now = self.clock.now();
         let actor = operator.as_str();
         let Registered { id, replaces } = tokio::task::block_in_place(|| {
-            let record = |digest| self.record_blocking(Entry::reference_registered(now, actor, digest));
+            let record = |registered, digest| {
+                let entry = if registered { Entry::reference_registered } else { Entry::reference_withdrawn };
+                self.record_blocking(entry(now, actor, digest))
+            };
             self.references.register(note, previewed, now, record)
         })?;
         let revoked = if replaces { self.reappraise_touched(Touches::Manifest(&id)).await? } else { 0 };
@@ -117,7 +119,7 @@ impl Broker {
             self.references.review_signatures(|in_force, digest| {
                 tracing::warn!(manifest = %digest, in_force, "the list of operators has changed");
                 let entry = if in_force { Entry::reference_registered } else { Entry::reference_withdrawn };
-                self.record_blocking(entry(now, BY_LIST, digest))
+                self.record_blocking(entry(now, BY_BROKER, digest))
             })
         })?;
         reviewed.owed |= changed || self.references.current().references.ended_between(reviewed.at, now);

@@ -1,5 +1,6 @@
 //! A broker starts: everything is restored from disk and checked before the first request is answered.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,9 +48,10 @@ impl Broker {
         let archive = Archive::open(&data.archive())?;
         let origin = log_origin(&config.trust_domain);
         let log_key = LogKey::load(&data.keys().join("log.key"), &origin)?;
-        let (trust, lineage) = restore(&store, |floor| Lineage::open(&data.log(), &origin, log_key, floor))?;
+        let (trust, lineage, registered) =
+            restore(&store, |floor| Lineage::open(&data.log(), &origin, log_key, floor))?;
         let hosts = Hosts::load(store.clone()).map_err(|error| anyhow::anyhow!("host records: {error}"))?;
-        let references = References::load(&data, &config, store.clone(), archive.clone(), clock.now())?;
+        let references = References::load(&data, &config, store.clone(), archive.clone(), registered, clock.now())?;
         let now = clock.now();
         let sources = collateral::Sources::load(&data, now)?;
         let governance = references.current();
@@ -135,20 +137,20 @@ fn address(config: &Config) -> String {
     format!("{name}:{}", config.listen.port())
 }
 
-/// Trust and the log that it follows from, as they are durable.
+/// Trust and the log that it follows from, as they are durable, and the manifests that are registered by it.
 ///
 /// # Errors
 /// A log that is damaged, or is not the one that the store remembers.
 pub fn restore(
     store: &Store,
     open: impl FnOnce(Option<TreeHead>) -> Result<OpenLog, LineageError>,
-) -> anyhow::Result<(Trust, Lineage)> {
+) -> anyhow::Result<(Trust, Lineage, BTreeSet<Sha256Digest>)> {
     // The store remembers a tree head from before every pulse: a log that lost entries since is refused.
     let log = open(tree_head(store)?)?;
     let trust = Trust::restore(store, |index| log.entry(index).map_err(|error| error.to_string()))?;
-    let sink = trust.clone();
+    let (sink, registered) = (trust.clone(), log.registered().clone());
     let lineage = log.start(move |index, entry: &Entry| sink.apply(index, entry))?;
-    Ok((trust, lineage))
+    Ok((trust, lineage, registered))
 }
 
 fn tree_head(store: &Store) -> anyhow::Result<Option<TreeHead>> {

@@ -20,6 +20,7 @@ use crate::keys::listed;
 use crate::keys::operator::OperatorKey;
 use crate::keys::pkcs11::Uri;
 use crate::keys::{Keys, Places, Root};
+use crate::lineage::BY_BROKER;
 use crate::lineage::LogKey;
 
 /// Creates a broker's data directory: settings, keys, pinned roots, policies, and the first operator's credential.
@@ -193,5 +194,7 @@ fn add_operator(data: &DataDir, name: &str, out: &Path, now: UnixMillis) -> anyh
 }
 
 fn operator_name(name: &str) -> anyhow::Result<HostId> {
-    HostId::parse(name).context("an operator's name: 1 to 63 of a-z, 0-9, '-' and '.'")
+    let name = HostId::parse(name).context("an operator's name: 1 to 63 of a-z, 0-9, '-' and '.'")?;
+    anyhow::ensure!(name.as_str() != BY_BROKER, "another name: the log calls the broker itself so");
+    Ok(name)
 }

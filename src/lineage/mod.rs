@@ -13,6 +13,7 @@ mod segment;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -27,7 +28,7 @@ use std::time::Duration;
 use countersign_attestation::Rejection;
 use countersign_attestation::digest::Sha256Digest;
 use countersign_attestation::lineage::checkpoint::Checkpoint;
-use countersign_attestation::lineage::entry::Entry;
+use countersign_attestation::lineage::entry::{Entry, Event};
 use countersign_attestation::lineage::tree::{Frontier, leaf_hash};
 use rustix::fs::{FlockOperation, flock};
 use tokio::sync::oneshot;
@@ -193,6 +194,21 @@ pub struct OpenLog {
     lock: File,
     segments: Segments,
     frontier: Frontier,
+    registered: BTreeSet<Sha256Digest>,
+}
+
+/// The actor of what no operator brought about.
+pub const BY_BROKER: &str = "broker";
+
+/// What an entry says of the manifests that are registered. What the broker itself takes out of force, for its signers,
+/// stays registered: it is compared with the list of operators wherever it is read.
+fn follow_registrations(registered: &mut BTreeSet<Sha256Digest>, entry: &Entry) {
+    let Some(subject) = entry.subject() else { return };
+    if entry.event() == Event::ReferenceRegistered {
+        registered.insert(subject);
+    } else if entry.event() == Event::ReferenceWithdrawn && entry.actor() != Some(BY_BROKER) {
+        registered.remove(&subject);
+    }
 }
 
 /// The running log. Clones share it; when the last is dropped, the thread ends.
@@ -277,10 +293,11 @@ impl Lineage {
         flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| LineageError::InUse(dir.to_owned()))?;
         let floors: Vec<TreeHead> = floor.into_iter().chain(published_head(dir, &key)).collect();
         let durable = floors.iter().map(|floor| floor.size).max().unwrap_or(0);
-        let mut frontier = Frontier::new();
+        let (mut frontier, mut registered) = (Frontier::new(), BTreeSet::new());
         let mut heads = floors.iter().filter(|floor| floor.size == 0).map(|_| frontier.head()).collect::<Vec<_>>();
         let segments = Segments::open(dir, disk, durable, |index, bytes| {
-            Entry::decode(bytes).map_err(|rejection| LineageError::Entry { index, rejection })?;
+            let entry = Entry::decode(bytes).map_err(|rejection| LineageError::Entry { index, rejection })?;
+            follow_registrations(&mut registered, &entry);
             frontier.push(leaf_hash(bytes));
             if floors.iter().any(|floor| floor.size == frontier.size()) {
                 heads.push(frontier.head());
@@ -296,7 +313,7 @@ impl Lineage {
                 return Err(LineageError::Rewritten { size: floor.size, expected, found });
             }
         }
-        Ok(OpenLog { dir: dir.to_owned(), key, lock, segments, frontier })
+        Ok(OpenLog { dir: dir.to_owned(), key, lock, segments, frontier, registered })
     }
 
     /// Records an entry: durable and applied when this returns. Whoever stops waiting does not take the entry back.
@@ -439,6 +456,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl OpenLog {
+    /// Digests of the reference manifests that operators registered and have not withdrawn, by all entries there are.
+    #[must_use]
+    pub const fn registered(&self) -> &BTreeSet<Sha256Digest> {
+        &self.registered
+    }
+
     /// An entry, for folding the log into state.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! Reference manifests come and go: signed by enough operators when they are registered, when they are loaded, and for
 //! as long as they are in force; each version of an id once.
 
+use std::collections::BTreeSet;
 use std::num::NonZero;
 
 use countersign_attestation::UnixMillis;
@@ -51,9 +52,13 @@ impl Roster {
     }
 }
 
-/// Registered manifests that enough of `signers` signed. One that they did not is left out: its hosts fail, and an
-/// operator who looks finds why in the broker's own log.
-pub(super) fn load(store: &Store, signers: &Signers) -> Result<Vec<SignedManifest>, LoadError> {
+/// Manifests that enough of `signers` signed and that are `registered` by the log. One that is not is left out: its
+/// hosts fail, and an operator who looks finds why in what the broker says of itself.
+pub(super) fn load(
+    store: &Store,
+    signers: &Signers,
+    registered: &BTreeSet<Sha256Digest>,
+) -> Result<Vec<SignedManifest>, LoadError> {
     let mut manifests = Vec::new();
     for (id, json) in store.scan(Table::References).map_err(|error| LoadError::Storage(error.to_string()))? {
         let id = String::from_utf8_lossy(&id).into_owned();
@@ -72,6 +77,9 @@ pub(super) fn load(store: &Store, signers: &Signers) -> Result<Vec<SignedManifes
             Ok(signed) if signed.manifest().id() != id || signed.manifest().version() != stored.version => {
                 tracing::error!(manifest = id, "a stored manifest is not the one it is stored as, and is not used");
             }
+            Ok(signed) if !registered.contains(&signed.digest()) => {
+                tracing::error!(manifest = id, "a stored manifest is not registered by the log, and is not used");
+            }
             Ok(signed) => manifests.push(signed),
         }
     }
@@ -79,14 +87,14 @@ pub(super) fn load(store: &Store, signers: &Signers) -> Result<Vec<SignedManifes
 }
 
 impl Parts {
-    /// Puts a manifest in the place of the one with its id, if there is one; tells whether there was.
-    fn put(&mut self, signed: SignedManifest) -> bool {
-        let there = self.manifests.len();
-        self.manifests.retain(|other| other.manifest().id() != signed.manifest().id());
-        let replaces = self.manifests.len() < there;
+    /// Puts a manifest in the place of the one with its id, if there is one; tells that one's digest.
+    fn put(&mut self, signed: SignedManifest) -> Option<Sha256Digest> {
+        let same = |other: &&SignedManifest| other.manifest().id() == signed.manifest().id();
+        let replaced = self.manifests.iter().find(same).map(SignedManifest::digest);
+        self.manifests.retain(|other| !same(&other));
         self.manifests.push(signed);
         self.manifests.sort_by(|one, other| one.manifest().id().cmp(other.manifest().id()));
-        replaces
+        replaced
     }
 }
 
@@ -100,8 +108,9 @@ pub struct Registered {
 }
 
 impl References {
-    /// Registers a signed manifest; `record` is called when it is certain to be acceptable and before it is in force.
-    /// One that takes the place of a lower version of its id must be the very change that was previewed.
+    /// Registers a signed manifest; `record` is called when it is certain to be acceptable and before it is in force,
+    /// for it and for the one whose place it takes, with whether that one is registered. One that takes the place of a
+    /// lower version of its id must be the very change that was previewed.
     ///
     /// # Errors
     /// What is not acceptable of it, [`Refusal::ReferenceExists`], [`Refusal::ReferenceOlder`],
@@ -111,23 +120,28 @@ impl References {
         note: &str,
         previewed: Option<Sha256Digest>,
         now: UnixMillis,
-        record: impl FnOnce(Sha256Digest) -> Result<(), Problem>,
+        record: impl Fn(bool, Sha256Digest) -> Result<(), Problem>,
     ) -> Result<Registered, Problem> {
-        let _one = self.changing.lock().map_err(|_| Refusal::Internal.plain())?;
+        let mut registered = self.changing.lock().map_err(|_| Refusal::Internal.plain())?;
         let signed = self.current().signers.open(note).map_err(|finding| Problem::unacceptable(&finding))?;
         let manifest = signed.manifest();
         manifest.check_term(now).map_err(|finding| Problem::unacceptable(&finding))?;
         self.check_newer(manifest)?;
         let (id, version, digest) = (manifest.id().to_owned(), manifest.version(), signed.digest());
-        let mut replaces = false;
-        let governance = self.changed(|parts| replaces = parts.put(signed))?;
-        if replaces {
+        let mut replaced = None;
+        let governance = self.changed(|parts| replaced = parts.put(signed))?;
+        if replaced.is_some() {
             self.check_previewed(previewed.ok_or_else(|| Refusal::PreviewMissing.plain())?, &governance)?;
         }
-        record(digest)?;
+        record(true, digest)?;
+        registered.insert(digest);
+        if let Some(replaced) = replaced {
+            record(false, replaced)?;
+            registered.remove(&replaced);
+        }
         let write = StoredManifest::write(&id, version, Some(note.to_owned()))?;
         self.put_in_force(&[write], governance)?;
-        Ok(Registered { id, replaces })
+        Ok(Registered { id, replaces: replaced.is_some() })
     }
 
     /// Withdraws a manifest: the very change that was previewed.
@@ -140,13 +154,14 @@ impl References {
         previewed: Sha256Digest,
         record: impl FnOnce(Sha256Digest) -> Result<(), Problem>,
     ) -> Result<(), Problem> {
-        let _one = self.changing.lock().map_err(|_| Refusal::Internal.plain())?;
+        let mut registered = self.changing.lock().map_err(|_| Refusal::Internal.plain())?;
         let current = self.current();
         let signed = current.manifests.iter().find(|signed| signed.manifest().id() == id);
         let signed = signed.ok_or_else(|| Refusal::ReferenceUnknown.plain())?;
         let governance = self.changed(|parts| parts.manifests.retain(|signed| signed.manifest().id() != id))?;
         self.check_previewed(previewed, &governance)?;
         record(signed.digest())?;
+        registered.remove(&signed.digest());
         self.put_in_force(&[StoredManifest::write(id, signed.manifest().version(), None)?], governance)
     }
 
@@ -164,8 +179,8 @@ impl References {
         if signers == self.current().signers {
             return Ok(false);
         }
-        let _one = self.changing.lock().map_err(|_| Refusal::Internal.plain())?;
-        let manifests = load(&self.store, &signers).map_err(|error| not_changed(&error))?;
+        let registered = self.changing.lock().map_err(|_| Refusal::Internal.plain())?;
+        let manifests = load(&self.store, &signers, &registered).map_err(|error| not_changed(&error))?;
         let before = self.current();
         let ids = |manifests: &[SignedManifest]| manifests.iter().map(SignedManifest::digest).collect::<Vec<_>>();
         let (was, is) = (ids(&before.manifests), ids(&manifests));

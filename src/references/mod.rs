@@ -8,6 +8,7 @@ mod proposal;
 mod published;
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -110,8 +111,8 @@ pub struct References {
     /// Whose signatures count.
     roster: Roster,
     current: ArcSwap<Governance>,
-    /// One change at a time.
-    changing: std::sync::Mutex<()>,
+    /// One change at a time. Digests of the manifests that are registered by the log.
+    changing: std::sync::Mutex<BTreeSet<Sha256Digest>>,
 }
 
 /// The set cannot be loaded; the broker must not start.
@@ -155,7 +156,8 @@ pub fn install_policies(data: &DataDir, simulated: bool) -> Result<(), ConfigErr
 }
 
 impl References {
-    /// Loads policies, collateral and registered manifests, and archives them.
+    /// Loads policies, collateral and registered manifests, and archives them. `registered` is what the log says of
+    /// manifests: a row of another one is not believed.
     ///
     /// # Errors
     /// [`LoadError`].
@@ -164,11 +166,12 @@ impl References {
         config: &Config,
         store: Store,
         archive: Archive,
+        registered: BTreeSet<Sha256Digest>,
         now: UnixMillis,
     ) -> Result<Self, LoadError> {
         let roster = Roster::new(data, config);
         let signers = roster.signers()?;
-        let manifests = manifests::load(&store, &signers)?;
+        let manifests = manifests::load(&store, &signers, &registered)?;
         let policy = load_policies(&data.policies())?;
         let (collateral, items) = published::load(data, &store, &archive, now)?;
         let (waivers, denials) = (exceptions::load_waivers(&store)?, exceptions::load_denials(&store)?);
@@ -176,7 +179,7 @@ impl References {
         let archived = parts.assemble(&|bytes| archive.put(bytes));
         let governance = archived.map_err(|error| LoadError::Storage(error.to_string()))?;
         let (current, policies) = (ArcSwap::from_pointee(governance), data.policies());
-        Ok(Self { store, archive, policies, roster, current, changing: std::sync::Mutex::new(()) })
+        Ok(Self { store, archive, policies, roster, current, changing: std::sync::Mutex::new(registered) })
     }
 
     /// The set in force.

@@ -166,7 +166,16 @@ async fn e17_an_older_version_never_comes_back_whoever_signed_it() {
     for note in [&first_note, &second_note] {
         assert_eq!(register(&house, note).await.unwrap_err(), "reference.older", "retired");
     }
+    // Nor does whoever puts it back into the database, signed as it is: the log has its retirement.
+    let clock = house.clock.clone();
+    for (version, note) in [(1, &first_note), (2, &second_note)] {
+        let row = json!({ "version": version, "note": note }).to_string().into_bytes();
+        house.restart_after(|data| write(data, &clock, Write::put(Table::References, "image-1", row)));
+        assert!(house.broker().references.current().manifests.is_empty(), "version {version}");
+    }
     assert_eq!(register(&house, &third_note).await.unwrap(), 0);
+    house.restart();
+    assert_eq!(house.broker().references.current().manifests.len(), 1);
     assert!(house.replay_all().contains(&"granted"));
 }
 

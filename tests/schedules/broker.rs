@@ -223,7 +223,7 @@ impl Process {
         let origin = log_origin(DOMAIN);
         let key = LogKey::load(&DataDir::at(&estate.folder).keys().join("log.key"), &origin)?;
         let disk = Arc::new(mount);
-        let (trust, lineage) = restore(&store, |floor| Lineage::open_on(folder, &origin, key, floor, disk))?;
+        let (trust, lineage, _) = restore(&store, |floor| Lineage::open_on(folder, &origin, key, floor, disk))?;
         let list_uri = "https://localhost:8443/v1/status-lists/".to_owned();
         let pulser = Pulser {
             trust: trust.clone(),
