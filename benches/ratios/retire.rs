@@ -6,10 +6,10 @@
 //! manifest.
 
 use core::time::Duration;
-use std::sync::Mutex;
 
 use anyhow::Context as _;
 use countersign::broker::judge::Inputs;
+use countersign::broker::reappraise::JUDGED_BY;
 use countersign::clock::monotonic;
 use countersign::config::DataDir;
 use countersign::lineage::archive::Archive;
@@ -31,8 +31,6 @@ const HOSTS: u64 = 1_000_000;
 const ONE_IN: u64 = 100;
 /// Records that become durable at a time.
 const AT_A_TIME: u64 = 4000;
-/// Where the broker keeps what hosts were judged by as a whole.
-const JUDGED_BY: &str = "reappraise/judged-by";
 
 /// Everything measured here.
 pub(crate) struct Retirement {
@@ -61,12 +59,9 @@ pub(crate) async fn measure() -> anyhow::Result<Retirement> {
     let record = house.broker().trust.host(&host.id).map_err(refused)?.context("the host's record")?;
     let judged_by = serde_json::to_vec(&house.broker().references.current().digests)?;
     let clock = house.clock.clone();
-    let filled = Mutex::new(Ok(()));
-    house.restart_after(|data| {
-        let store = opened(data, &clock);
-        *filled.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = fill(data, &store, &record, &judged_by);
-    });
-    filled.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)?;
+    let mut filled = Ok(());
+    house.restart_after(|data| filled = fill(data, &opened(data, &clock), &record, &judged_by));
+    filled?;
     let broker = house.broker();
 
     let started = monotonic();

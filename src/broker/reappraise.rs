@@ -21,7 +21,7 @@ use crate::trust::pulse::unrecorded;
 use crate::trust::state::HostTrust;
 
 /// What hosts were last judged by as a whole, in [`Table::Meta`].
-const JUDGED_BY: &str = "reappraise/judged-by";
+pub const JUDGED_BY: &str = "reappraise/judged-by";
 /// Denials that wait to be recorded, and are recorded together.
 const DENIALS_MAX: usize = 4096;
 /// Fewer hosts are not worth another thread.

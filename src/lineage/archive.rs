@@ -91,18 +91,22 @@ impl Archive {
     /// [`LineageError`] when they are too many or cannot be written.
     pub fn put(&self, bytes: &[u8]) -> Result<Sha256Digest, LineageError> {
         let digest = Sha256Digest::of(&[bytes]);
-        let path = self.path(digest);
-        let size = bytes.len() as u64;
+        let _turn = self.writing.begin(digest);
+        if let Some(path) = self.lacks(digest, bytes)? {
+            write_renamed(&path, bytes, true)?;
+        }
+        Ok(digest)
+    }
+
+    /// Where to write a blob; `None` where it is. Its writer has the turn.
+    fn lacks(&self, digest: Sha256Digest, bytes: &[u8]) -> Result<Option<PathBuf>, LineageError> {
+        let (path, size) = (self.path(digest), bytes.len() as u64);
         if BLOB_BYTES_MAX < size {
             return Err(blob(&path, format!("at most {BLOB_BYTES_MAX} bytes"), format!("{size} bytes")));
         }
-        let _turn = self.writing.begin(digest);
         // A file is renamed into place when it is durable, so one of this size is the whole of it.
-        if fs::metadata(&path).is_ok_and(|found| found.len() == size) {
-            return Ok(digest);
-        }
-        write_renamed(&path, bytes, true)?;
-        Ok(digest)
+        let there = fs::metadata(&path).is_ok_and(|found| found.len() == size);
+        Ok((!there).then_some(path))
     }
 
     /// Keeps many blobs that wait for the disk together; all are durable when this returns, and some where it fails.
@@ -119,12 +123,9 @@ impl Archive {
         let _turns: Vec<Turn<'_>> = by_digest.keys().map(|digest| self.writing.begin(*digest)).collect();
         let mut written = Vec::new();
         for (digest, bytes) in by_digest {
-            let (path, size) = (self.path(digest), bytes.len() as u64);
-            if BLOB_BYTES_MAX < size {
-                return Err(blob(&path, format!("at most {BLOB_BYTES_MAX} bytes"), format!("{size} bytes")));
-            }
-            if !fs::metadata(&path).is_ok_and(|found| found.len() == size) {
-                written.push((write_beside(&path, bytes)?, path));
+            if let Some(path) = self.lacks(digest, bytes)? {
+                let (beside, _) = write_beside(&path, bytes).map_err(LineageError::file(&path))?;
+                written.push((beside, path));
             }
         }
         if written.is_empty() {

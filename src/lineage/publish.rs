@@ -93,27 +93,22 @@ impl Publisher {
 
 static WRITES: AtomicU64 = AtomicU64::new(0);
 
-/// Writes a file's bytes under a name beside its own, not durably; tells that name.
-pub(super) fn write_beside(path: &Path, bytes: &[u8]) -> Result<PathBuf, LineageError> {
-    let temporary = beside(path);
-    let open = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary);
-    open.and_then(|mut file| file.write_all(bytes)).map_err(LineageError::file(path))?;
-    Ok(temporary)
-}
-
-/// Two writers of one file do not meet, and a restart uses the names again.
-fn beside(path: &Path) -> PathBuf {
-    path.with_extension(format!("new{}", WRITES.fetch_add(1, Ordering::Relaxed)))
+/// Writes a file's bytes under a name beside its own, not durably.
+pub(super) fn write_beside(path: &Path, bytes: &[u8]) -> io::Result<(PathBuf, File)> {
+    // Two writers of one file do not meet, and a restart uses the names again.
+    let number = WRITES.fetch_add(1, Ordering::Relaxed);
+    let temporary = path.with_extension(format!("new{number}"));
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    file.write_all(bytes)?;
+    Ok((temporary, file))
 }
 
 /// Writes a file whole or not at all, and durably if asked.
 pub(super) fn write_renamed(path: &Path, bytes: &[u8], sync: bool) -> Result<(), LineageError> {
     let dir = path.parent().unwrap_or(path);
     create_private_dir(dir)?;
-    let temporary = beside(path);
     let write = || -> io::Result<()> {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-        file.write_all(bytes)?;
+        let (temporary, file) = write_beside(path, bytes)?;
         if sync {
             file.sync_all()?;
         }

@@ -196,9 +196,14 @@ impl References {
 
     /// A changed set, archived and not in force.
     fn changed(&self, change: impl FnOnce(&mut Parts)) -> Result<Governance, Problem> {
+        self.with(change, &|bytes| self.archive.put(bytes))
+    }
+
+    /// A changed set, whose documents `keep` keeps or only looks at.
+    fn with(&self, change: impl FnOnce(&mut Parts), keep: &Keep<'_>) -> Result<Governance, Problem> {
         let mut parts = self.current().parts();
         change(&mut parts);
-        parts.assemble(&|bytes| self.archive.put(bytes)).map_err(|error| not_changed(&error))
+        parts.assemble(keep).map_err(|error| not_changed(&error))
     }
 
     /// Stores what changed, then uses it.

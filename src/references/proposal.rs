@@ -103,9 +103,7 @@ impl References {
 
     /// A changed set that nobody committed: nothing of it is kept.
     fn proposed(&self, change: impl FnOnce(&mut Parts)) -> Result<Governance, Problem> {
-        let mut parts = self.current().parts();
-        change(&mut parts);
-        parts.assemble(&|bytes| Ok(Sha256Digest::of(&[bytes]))).map_err(|error| not_changed(&error))
+        self.with(change, &|bytes| Ok(Sha256Digest::of(&[bytes])))
     }
 
     fn with_collateral(&self, documents: Vec<Document>, now: UnixMillis) -> Result<Governance, Problem> {

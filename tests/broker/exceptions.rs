@@ -40,11 +40,10 @@ impl Fleet {
 
     /// A waiver of that firmware for this host, `life` milliseconds from now, rounded down to seconds.
     fn waiver(&self, id: &str, life: u64) -> Value {
-        let until = self.house.clock.now().plus(life).to_string();
         json!({
             "id": id, "trust_domain": "fleet.example", "scope": { "hosts": ["gpu-1"] },
             "accepts": [{ "snp_min_tcb": { "genoa": { "bootloader": 4, "tee": 2, "snp": 24, "microcode": 219 } } }],
-            "until": format!("{}Z", until.split_once('.').unwrap().0),
+            "until": self.house.moment(life),
             "reason": "firmware comes on Thursday",
         })
     }

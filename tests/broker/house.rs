@@ -116,6 +116,12 @@ impl House {
         self.broker().register_reference(&operator(), &note, None).await.map(|(id, _)| id)
     }
 
+    /// So many milliseconds from now, rounded down to seconds, as documents write moments.
+    pub(crate) fn moment(&self, after: u64) -> String {
+        let at = self.clock.now().plus(after).to_string();
+        format!("{}Z", at.split_once('.').unwrap().0)
+    }
+
     /// What the operator signs with.
     pub(crate) fn signing_key(&self) -> OperatorKey {
         OperatorKey::load(&self.data().path().join("operator")).unwrap()

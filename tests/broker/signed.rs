@@ -7,6 +7,7 @@ use countersign::keys::operator::OperatorKey;
 use countersign::references::Proposal;
 use countersign::store::{Table, Write};
 use countersign_attestation::digest::Sha256Digest;
+use countersign_attestation::lineage::checkpoint::NoteKey;
 use countersign_attestation::protocol::HostId;
 use serde_json::value::to_raw_value;
 use serde_json::{Value, json};
@@ -72,13 +73,9 @@ async fn e16_how_many_must_sign_is_the_verifiers_setting_and_each_operator_count
     let folder = tempfile::tempdir().unwrap();
     std::fs::copy(house.data().path().join("operator/signing.key"), folder.path().join("signing.key")).unwrap();
     let vkey = std::fs::read_to_string(house.data().path().join("operator/signing.vkey")).unwrap();
-    let public = countersign_attestation::lineage::checkpoint::NoteKey::parse(vkey.trim()).unwrap();
+    let public = NoteKey::parse(vkey.trim()).unwrap();
     let alias: &[u8; 32] = public.public().try_into().unwrap();
-    let alias = countersign_attestation::lineage::checkpoint::NoteKey::ed25519(
-        "fleet.example/countersign/operator/alias",
-        alias,
-    )
-    .unwrap();
+    let alias = NoteKey::ed25519("fleet.example/countersign/operator/alias", alias).unwrap();
     std::fs::write(&twin, listing(Sha256Digest([7; 32]), &alias)).unwrap();
     std::fs::write(folder.path().join("signing.vkey"), alias.vkey()).unwrap();
     let twice = OperatorKey::load(folder.path()).unwrap().cosign(&note, 65_536).unwrap();
@@ -186,10 +183,8 @@ fn e18_the_very_bytes_are_signed_and_no_canonical_form() {
     let key = OperatorKey::load(folder.path()).unwrap();
     let signers = countersign_policies::signed::Signers::new(std::num::NonZero::<u8>::MIN, [public]);
     // What makers of canonical JSON disagree about: other scripts, keys beyond the BMP, escapes, spaces, order.
-    let text = "{ \"tpm\": {\"pcrs\":{\"sha256\":{\"4\":[\"AB\"]}}},\n  \"id\" : \"gr\\u00fcn\" }";
-    let value = "ab".repeat(32);
-    let text =
-        text.replace("\"AB\"", &format!("\"{}\", \"{value}\"", "CD".repeat(32))).replace("gr\\u00fcn", "image-1");
+    let values = format!("\"{}\", \"{}\"", "CD".repeat(32), "ab".repeat(32));
+    let text = format!("{{ \"tpm\": {{\"pcrs\":{{\"sha256\":{{\"4\":[{values}]}}}}}},\n  \"id\" : \"image-1\" }}");
     let described = text.replacen('{', "{ \"description\": \"\u{20ac} \u{1f600} \\ud83d\\ude00 \u{fb33}\",", 1);
     let note = key.sign(&described).unwrap();
     let signed = signers.open(&note).unwrap();
@@ -203,19 +198,13 @@ fn e18_the_very_bytes_are_signed_and_no_canonical_form() {
     }
 }
 
-/// Seconds from now, as manifests write moments.
-fn moment(house: &House, after: u64) -> String {
-    let at = house.clock.now().plus(after).to_string();
-    format!("{}Z", at.split_once('.').unwrap().0)
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn an_update_allows_the_old_kernel_until_its_date_and_then_retires_it_by_itself() {
     let house = House::new();
     let mut hosts = [Host::enrolled(&house, "new").await, Host::enrolled(&house, "old").await];
     hosts[0].reboot(crate::measured::Boot::secure(false));
     let [new, old] = [hosts[0].pcr(7), hosts[1].pcr(7)];
-    let until = moment(&house, 20_000);
+    let until = house.moment(20_000);
     let image = |until: &str, replaced_by: &str| {
         manifest(
             &hosts[0],
@@ -265,9 +254,9 @@ async fn an_update_allows_the_old_kernel_until_its_date_and_then_retires_it_by_i
 async fn a_manifest_ends_by_its_date_as_a_whole() {
     let house = House::new();
     let mut host = Host::enrolled(&house, "gpu-1").await;
-    let past = manifest(&host, &json!({ "until": moment(&house, 0) }));
+    let past = manifest(&host, &json!({ "until": house.moment(0) }));
     assert_eq!(house.register_reference(&past).await.unwrap_err().code(), "reference.manifest.until");
-    house.register_reference(&manifest(&host, &json!({ "until": moment(&house, 5_000) }))).await.unwrap();
+    house.register_reference(&manifest(&host, &json!({ "until": house.moment(5_000) }))).await.unwrap();
     host.attest(&house).await.unwrap();
     house.clock.advance(5_000);
     review(&house).await;
